@@ -1,0 +1,134 @@
+"""The recipe of a private fine-tuning: every key, its default, its range, and what it is for.
+
+Guarantees that a recipe which loads is complete and consistent, and that its errors point at lines.
+May import pydantic and PyYAML; numpy, torch and the images are never touched. The keys mirror the recipe
+contract of the design; each field's description is the only source of help texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import Field, model_validator
+
+from dp_diffusers.pretrain_recipe import PretrainRecipe as PretrainRecipe
+from dp_diffusers.recipe_checks import cross_checks
+from dp_diffusers.recipe_file import differing_keys, read, validate
+from dp_diffusers.recipe_problems import RefusedValueError, Section
+from dp_diffusers.recipe_sections import (
+    AuditSettings,
+    BudgetSettings,
+    DataSettings,
+    GenerationSettings,
+    MechanismSettings,
+    RuntimeSettings,
+    StrategySettings,
+    TrainingSettings,
+)
+
+if TYPE_CHECKING:
+    from dp_diffusers.plan import Plan
+
+
+class Recipe(Section):
+    """A private fine-tuning."""
+
+    base: str = Field(min_length=1, description="public model: a diffusers folder or a hub id")
+    data: DataSettings
+    budget: BudgetSettings
+    mechanism: MechanismSettings
+    strategy: StrategySettings = Field(default_factory=StrategySettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    runtime: RuntimeSettings = Field(default_factory=RuntimeSettings)
+    generation: GenerationSettings = Field(default_factory=GenerationSettings)
+    audit: AuditSettings = Field(default_factory=AuditSettings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_population(cls, value: Any) -> Any:
+        """An empty section is its defaults; delta lies below 1/population."""
+        if not isinstance(value, dict):
+            return value
+        sections = {name for name in cls.model_fields if name != "base"}
+        filled = {key: {} if part is None and key in sections else part for key, part in value.items()}
+        budget, mechanism = filled.get("budget"), filled.get("mechanism")
+        if isinstance(budget, dict) and "delta" not in budget:
+            population = mechanism.get("population") if isinstance(mechanism, dict) else None
+            filled["budget"] = {**budget, "delta": default_delta(population)}
+        return filled
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        for _, message, hint in cross_checks(self.model_dump()):
+            raise RefusedValueError(message, hint)
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+        """The recipe in a YAML (or JSON) file, with `a.b=value` overrides, its paths made absolute.
+
+        Raises: `RecipeError` with all problems of the file. Neither `data.path` nor `base` is opened.
+        """
+        source = read(path, overrides)
+        recipe = validate(cls, source, cross_checks(source.value))
+        return recipe.resolved(Path(path).resolve().parent)
+
+    def resolved(self, folder: Path) -> Recipe:
+        """The same recipe with paths relative to `folder` made absolute, and the ledger's place filled in."""
+        data = self.data.model_copy(update={"path": str(folder / self.data.path)})
+        ledger = str(folder / self.budget.ledger) if self.budget.ledger else default_ledger(data.path)
+        public = self.audit.public and str(folder / self.audit.public)
+        base = folder / self.base
+        return self.model_copy(
+            update={
+                "base": str(base) if base.exists() else self.base,
+                "data": data,
+                "budget": self.budget.model_copy(update={"ledger": ledger}),
+                "audit": self.audit.model_copy(update={"public": public}),
+            }
+        )
+
+    def resolved_yaml(self) -> str:
+        """Every key with its value, as YAML; loading it gives an equal recipe."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+
+    def differences(self, other: Recipe, ignoring: str = "runtime.") -> list[str]:
+        """Dotted keys whose values differ, in the order of the recipe, without those below `ignoring`."""
+        return differing_keys(self.model_dump(), other.model_dump(), ignoring)
+
+    def plan(self) -> Plan:
+        """The calibrated plan. Raises: `ParameterError`, `BudgetError`; `InputError` for mechanism `none`."""
+        from dp_diffusers.recipe_plan import plan_of
+
+        return plan_of(self)
+
+
+def default_ledger(data_path: str) -> str:
+    """`images.parquet.ledger` beside `images.parquet`, `xrays.ledger` beside the folder `xrays/`."""
+    return str(data_path).rstrip("/\\") + ".ledger"
+
+
+def default_delta(population: object) -> float:
+    """1e-5, or the largest power of ten below 1/population where that is smaller."""
+    delta = 1e-5
+    if isinstance(population, int) and population > 0:
+        exponent = 5
+        while 10**exponent <= population:
+            exponent += 1
+        delta = float(f"1e-{exponent}")
+    return delta
+
+
+def defaulted(given: Mapping[str, Any], resolved: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key → value for every key of `resolved` that `given` leaves out."""
+    found: dict[str, Any] = {}
+    for key, value in resolved.items():
+        written = given.get(key) if isinstance(given, Mapping) else None
+        if isinstance(value, Mapping):
+            found |= defaulted(written or {}, value, f"{prefix}{key}.")
+        elif not isinstance(given, Mapping) or key not in given:
+            found[prefix + key] = value
+    return found

@@ -1,0 +1,68 @@
+"""Checks between keys of a recipe: numbers that are fine alone and wrong together.
+
+Guarantees an answer for half-written recipes too: a key that is absent or of the wrong type is skipped here
+and reported elsewhere. May import the standard library alone. Source: the recipe contract of the design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dp_diffusers.recipe_problems import Finding
+
+
+def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
+    """Every finding between the keys of a fine-tuning recipe, given as plain data."""
+    return [*_delta(recipe), *_units(recipe), *_cap(recipe), *_names(recipe)]
+
+
+def _number(recipe: Mapping[str, Any], section: str, key: str) -> float | None:
+    part = recipe.get(section)
+    value = part.get(key) if isinstance(part, Mapping) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _delta(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    delta = _number(recipe, "budget", "delta")
+    population = _number(recipe, "mechanism", "population")
+    if delta is not None and population and 1 > delta >= 1 / population > 0:
+        hint = f"delta >= 1/population would allow publishing one unit outright; take {0.1 / population:.0e}"
+        message = f"expected budget.delta < 1/population = {1 / population:.3g}, got {delta:g}"
+        yield ("budget", "delta"), message, hint
+
+
+def _units(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    population = _number(recipe, "mechanism", "population")
+    expected = _number(recipe, "mechanism", "expected_units")
+    most = _number(recipe, "mechanism", "max_units")
+    if population and expected and expected > population > 0:
+        message = f"expected mechanism.expected_units <= population = {population:g}, got {expected:g}"
+        yield ("mechanism", "expected_units"), message, "lower expected_units, or correct population"
+    if most and expected and most <= expected:
+        message = f"expected mechanism.max_units > expected_units = {expected:g}, got {most:g}"
+        yield ("mechanism", "max_units"), message, "five standard deviations above is safe; null is no cap"
+    if most and population and most > population:
+        message = f"expected mechanism.max_units <= population = {population:g}, got {most:g}"
+        yield ("mechanism", "max_units"), message, None
+
+
+def _cap(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    budget = recipe.get("budget")
+    cap = budget.get("cap") if isinstance(budget, Mapping) else None
+    for key in ("epsilon", "delta"):
+        value = _number(recipe, "budget", key)
+        limit = _number({"cap": cap}, "cap", key)
+        if value is not None and limit is not None and limit < value:
+            message = f"expected budget.cap.{key} >= budget.{key} = {value:g}, got {limit:g}"
+            yield ("budget", "cap", key), message, "the cap holds over all runs on this data"
+
+
+def _names(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    data, strategy = recipe.get("data"), recipe.get("strategy")
+    if isinstance(data, Mapping) and isinstance(data.get("classes"), list) and data.get("label", "") is None:
+        message = "expected data.label to name the labels, since data.classes is given; got null"
+        yield ("data", "label"), message, None
+    also = strategy.get("also") if isinstance(strategy, Mapping) else None
+    if isinstance(also, list) and len({str(item) for item in also}) < len(also):
+        yield ("strategy", "also"), f"expected strategy.also without repetitions, got {also}", None

@@ -1,0 +1,158 @@
+"""From a recipe file to validated settings, or to every problem of the file at once, each with its line.
+
+Guarantees that a file with problems changes nothing and names all of them in one `RecipeError`.
+May import pydantic and PyYAML; never numpy, never torch. Source: design note, recipe contract.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from dp_diffusers.errors import RecipeError, nearest
+from dp_diffusers.recipe_problems import Finding, findings_of
+from dp_diffusers.yaml_lines import KeyPath, YamlSyntaxError, parse, parse_value
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(kw_only=True)
+class RecipeSource:
+    """What was read: plain data, and where each key came from (a line, or a `--set`)."""
+
+    path: Path
+    value: dict[str, Any]
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    overrides: dict[KeyPath, str] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def where(self, path: KeyPath) -> str:
+        """`recipe.yaml:14` for the key or its nearest written parent, or the `--set` that gave it."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.overrides:
+                return self.overrides[path[:length]]
+            if path[:length] in self.lines:
+                return f"{self.path.name}:{self.lines[path[:length]]}"
+        return self.path.name
+
+
+def read(path: str | Path, overrides: Iterable[str] = ()) -> RecipeSource:
+    """The recipe at `path` with `key=value` overrides applied. Raises `RecipeError` if it cannot be read."""
+    file = Path(path)
+    text = _read_text(file)
+    try:
+        located = parse(text)
+    except YamlSyntaxError as error:
+        place = file.name if error.line is None else f"{file.name}:{error.line}"
+        raise RecipeError([(f"{place}: {error.message}", "check the indentation and the colons")]) from error
+    if located.value is None:
+        raise RecipeError([(f"{file}: the recipe is empty", "`dp-diffusers init IMAGES` writes one")])
+    if not isinstance(located.value, dict):
+        kind = type(located.value).__name__
+        raise RecipeError([(f"{file}: expected a mapping of keys, got a {kind}", None)])
+    source = RecipeSource(path=file, value=located.value, lines=located.lines)
+    for key, line in located.duplicates.items():
+        source.findings.append((key, f"duplicated key {str(key[-1])!r}, again on line {line}", "keep one"))
+    for override in overrides:
+        _override(source, override)
+    return source
+
+
+def _read_text(file: Path) -> str:
+    if file.is_dir():
+        raise RecipeError([(f"expected a recipe file, got a folder: {file}", None)])
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError([(f"recipe not found: {file}", _similar_file(file))]) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError([(f"{file.name}: not a text file", None)]) from error
+    except OSError as error:
+        raise RecipeError([(f"recipe cannot be read: {file}: {error.strerror}", None)]) from error
+
+
+def _similar_file(file: Path) -> str | None:
+    if not file.parent.is_dir():
+        return f"the folder {file.parent} does not exist"
+    close = nearest(file.name, (item.name for item in file.parent.iterdir()))
+    return f"did you mean {str(file.parent / close)!r}?" if close else None
+
+
+def _override(source: RecipeSource, override: str) -> None:
+    """Applies `a.b=c`; the value is read as YAML."""
+    dotted, equals, text = override.partition("=")
+    keys = tuple(int(key) if key.isdigit() else key for key in dotted.strip().split("."))
+    if not equals or not all(key != "" for key in keys):
+        hint = "write it as --set training.noise_draws=8"
+        raise RecipeError([(f"--set {override}: expected key=value", hint)])
+    try:
+        value = parse_value(text)
+    except YamlSyntaxError as error:
+        raise RecipeError([(f"--set {override}: {error.message}", None)]) from error
+    container = _container(source.value, keys[:-1])
+    if container is None or (isinstance(container, list) and not _is_index(container, keys[-1])):
+        raise RecipeError([(f"--set {override}: {dotted!r} does not lead to a key", None)])
+    container[keys[-1]] = value
+    source.overrides[keys] = f"--set {override}"
+
+
+def _container(value: Any, keys: KeyPath) -> Any:
+    """The mapping or list at `keys`, made where a mapping is missing; None behind a plain value."""
+    for key in keys:
+        if isinstance(value, dict):
+            if value.get(key) is None:
+                value[key] = {}
+            value = value[key]
+        elif isinstance(value, list) and _is_index(value, key):
+            value = value[int(key)]
+        else:
+            return None
+    return value if isinstance(value, dict | list) else None
+
+
+def _is_index(items: list[Any], key: str | int) -> bool:
+    return isinstance(key, int) and key < len(items)
+
+
+def validate(model: type[Model], source: RecipeSource, findings: Iterable[Finding] = ()) -> Model:
+    """`source` as a `model`. Raises one `RecipeError` with every problem, in the order of the file."""
+    problems = [*source.findings, *findings]
+    try:
+        recipe = model.model_validate(source.value)
+    except ValidationError as error:
+        problems += findings_of(error, model, source.value)
+    else:
+        if not problems:
+            return recipe
+    raise RecipeError(_located(problems, source))
+
+
+def _located(problems: list[Finding], source: RecipeSource) -> list[tuple[str, str | None]]:
+    """Messages with their places; the same thing is said once."""
+    ordered = sorted(problems, key=lambda finding: _line(finding[0], source))
+    texts = {f"{source.where(path)}: {message}": hint for path, message, hint in reversed(ordered)}
+    return list(reversed(texts.items()))
+
+
+def _line(path: KeyPath, source: RecipeSource) -> int:
+    place = source.where(path)
+    found = re.search(r":(\d+)$", place)
+    return int(found.group(1)) if found and not place.startswith("--set") else 0
+
+
+def differing_keys(one: Any, other: Any, ignoring: str, prefix: str = "") -> list[str]:
+    """Dotted keys at which two nests of mappings differ; keys that begin with `ignoring` do not count."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [prefix.rstrip(".")] if one != other else []
+    keys = [*one, *(key for key in other if key not in one)]
+    found: list[str] = []
+    for key in keys:
+        dotted = f"{prefix}{key}."
+        if not (ignoring and dotted.startswith(ignoring)):
+            found += differing_keys(one.get(key), other.get(key), ignoring, dotted)
+    return found

@@ -1,0 +1,199 @@
+"""The sections of a fine-tuning recipe: every key with its type, range, default and purpose.
+
+Guarantees that a value outside its range never gets past the recipe. May import pydantic; never numpy, never
+torch. The keys mirror the recipe contract of the design; each description is the only source of help texts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from dp_diffusers.recipe_problems import RefusedValueError, Section
+
+Target = Literal["attention", "linear", "convolution", "all"]
+
+
+def _targets(value: object) -> object:
+    """`attention`, `linear`, `convolution`, `all`, or a list of module name endings."""
+    known = get_args(Target)
+    if isinstance(value, str) and value in known:
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, str) and item for item in value):
+        return value
+    message = f"expected strategy.targets to be one of {', '.join(known)}, or a list of names, got {value!r}"
+    raise RefusedValueError(message, "a list holds endings of module names, as in [to_q, to_v]")
+
+
+def _rows(value: object) -> object:
+    """`auto` or a whole number > 0."""
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise RefusedValueError(f"expected runtime.rows_per_pass to be auto or a whole number > 0, got {value!r}")
+
+
+class DataSettings(Section):
+    """The private images."""
+
+    path: str = Field(min_length=1, description="private images: a folder or a parquet file")
+    label: str | None = Field(
+        description="`folder` (class folders), a label column of the parquet file, or null for no labels"
+    )
+    classes: list[str] | None = Field(
+        default=None,
+        description="class names in order; null takes them from the data, and the certificate says so",
+    )
+    caption: str | None = Field(default=None, description="caption of an image, as in `chest x-ray, {label}`")
+    resize: Literal["fit", "crop"] | None = Field(
+        default=None, description="`fit` pads, `crop` cuts to the model's size; null refuses mixed sizes"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_label(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "label" not in value:
+            is_file = Path(str(value.get("path", ""))).suffix == ".parquet"
+            return {**value, "label": "label" if is_file else "folder"}
+        return value
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, names: list[str] | None) -> list[str] | None:
+        if names is not None and (not names or len(set(names)) < len(names) or "" in names):
+            raise RefusedValueError(
+                "expected data.classes to be distinct names, at least one", "null takes the data's"
+            )
+        return names
+
+
+class CapSettings(Section):
+    """The limit of a data set over all of its runs."""
+
+    epsilon: float = Field(ge=0.01, le=100, description="limit of the sum over runs")
+    delta: float = Field(default=1e-5, gt=1e-15, lt=1, description="limit of the sum over runs")
+
+
+class BudgetSettings(Section):
+    """What may be spent, and where it is written down."""
+
+    epsilon: float = Field(ge=0.01, le=100, description="privacy loss of this run at most; smaller is safer")
+    delta: float = Field(gt=1e-15, lt=1, description="must be below 1/population")
+    unit: str = Field(default="image", min_length=1, description="`image`, or the column that names a person")
+    adjacency: Literal["add_remove", "zero_out"] = Field(
+        default="add_remove", description="what neighbouring data sets differ by"
+    )
+    ledger: str | None = Field(
+        default=None, min_length=1, description="ledger of the data set; null: beside data.path"
+    )
+    cap: CapSettings | None = Field(
+        default=None, description="limit of the data set over all runs (default: this budget); null: no limit"
+    )
+
+    @model_validator(mode="after")
+    def _cap_is_the_budget(self) -> BudgetSettings:
+        if "cap" not in self.model_fields_set:
+            cap = CapSettings(epsilon=self.epsilon, delta=self.delta)
+            object.__setattr__(self, "cap", cap)
+        return self
+
+
+class MechanismSettings(Section):
+    """How privacy is bought: all of it public and fixed before the run."""
+
+    name: Literal["dpsgd", "none"] = Field(
+        default="dpsgd", description="`none` is the non-private run, for ceilings only"
+    )
+    steps: int = Field(default=200, ge=1, description="noisy steps")
+    expected_units: int = Field(
+        ge=1, description="mean number of units in a step (default: a tenth, at most 4096)"
+    )
+    population: int = Field(ge=1, description="declared public number of units in the data; never counted")
+    clip_norm: float = Field(default=1.0, gt=0, description="how far one unit can move a step")
+    clipping: Literal["flat"] = Field(default="flat", description="clipping rule")
+    max_units: int | None = Field(
+        default=None, ge=1, description="cap of a truncated Poisson sample; null: none"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_expected_units(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "expected_units" not in value:
+            population = value.get("population")
+            units = population // 10 if isinstance(population, int) else 1
+            return {**value, "expected_units": min(4096, max(1, units))}
+        return value
+
+
+class StrategySettings(Section):
+    """Which parameters are trained."""
+
+    name: Literal["lora"] = Field(default="lora", description="fine-tuning strategy")
+    rank: int = Field(default=8, ge=1, description="rank of the adapters")
+    alpha: float | None = Field(default=None, gt=0, description="scale of the adapters; null: the rank")
+    targets: Annotated[Target | list[str], BeforeValidator(_targets)] = Field(
+        default="attention", description="attention, linear, convolution, all, or endings of module names"
+    )
+    freeze_a: bool = Field(default=False, description="train only the B half of each adapter")
+    also: list[Literal["bias", "norm", "embedding"]] = Field(
+        default_factory=list, description="trained besides the adapters: bias, norm, embedding"
+    )
+
+
+class TrainingSettings(Section):
+    """How the model learns; nothing here can change epsilon."""
+
+    noise_draws: int = Field(
+        default=4, ge=1, description="noise draws per image and step, averaged before the clip"
+    )
+    augmentations: int = Field(
+        default=1, ge=1, description="augmented copies per image, averaged before the clip"
+    )
+    max_images_per_unit: int = Field(default=8, ge=1, description="images of one unit used in a step at most")
+    learning_rate: float = Field(default=1e-3, gt=0, description="step size")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field(default="adam", description="sgd, adam or adamw")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="learning rate after the warm-up"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps until the learning rate is reached")
+    ema: float = Field(default=0.95, ge=0, lt=1, description="averaging of weights per step; 0 is off")
+    timesteps: Literal["uniform", "logit_normal"] = Field(
+        default="uniform", description="distribution of the noise level"
+    )
+    label_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of rows trained without label")
+    seed: int = Field(default=0, ge=0, description="initial adapters only; never the noise")
+
+
+class RuntimeSettings(Section):
+    """Where it runs; may change on resume."""
+
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, mps"
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of the frozen model"
+    )
+    rows_per_pass: Annotated[Literal["auto"] | int, BeforeValidator(_rows)] = Field(
+        default="auto", description="rows in memory at once"
+    )
+    compile: bool = Field(default=False, description="torch.compile")
+
+
+class GenerationSettings(Section):
+    """The synthetic images."""
+
+    images: int = Field(default=10_000, ge=1, description="number of synthetic images")
+    labels: Literal["uniform"] = Field(default="uniform", description="the same number of each class")
+    prompts: list[str] | None = Field(default=None, description="prompts of a text-to-image model")
+    sampler: Literal["ddim", "dpmsolver++"] = Field(default="ddim", description="ddim or dpmsolver++")
+    steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
+    guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance; 1 is off")
+    seed: int = Field(default=0, ge=0, description="one random stream per image")
+
+
+class AuditSettings(Section):
+    """The empirical check of epsilon; never reads private data."""
+
+    public: str | None = Field(default=None, description="public images; null: procedural ones")
+    canaries: int = Field(default=1000, ge=2, description="images that are inserted or left out")

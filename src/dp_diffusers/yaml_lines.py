@@ -1,0 +1,122 @@
+"""YAML that remembers where each key stands, so that an error can point at a line.
+
+Guarantees that a number written `1e-5` is a number, that a duplicated key is reported, and that no Python
+object is ever built from a tag. May import the standard library and PyYAML alone.
+Source: PyYAML's composer (node marks), YAML 1.2 core schema for floats.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import yaml
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+
+_FLOAT = re.compile(
+    r"""^(?:[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)
+         |[-+]?(?:[0-9][0-9_]*)\.[0-9_]*
+         |[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+         |[-+]?\.(?:inf|Inf|INF)
+         |\.(?:nan|NaN|NAN))$""",
+    re.VERBOSE,
+)
+
+
+class YamlSyntaxError(Exception):
+    """The text is not YAML. `line` counts from 1; it is None where the parser knows none."""
+
+    def __init__(self, line: int | None, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+        self.message = message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """A YAML document and the line of each of its keys and list items.
+
+    `value`: the plain data. `lines`: key path → line, counting from 1. `duplicates`: key path of a key that
+    was written again → line of the repetition.
+    """
+
+    value: Any
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    duplicates: dict[KeyPath, int] = field(default_factory=dict)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 floats."""
+
+
+# PyYAML's own resolvers are shared between classes: copied first, so that only ours changes.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def parse(text: str) -> Located:
+    """The document in `text`. Raises `YamlSyntaxError`; an empty document has the value None."""
+    try:
+        # _Loader derives from SafeLoader: it builds plain data only.
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            located = Located(value=None)
+            if node is None:
+                return located
+            _mark(loader, node, (), located)
+            value = loader.construct_document(node)
+            return Located(value=value, lines=located.lines, duplicates=located.duplicates)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise YamlSyntaxError(mark.line + 1 if mark else None, _one_line(error)) from error
+    except yaml.YAMLError as error:
+        raise YamlSyntaxError(None, " ".join(str(error).split())) from error
+    except (RecursionError, ValueError) as error:
+        raise YamlSyntaxError(None, f"cannot be read as YAML: {error}") from error
+
+
+def parse_value(text: str) -> Any:
+    """One value as YAML reads it: `8` → 8, `1e-5` → 1e-5, `[a, b]` → list. Raises `YamlSyntaxError`."""
+    return parse(text).value
+
+
+def _one_line(error: yaml.MarkedYAMLError) -> str:
+    parts = [part for part in (error.context, error.problem) if part]
+    return "not valid YAML: " + " ".join(" ".join(parts).split())
+
+
+def _mark(loader: _Loader, node: yaml.Node, path: KeyPath, located: Located) -> None:
+    """Notes the line of everything below `node`."""
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # construct_document raises the proper error
+            _mark_key(loader, key_node, value_node, (*path, _as_key(key)), located)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            located.lines[(*path, index)] = item.start_mark.line + 1
+            _mark(loader, item, (*path, index), located)
+
+
+def _mark_key(
+    loader: _Loader, key_node: yaml.Node, value_node: yaml.Node, path: KeyPath, located: Located
+) -> None:
+    line = key_node.start_mark.line + 1
+    if path in located.lines:
+        located.duplicates[path] = line
+    located.lines.setdefault(path, line)
+    _mark(loader, value_node, path, located)
+
+
+def _as_key(key: Hashable) -> str | int:
+    return key if isinstance(key, str) else str(key)
