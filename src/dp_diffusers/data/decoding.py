@@ -1,0 +1,131 @@
+"""From encoded images to one uint8 array of one size and one number of channels.
+
+Guarantees that every image has the same shape, that a size or colour change is said, and that an image which
+cannot be read is named. May import numpy and PIL; never torch.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from dp_diffusers.errors import DataError, ParameterError
+
+Resize = Literal["fit", "crop"]
+_GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"})
+
+
+@dataclass(kw_only=True)
+class Decoder:
+    """What images must become; `size` or `channels` None takes those of the first image."""
+
+    size: int | None = None
+    channels: int | None = None
+    resize: Resize | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.channels not in (None, 1, 3):
+            raise ParameterError(f"expected channels to be 1 or 3, got {self.channels}")
+        if self.resize not in (None, "fit", "crop"):
+            raise ParameterError(f"expected resize to be fit, crop or null, got {self.resize!r}")
+        self._sizes: dict[tuple[int, int], str] = {}
+        self._converted = False
+
+    def decode(self, encoded: Iterable[tuple[str, bytes]], count: int) -> np.ndarray:
+        """Returns: uint8 `[count, H, W, C]`. Raises: `DataError` naming the image."""
+        images: np.ndarray | None = None
+        for index, (name, data) in enumerate(encoded):
+            image = self._shaped(self._coloured(_open(name, data), name), name)
+            pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
+            if images is None:
+                images = np.empty((count, *pixels.shape), np.uint8)
+            images[index] = pixels
+        if images is None:
+            raise DataError("no images")
+        self._say(images.shape[1:])
+        return images
+
+    def _coloured(self, image: Image.Image, name: str) -> Image.Image:
+        """Grey or RGB, as asked; the first image decides where nothing is asked."""
+        own = 1 if image.mode in _GREY_MODES else 3
+        self.channels = self.channels or own
+        self._converted = self._converted or own != self.channels
+        image = _eight_bits(image) if own == 1 else image
+        if image.mode in {"LA", "PA", "RGBA", "P"}:
+            image = _on_black(image)
+        return image.convert("L" if self.channels == 1 else "RGB")
+
+    def _shaped(self, image: Image.Image, name: str) -> Image.Image:
+        self._sizes.setdefault(image.size, name)
+        if self.resize is None and len(self._sizes) > 1:
+            raise _mixed(self._sizes)
+        if self.size is None:
+            self.size = (
+                image.width if self.resize is None and image.width == image.height else min(image.size)
+            )
+            if self.resize is None and image.width != image.height:
+                raise _not_square(image.size, name)
+        target = (self.size, self.size)
+        if image.size == target:
+            return image
+        if self.resize is None and image.width != image.height:
+            raise _not_square(image.size, name)
+        if self.resize == "fit":
+            return ImageOps.pad(image, target, Image.Resampling.BICUBIC, color=0)
+        return ImageOps.fit(image, target, Image.Resampling.BICUBIC)
+
+    def _say(self, shape: tuple[int, ...]) -> None:
+        target = (shape[1], shape[0])
+        if set(self._sizes) != {target}:
+            what = "x".join(map(str, next(iter(self._sizes)))) if len(self._sizes) == 1 else "several sizes"
+            how = f" ({self.resize})" if self.resize else ""
+            self.notes.append(f"images resized from {what} to {target[0]}x{target[1]}{how}")
+        if self._converted:
+            self.notes.append(f"images converted to {'grey' if self.channels == 1 else 'RGB'}")
+
+
+def _open(name: str, data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            image.load()
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
+        raise DataError(f"image cannot be read: {name}", hint="remove it or replace it") from error
+    return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey by its high byte: `convert` alone would clip everything above 255 to white."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
+    return image
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """Transparent pixels become black; what colour hides behind them is undefined."""
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+
+
+def _mixed(sizes: dict[tuple[int, int], str]) -> DataError:
+    (one, first), (two, second) = list(sizes.items())[:2]
+    return DataError(
+        f"images of mixed sizes: {one[0]}x{one[1]} ({first}) and {two[0]}x{two[1]} ({second})",
+        hint="data.resize: fit (pad to a square) or crop (cut to a square)",
+    )
+
+
+def _not_square(size: tuple[int, int], name: str) -> DataError:
+    return DataError(
+        f"expected square images, got {size[0]}x{size[1]} ({name})",
+        hint="data.resize: fit (pad to a square) or crop (cut to a square)",
+    )

@@ -1,0 +1,133 @@
+"""Images of a parquet file: encoded bytes in a column, labels and units in others.
+
+Guarantees that a missing or null unit id is refused (an unknown owner cannot be protected) and that nothing
+is cached on disk. May import pyarrow. The layout is Hugging Face's Image feature, `{bytes, path}`, or raw bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dp_diffusers.data.sources import RawImages, source
+from dp_diffusers.errors import DataError, nearest
+
+
+@source("parquet")
+def read_parquet(path: Path, *, label: str | None, unit: str | None) -> RawImages:
+    """Images of the parquet file at `path`. `label`, `unit`: column names, or None.
+
+    Raises: `DataError` for a damaged or empty file, a column that is not there, null labels or unit ids.
+    """
+    file = _open(path)
+    schema = file.schema_arrow
+    image = _image_column(path, schema)
+    for kind, name in (("label", label), ("unit", unit)):
+        if name is not None and name not in schema.names:
+            raise _no_column(path, kind, name, schema.names)
+    if file.metadata.num_rows == 0:
+        raise DataError(f"no images in {path}")
+    labels = None if label is None else _labels(path, label, _column(path, file, label))
+    return RawImages(
+        count=file.metadata.num_rows,
+        encoded=lambda: _encoded(path, file, image),
+        labels=labels,
+        class_names=_declared_names(schema, label),
+        units=None if unit is None else _units(path, unit, _column(path, file, unit)),
+    )
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise DataError(f"file not found: {path}")
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a parquet file, or a damaged one") from error
+
+
+def _column(path: Path, file: pq.ParquetFile, name: str) -> list[Any]:
+    try:
+        values: list[Any] = file.read(columns=[name]).column(0).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: column {name!r} is damaged") from error
+    return values
+
+
+def _image_column(path: Path, schema: pa.Schema) -> str:
+    """`image` if there, else the only column that holds encoded images."""
+    found = [field.name for field in schema if _holds_images(field.type)]
+    if "image" in found or len(found) == 1:
+        return "image" if "image" in found else str(found[0])
+    hint = "expected a column `image` of bytes, or of {bytes, path} as Hugging Face writes it"
+    raise DataError(f"{path}: no image column among {', '.join(schema.names)}", hint=hint)
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _is_bytes(field.type) for field in kind)
+    return _is_bytes(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _no_column(path: Path, kind: str, name: str, names: list[str]) -> DataError:
+    close = nearest(name, names)
+    hint = f"did you mean {close!r}?" if close else f"columns: {', '.join(names)}"
+    return DataError(f"{path}: no {kind} column {name!r}", hint=hint)
+
+
+def _encoded(path: Path, file: pq.ParquetFile, column: str) -> Iterator[tuple[str, bytes]]:
+    row = 0
+    try:
+        for batch in file.iter_batches(batch_size=1024, columns=[column]):
+            for value in batch.column(0).to_pylist():
+                yield f"{path}, row {row}", (value["bytes"] if isinstance(value, dict) else value) or b""
+                row += 1
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged after row {row}") from error
+
+
+def _labels(path: Path, name: str, values: list[Any]) -> list[Any]:
+    kinds = {type(value) for value in values}
+    if kinds in ({int}, {str}, {bool}):
+        return [int(value) for value in values] if kinds == {bool} else values
+    row = next((index for index, value in enumerate(values) if value is None), None)
+    if row is not None:
+        raise DataError(
+            f"{path}: label column {name!r} is null in row {row}", hint="remove or label that row"
+        )
+    found = ", ".join(sorted(kind.__name__ for kind in kinds))
+    raise DataError(f"{path}: expected label column {name!r} to hold whole numbers or text, got {found}")
+
+
+def _units(path: Path, name: str, values: list[Any]) -> list[object]:
+    missing = [row for row, value in enumerate(values) if value is None or value == "" or value != value]
+    if missing:
+        hint = "an image of unknown owner cannot be protected: fill in the id, or remove the row"
+        raise DataError(
+            f"{path}: unit column {name!r} is missing in {len(missing)} rows, first row {missing[0]}",
+            hint=hint,
+        )
+    if isinstance(values[0], dict | list):
+        raise DataError(f"{path}: expected unit column {name!r} to hold numbers or text")
+    return values
+
+
+def _declared_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:
+    """Class names in the `huggingface` schema metadata, if it is there and sound."""
+    raw = (schema.metadata or {}).get(b"huggingface")
+    if label is None or raw is None:
+        return None
+    try:
+        names = json.loads(raw)["info"]["features"][label]["names"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) and names else None

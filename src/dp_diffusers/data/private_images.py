@@ -1,0 +1,183 @@
+"""Private images in memory, with the unit of privacy that owns each of them.
+
+Guarantees:
+- every image has an owner, and owners are numbered 0..unit_count-1 without gaps;
+- labels lie in range(len(class_names));
+- no file name, unit id or pixel appears in `repr` or in `notes`.
+May import numpy (PIL and pyarrow through its sources); never torch. Files are read without any cache on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dp_diffusers.data.decoding import Decoder, Resize
+from dp_diffusers.data.sources import RawImages, kind_of, open_source
+from dp_diffusers.errors import DataError, nearest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PrivateImages:
+    """Images, labels and owners. `N` images of `U` units.
+
+    images: uint8 `[N, H, W, C]`. labels: int64 `[N]`, or None. class_names: one per class, or None.
+    owner: int64 `[N]`, dense unit ids. class_names_from_data: the names were not given by the caller, so a
+    certificate must say so. caption: a template such as `chest x-ray, {label}`. notes: what was changed.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    class_names: tuple[str, ...] | None
+    owner: np.ndarray
+    unit_count: int
+    class_names_from_data: bool = False
+    caption: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | Path,
+        labels: str | None = "folder",
+        caption: str | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        size: int | None = None,
+        channels: int | None = None,
+        resize: Resize | None = None,
+    ) -> PrivateImages:
+        """Images below a folder; each image is a unit. `labels`: `folder` (class folders) or None.
+
+        Raises: `DataError` for a missing or empty folder, an unreadable image, mixed sizes, an unknown class.
+        """
+        raw = open_source("folder", path, label=labels, unit=None)
+        decoder = Decoder(size=size, channels=channels, resize=resize)
+        return _assemble(raw, decoder, classes, caption)
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | Path,
+        label: str | None = "label",
+        unit: str | None = None,
+        caption: str | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        size: int | None = None,
+        channels: int | None = None,
+        resize: Resize | None = None,
+    ) -> PrivateImages:
+        """Images of a parquet file. `label`, `unit`: columns; without `unit` each image is a unit.
+
+        Raises: `DataError` for a column that is not there, a null label or unit id, an unreadable image.
+        """
+        raw = open_source("parquet", path, label=label, unit=unit)
+        decoder = Decoder(size=size, channels=channels, resize=resize)
+        return _assemble(raw, decoder, classes, caption)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        label: str | None = None,
+        unit: str | None = None,
+        caption: str | None = None,
+        classes: Sequence[str] | None = None,
+        size: int | None = None,
+        channels: int | None = None,
+        resize: Resize | None = None,
+    ) -> PrivateImages:
+        """A folder or a parquet file, by what lies at `path`. `unit`: a column, or None or `image`."""
+        column = None if unit == "image" else unit
+        raw = open_source(kind_of(path), path, label=label, unit=column)
+        return _assemble(raw, Decoder(size=size, channels=channels, resize=resize), classes, caption)
+
+    def __repr__(self) -> str:
+        height, width, channels = self.images.shape[1:]
+        return f"PrivateImages({height}x{width}x{channels}, classes={len(self.class_names or ())})"
+
+
+def _assemble(
+    raw: RawImages, decoder: Decoder, classes: Sequence[str] | None, caption: str | None
+) -> PrivateImages:
+    labels, names = label_numbers(raw, tuple(classes) if classes is not None else None)
+    if caption is not None and "{label}" in caption and names is None:
+        raise DataError("the caption needs {label}, but there are no labels", hint="set data.label")
+    owner, unit_count = _owners(raw)
+    images = decoder.decode(raw.encoded(), raw.count)
+    return PrivateImages(
+        images=images,
+        labels=labels,
+        class_names=names,
+        owner=owner,
+        unit_count=unit_count,
+        class_names_from_data=names is not None and classes is None,
+        caption=caption,
+        notes=[*raw.notes, *decoder.notes],
+    )
+
+
+def label_numbers(
+    raw: RawImages, classes: tuple[str, ...] | None
+) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Labels as numbers, int64 `[N]`, and the class names.
+
+    `classes` fixes names and order; otherwise the source's declared names, or the sorted names or the numbers
+    found. Raises: `DataError` for a label outside them.
+    """
+    if raw.labels is None:
+        return None, None
+    if isinstance(raw.labels[0], str):
+        return _from_text([str(label) for label in raw.labels], classes or raw.class_names)
+    numbers = np.asarray(raw.labels, np.int64)
+    declared = raw.class_names
+    if classes is None or declared is None or not set(classes) & set(declared):
+        return _from_numbers(numbers, classes or declared)
+    # The file says which name each number means: `classes` then reorders names, it does not rename.
+    _from_numbers(numbers, declared)
+    return _from_text([declared[number] for number in numbers.tolist()], classes)
+
+
+def _from_text(labels: list[str], known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    names = known or tuple(sorted(set(labels)))
+    position = {name: index for index, name in enumerate(names)}
+    unknown = sorted(set(labels) - position.keys())
+    if unknown:
+        close = nearest(unknown[0], names)
+        hint = f"did you mean {close!r} in data.classes?" if close else f"data.classes: {_listed(names)}"
+        raise DataError(f"label {unknown[0]!r} is not in data.classes", hint=hint)
+    return np.fromiter((position[label] for label in labels), np.int64, len(labels)), names
+
+
+def _from_numbers(labels: np.ndarray, known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    if known is None:
+        if labels.min() < 0:
+            raise DataError(f"expected labels >= 0, got {labels.min()}")
+        if labels.max() >= 100_000:
+            raise DataError(f"expected labels to number classes from 0, got {labels.max()}")
+        known = tuple(map(str, range(int(labels.max()) + 1)))
+    outside = (labels < 0) | (labels >= len(known))
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        hint = f"{len(known)} classes are numbered 0 to {len(known) - 1}"
+        raise DataError(f"label {labels[row]} in row {row} is outside the classes", hint=hint)
+    return labels, known
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")
+
+
+def _owners(raw: RawImages) -> tuple[np.ndarray, int]:
+    """Dense owner of each image, int64 `[N]`, and the number of owners."""
+    if raw.units is None:
+        return np.arange(raw.count, dtype=np.int64), raw.count
+    numbers: dict[object, int] = {}
+    owner = [numbers.setdefault(unit, len(numbers)) for unit in raw.units]
+    return np.asarray(owner, np.int64), len(numbers)

@@ -1,0 +1,71 @@
+"""Where images come from: one function per kind of source, in one lazy table.
+
+Guarantees that an image which cannot be read is named and that no byte is copied to a cache: files are read
+with PIL and pyarrow directly. May import numpy, PIL and pyarrow; never torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+from dp_diffusers.errors import DataError, unknown_name
+
+
+@dataclass(kw_only=True)
+class RawImages:
+    """What a source yields before decoding, `count` images long.
+
+    encoded: makes an iterator over (name for errors, encoded bytes).
+    labels: per image, integers or text, or None. class_names: names that the source itself declares.
+    units: per image, or None where an image is a unit.
+    """
+
+    count: int
+    encoded: Callable[[], Iterator[tuple[str, bytes]]]
+    labels: list[int] | list[str] | None = None
+    class_names: tuple[str, ...] | None = None
+    units: list[object] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+Source = Callable[..., RawImages]
+
+# kind → module that registers it: listed without being imported
+SOURCES: dict[str, str] = {
+    "folder": "dp_diffusers.data.folder",
+    "parquet": "dp_diffusers.data.parquet",
+}
+_REGISTERED: dict[str, Source] = {}
+
+
+def source(kind: str) -> Callable[[Source], Source]:
+    """Registers `function(path, label=, unit=) -> RawImages` under a name of `SOURCES`."""
+
+    def register(function: Source) -> Source:
+        _REGISTERED[kind] = function
+        return function
+
+    return register
+
+
+def open_source(kind: str, path: str | Path, *, label: str | None, unit: str | None) -> RawImages:
+    """Opens a source by kind. Raises: `DataError`; `ParameterError` for an unknown kind."""
+    if kind not in SOURCES:
+        raise unknown_name("data source", kind, SOURCES)
+    import_module(SOURCES[kind])
+    return _REGISTERED[kind](Path(path), label=label, unit=unit)
+
+
+def kind_of(path: str | Path) -> str:
+    """`folder` or `parquet`, by what lies at `path`. Raises: `DataError` if nothing usable does."""
+    place = Path(path)
+    if place.is_dir():
+        return "folder"
+    if not place.exists():
+        raise DataError(f"images not found: {place}", hint="paths are relative to the recipe's folder")
+    if place.suffix.lower() in {".parquet", ".pq"}:
+        return "parquet"
+    raise DataError(f"expected a folder or a .parquet file, got {place}")
