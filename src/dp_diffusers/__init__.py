@@ -1,0 +1,63 @@
+"""Differentially private fine-tuning of diffusion models.
+
+Guarantees that importing costs no torch and no numpy: each public name is loaded when first used (PEP 562).
+May import nothing at the top. A public model and private images in; an adapter, images, a certificate out.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dp_diffusers import errors
+    from dp_diffusers.data.private_images import PrivateImages
+    from dp_diffusers.evaluation import evaluate
+    from dp_diffusers.finetuning import finetune
+    from dp_diffusers.mechanisms.dpsgd import DPSGD
+    from dp_diffusers.plan import Plan
+    from dp_diffusers.privacy.budget import Budget
+    from dp_diffusers.privacy.certificate import Certificate
+    from dp_diffusers.privacy.ledger import Ledger
+    from dp_diffusers.release import Release, generate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DPSGD",
+    "Budget",
+    "Certificate",
+    "Ledger",
+    "Plan",
+    "PrivateImages",
+    "Release",
+    "errors",
+    "evaluate",
+    "finetune",
+    "generate",
+]
+
+_HOME = {
+    "Budget": "dp_diffusers.privacy.budget",
+    "Certificate": "dp_diffusers.privacy.certificate",
+    "DPSGD": "dp_diffusers.mechanisms.dpsgd",
+    "Ledger": "dp_diffusers.privacy.ledger",
+    "Plan": "dp_diffusers.plan",
+    "PrivateImages": "dp_diffusers.data.private_images",
+    "Release": "dp_diffusers.release",
+    "evaluate": "dp_diffusers.evaluation",
+    "finetune": "dp_diffusers.finetuning",
+    "generate": "dp_diffusers.release",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("dp_diffusers.errors")
+    if name not in _HOME:
+        raise AttributeError(f"module 'dp_diffusers' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

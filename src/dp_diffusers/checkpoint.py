@@ -1,0 +1,75 @@
+"""Saving and loading of training state, whole or not at all.
+
+Guarantee: a checkpoint file is either the previous one or the new one, never half of either, whatever instant the
+process dies at. May import torch. A checkpoint holds weights, optimiser, averages and counters: never a key, never
+an un-noised sum.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dp_diffusers.errors import RunFolderError
+
+SMALL_STATE = 64 * 2**20  # bytes: below this a checkpoint is written every step
+SECONDS_BETWEEN = 60.0
+
+
+def save_atomic(state: dict[str, Any], path: Path) -> None:
+    """Writes `state` to `path` through a synced temporary file. Raises `OSError` (a full disk) with `path` untouched."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """The state in `path`, or None when there is none. Raises `RunFolderError` for a damaged file."""
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise RunFolderError(f"checkpoint {path} is damaged", hint="delete it to start this run again") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(kw_only=True)
+class Saver:
+    """Decides when a state is worth writing: every step while it is small, else once in `seconds`."""
+
+    path: Path
+    state: Callable[[], dict[str, Any]]
+    seconds: float = SECONDS_BETWEEN
+    every_step_below: int = SMALL_STATE
+    _last: float = field(default_factory=time.monotonic, init=False)
+
+    def maybe_save(self, *, force: bool = False) -> None:
+        """Writes the state if it is due."""
+        due = time.monotonic() - self._last >= self.seconds
+        small = self.path.exists() and self.path.stat().st_size < self.every_step_below
+        if force or due or small or (self.every_step_below and not self.path.exists()):
+            save_atomic(self.state(), self.path)
+            self._last = time.monotonic()

@@ -1,0 +1,118 @@
+"""The main job on real images, without a hub: from drawn public digits and handwritten private ones to a release.
+
+Guarantee: the private images (1,797 handwritten digits that scikit-learn ships; Alpaydin & Kaynak 1998) are split by
+a fixed hash, and the held-out quarter is used for the final figure only. May import everything. Each stage is the
+same function that the command line calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dp_diffusers.images_out import write_images
+from dp_diffusers.pictures import save_grid
+
+Progress = Callable[..., None]
+SIZE = 16
+IMAGES = 2000
+DIGITS = tuple("0123456789")
+
+PRETRAIN = """\
+# Public pre-training of the demo: digits that this package draws, no private image.
+model: {size: 16, channels: 1, patch: 2, widths: [32, 64], layers: 1, attention: [false, true]}
+data:
+  - {source: drawn_digits, count: 30000, frame: tight, fonts: 0.1}
+training: {steps: 1100, batch_size: 128, learning_rate: 2.0e-3, ema: 0.995, warmup_steps: 50}
+"""
+
+RECIPE = """\
+# Private fine-tuning of the demo: epsilon = 8 for each of the handwritten digits.
+base: public-model
+data: {path: private-digits/data/train-00000-of-00001.parquet, label: label, classes: ["0", "1", "2", "3", "4", "5",
+       "6", "7", "8", "9"]}
+budget: {epsilon: 8, delta: 1.0e-4, ledger: private-digits.ledger}
+mechanism: {steps: 60, expected_units: 400, population: 1350, clip_norm: 0.01}
+strategy: {rank: 8, targets: all, freeze_a: true, also: [bias, embedding]}
+training: {noise_draws: 2, learning_rate: 3.0e-3, ema: 0.9, warmup_steps: 4, schedule: linear, label_dropout: 0.0}
+generation: {images: 2000, sampler: "dpmsolver++", steps: 15}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """What the demo shows."""
+
+    release: Path
+    epsilon: float
+    accuracy: float
+    public_accuracy: float
+    picture: Path
+
+
+def demo(out: Path, progress: Progress) -> DemoResult:
+    """Runs the whole path in `out`; again with the same folder, it goes on where it stopped."""
+    from dp_diffusers.evaluation import evaluate
+    from dp_diffusers.finetuning import train
+    from dp_diffusers.pretraining import pretrain
+    from dp_diffusers.recipe import PretrainRecipe, Recipe
+    from dp_diffusers.release import generate
+
+    out.mkdir(parents=True, exist_ok=True)
+    prepare(out)
+    pretrain(PretrainRecipe.load(out / "pretrain.yaml"), out / "public-model", progress)
+    release = train(Recipe.load(out / "recipe.yaml"), out / "run", progress)
+    images = release.path / "images"
+    if not images.exists():
+        generate(release, images=IMAGES, progress=progress)
+    scores = evaluate(images, out / "held-out-digits", progress=progress)
+    picture = draw(images, out / "synthetic-digits.png")
+    return DemoResult(
+        release=release.path,
+        epsilon=release.certificate.epsilon,
+        accuracy=scores.accuracy.mean,
+        public_accuracy=scores.public_model.mean,
+        picture=picture,
+    )
+
+
+def prepare(out: Path) -> None:
+    """Writes the recipes, the private images and the held-out reference."""
+    (out / "pretrain.yaml").write_text(PRETRAIN)
+    (out / "recipe.yaml").write_text(RECIPE)
+    images, labels = handwritten_digits()
+    held_out = np.array([is_held_out(index) for index in range(len(images))])
+    for name, chosen in (("private-digits", ~held_out), ("held-out-digits", held_out)):
+        if not (out / name).exists():
+            write_images(images[chosen], labels[chosen], DIGITS, out / name, format="parquet")
+
+
+def handwritten_digits() -> tuple[np.ndarray, np.ndarray]:
+    """uint8 `[1797, 16, 16, 1]` and int64 `[1797]`: scikit-learn's digits, upsampled from 8 × 8."""
+    from sklearn.datasets import load_digits
+
+    bunch: Any = load_digits()
+    small = np.clip(bunch.images * (255 / 16), 0, 255).astype(np.uint8)
+    large = [np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for image in small]
+    return np.stack(large)[..., None], bunch.target.astype(np.int64)
+
+
+def is_held_out(index: int) -> bool:
+    """A fixed quarter of the images, by a hash of their number."""
+    return hashlib.sha256(f"held-out/{index}".encode()).digest()[0] < 64
+
+
+def draw(images: Path, path: Path) -> Path:
+    """A grid of synthetic images, a row per label."""
+    from dp_diffusers.images_in import read_images
+
+    pixels, labels, _ = read_images(images)
+    rows = [pixels[labels == label][:20] for label in range(10)]
+    save_grid(np.concatenate(rows), path, columns=20, zoom=3)
+    return path

@@ -1,0 +1,153 @@
+"""A base model on disk: an ordinary diffusers folder, and the patch transform that may stand in front of it.
+
+Guarantee: what is saved here opens with stock diffusers, and what is opened here is checked first, so that a missing
+or damaged folder is one clear line. May import torch and diffusers, never the engine or the accountant. The layout
+is that of diffusers' `DDPMPipeline`: `model_index.json`, `unet/`, `scheduler/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from torch import nn
+
+from dp_diffusers.diffusion.patch import Patch
+from dp_diffusers.errors import ModelError
+
+CLASSES_FILE = "classes.json"
+
+
+@dataclass(kw_only=True)
+class Base:
+    """A public diffusion model: network, noise schedule, patch transform, class names, and where it came from."""
+
+    unet: nn.Module
+    scheduler: Any
+    patch: Patch = field(default_factory=Patch)
+    class_names: tuple[str, ...] | None = None
+    identity: str = "in-memory"
+    sha256: str | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image, before the patch transform."""
+        return int(self.unet.config.in_channels) // self.patch.size**2
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image in pixels, before the patch transform."""
+        sample = self.unet.config.sample_size
+        side = sample if isinstance(sample, int) else sample[0]
+        return int(side) * self.patch.size
+
+    @property
+    def classes(self) -> int:
+        """Number of real classes; 0 for an unconditional model. Without names, the last embedding is the null class."""
+        if not self.embeddings:
+            return 0
+        return len(self.class_names) if self.class_names else self.embeddings - 1
+
+    @property
+    def embeddings(self) -> int:
+        """Number of class embeddings; one more than classes when the last is the null class."""
+        return int(self.unet.config.num_class_embeds or 0)
+
+    def save(self, folder: Path) -> None:
+        """Writes the diffusers folder with its sidecars."""
+        DDPMPipeline(unet=self.unet, scheduler=self.scheduler).save_pretrained(folder)
+        self.patch.save(folder)
+        if self.class_names is not None:
+            (folder / CLASSES_FILE).write_text(json.dumps(list(self.class_names)) + "\n")
+
+
+def load_base(source: str | Path) -> Base:
+    """Opens a diffusers folder or hub id. Raises `ModelError` when it is not there, damaged, or of another kind."""
+    folder = _local_folder(source)
+    unet, scheduler = _load_parts(folder)
+    _refuse_non_finite(unet, folder)
+    return Base(
+        unet=unet,
+        scheduler=scheduler,
+        patch=Patch.load(folder),
+        class_names=_class_names(folder),
+        identity=Path(source).name if Path(source).exists() else str(source),
+        sha256=fingerprint(folder),
+    )
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over names and contents of the configuration and weight files of a diffusers folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in {".json", ".safetensors", ".bin"}:
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            with path.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _local_folder(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        if not (path / "model_index.json").exists():
+            raise ModelError(f"{path} is not a diffusers folder: it has no model_index.json")
+        return path
+    if path.is_absolute() or str(source).startswith(".") or str(source).count("/") != 1:
+        raise ModelError(f"base model {source} is not there", hint="make one with `dp-diffusers pretrain`")
+    return _from_hub(str(source))
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name))
+    except Exception as error:  # the hub client raises many kinds; each means the same to the user
+        raise ModelError(
+            f"base model {name} is neither a folder here nor reachable on the hub",
+            hint="give the path of a diffusers folder, or make one with `dp-diffusers pretrain`",
+        ) from error
+
+
+def _load_parts(folder: Path) -> tuple[nn.Module, Any]:
+    kind = _unet_kind(folder)
+    if kind != "UNet2DModel":
+        raise ModelError(f"{folder}: expected a UNet2DModel, found {kind}", hint="pixel models are supported")
+    try:
+        unet = UNet2DModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False, use_safetensors=True)
+        scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
+    except Exception as error:  # safetensors, JSON and shape errors alike: the folder cannot be used
+        raise ModelError(f"{folder} is damaged: {_first_line(error)}", hint="make or download it again") from error
+    # A float view into the file is not 64-byte aligned, and another kernel path would then differ in the last bit.
+    for parameter in unet.parameters():
+        parameter.data = parameter.data.clone()
+    return unet, scheduler
+
+
+def _unet_kind(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "unet" / "config.json").read_text())["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder} is damaged: unet/config.json cannot be read") from error
+
+
+def _refuse_non_finite(unet: nn.Module, folder: Path) -> None:
+    bad = [name for name, value in unet.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        raise ModelError(f"{folder} is damaged: {bad[0]} holds values that are not finite")
+
+
+def _class_names(folder: Path) -> tuple[str, ...] | None:
+    path = folder / CLASSES_FILE
+    return tuple(json.loads(path.read_text())) if path.exists() else None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

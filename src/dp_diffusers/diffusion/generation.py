@@ -1,0 +1,127 @@
+"""Sampling from a model: exact numbers per label, and one random stream for each image.
+
+Guarantees:
+- image i is a function of (model, seed, i, its label): neither batch size nor resuming changes it (up to the
+  last bits of the arithmetic);
+- every label gets exactly the number of images asked for.
+May import torch and diffusers, never the engine: a generator's seed is public, what it makes is post-processing.
+Samplers: DDIM (Song et al. 2021), DPM-Solver++ (Lu et al. 2022); guidance after Ho & Salimans (2022).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+from dp_diffusers.diffusion.family import Family
+from dp_diffusers.errors import ParameterError, positive, unknown_name
+
+
+def _ddim(config: Any) -> Any:
+    return DDIMScheduler.from_config(
+        config, timestep_spacing="trailing", clip_sample=True, clip_sample_range=1.0, set_alpha_to_one=True
+    )
+
+
+def _dpm_solver(config: Any) -> Any:
+    return DPMSolverMultistepScheduler.from_config(
+        config, algorithm_type="dpmsolver++", timestep_spacing="trailing", final_sigmas_type="zero"
+    )
+
+
+SAMPLERS: dict[str, Callable[[Any], Any]] = {"ddim": _ddim, "dpmsolver++": _dpm_solver}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How images are drawn.
+
+    Args:
+        sampler: `ddim` or `dpmsolver++`.
+        steps: network evaluations per image.
+        guidance: classifier-free guidance scale; 1 is none.
+        seed: public; decides every image.
+        batch: images per forward pass; changes speed and memory only.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 25
+    guidance: float = 1.0
+    seed: int = 0
+    batch: int = 250
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise unknown_name("sampler", self.sampler, SAMPLERS)
+        positive(steps=self.steps, batch=self.batch)
+        if not self.guidance >= 0:
+            raise ParameterError(f"expected guidance >= 0, got {self.guidance}")
+
+
+def balanced_labels(count: int, classes: int) -> np.ndarray | None:
+    """int64 `[count]`: as many of each label as divides, the first ones one more; None without classes."""
+    return np.arange(count, dtype=np.int64) % classes if classes else None
+
+
+def sample(
+    family: Family, labels: np.ndarray | None, count: int, sampling: Sampling, *, start: int = 0
+) -> Iterator[np.ndarray]:
+    """Yields uint8 `[n, H, W, C]` batches of images `start` to `count - 1`.
+
+    Raises `ParameterError` when guidance is asked of a model without a null class.
+    """
+    if sampling.guidance != 1.0 and family.null_label is None:
+        raise ParameterError("guidance needs a model with a null class", hint="set generation.guidance to 1.0")
+    network = family.network
+    training = network.training
+    network.eval()
+    try:
+        for first in range(start, count, sampling.batch):
+            indices = range(first, min(first + sampling.batch, count))
+            chosen = None if labels is None else torch.from_numpy(labels[first : first + len(indices)])
+            yield family.decode(_denoise(family, chosen, _initial_noise(family, sampling.seed, indices), sampling))
+    finally:
+        network.train(training)
+
+
+@torch.no_grad()
+def _denoise(
+    family: Family, labels: torch.Tensor | None, noise: torch.Tensor, sampling: Sampling
+) -> torch.Tensor:
+    device = next(family.network.parameters()).device
+    scheduler = SAMPLERS[sampling.sampler](family.base.scheduler.config)
+    scheduler.set_timesteps(sampling.steps)
+    images = noise.to(device) * scheduler.init_noise_sigma
+    labels = None if labels is None else labels.to(device)
+    for timestep in scheduler.timesteps:
+        output = _guided(family, scheduler.scale_model_input(images, timestep), timestep, labels, sampling.guidance)
+        images = scheduler.step(output, timestep, images).prev_sample
+    return images
+
+
+def _guided(
+    family: Family, images: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None, guidance: float
+) -> torch.Tensor:
+    timesteps = timestep.to(images.device).expand(len(images))
+    if guidance == 1.0 or labels is None:
+        return family.predict(images, timesteps, labels)
+    null = torch.full_like(labels, family.null_label)
+    both = family.predict(images.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([labels, null]))
+    conditional, unconditional = both.chunk(2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def _initial_noise(family: Family, seed: int, indices: range) -> torch.Tensor:
+    rows = [torch.randn(family.shape, generator=_generator(seed, index)) for index in indices]
+    return torch.stack(rows)
+
+
+def _generator(seed: int, index: int) -> torch.Generator:
+    digest = hashlib.sha256(f"image/{seed}/{index}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

@@ -1,0 +1,129 @@
+"""The denoising objective: every random number comes in as an argument, one loss per row goes out.
+
+Guarantees:
+- the draws of a unit are a pure function of (stream, step, unit): no other unit's presence can change them;
+- a row's loss depends on that row alone.
+May import torch and numpy, never the engine: the stream is handed in. Prediction types are those of the scheduler's
+configuration: epsilon (Ho et al. 2020), v (Salimans & Ho 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import expit, ndtri
+
+from dp_diffusers.errors import ModelError, unknown_name
+from dp_diffusers.streams import UnitStream
+
+TIMESTEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "uniform": lambda u: u,
+    "logit_normal": lambda u: expit(ndtri(np.clip(u, 1e-12, 1 - 1e-12))),
+    "high_noise": lambda u: np.sqrt(u),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The random numbers of R rows."""
+
+    timesteps: torch.Tensor  # [R] int64
+    noise: torch.Tensor  # [R, c, h, w] float32
+    drop_label: torch.Tensor  # [R] bool
+
+    def to(self, device: torch.device) -> Draws:
+        """The same draws on another device."""
+        return Draws(
+            timesteps=self.timesteps.to(device),
+            noise=self.noise.to(device),
+            drop_label=self.drop_label.to(device),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Which noise levels are trained, how often the label is dropped, and what the network predicts."""
+
+    alphas_cumprod: torch.Tensor  # [T] float32
+    prediction_type: str
+    timesteps: str = "uniform"
+    label_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.timesteps not in TIMESTEPS:
+            raise unknown_name("timestep distribution", self.timesteps, TIMESTEPS)
+        if self.prediction_type not in {"epsilon", "v_prediction"}:
+            raise ModelError(
+                f"prediction type {self.prediction_type!r} is not supported",
+                hint="a scheduler with epsilon or v_prediction",
+            )
+
+    @classmethod
+    def of(cls, scheduler: Any, *, timesteps: str = "uniform", label_dropout: float = 0.0) -> Objective:
+        """The objective that a diffusers scheduler's configuration describes."""
+        return cls(
+            alphas_cumprod=scheduler.alphas_cumprod.float(),
+            prediction_type=scheduler.config.prediction_type,
+            timesteps=timesteps,
+            label_dropout=label_dropout,
+        )
+
+    def draw(
+        self,
+        stream: UnitStream,
+        step: int,
+        *,
+        units: np.ndarray,
+        position: np.ndarray,
+        slot: np.ndarray,
+        slots: int,
+        shape: tuple[int, ...],
+    ) -> Draws:
+        """The draws of R rows, of which row r belongs to unit `units[position[r]]` and is that unit's row `slot[r]`.
+
+        Args:
+            units: `[U]`, the distinct units of the pass; `position`, `slot`: `[R]`.
+            slots: rows of the unit with most rows; each unit's timesteps are spread over its slots (stratified),
+                which lowers their variance and stays a function of the unit alone.
+            shape: of one encoded image, `(c, h, w)`.
+        """
+        pixels = int(np.prod(shape))
+        shift = stream.uniform("timestep", step, units, 1)[position, 0]
+        normals = stream.normal("diffusion-noise", step, units, slots * pixels)
+        dropped = stream.uniform("label-dropout", step, units, slots)[position, slot]
+        return Draws(
+            timesteps=torch.from_numpy(self.levels((shift + slot / max(slots, 1)) % 1.0)),
+            noise=torch.from_numpy(normals.reshape(len(units), slots, *shape)[position, slot]),
+            drop_label=torch.from_numpy(dropped < self.label_dropout),
+        )
+
+    def noisy(self, clean: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """`[R, c, h, w]`: the images at the drawn noise levels."""
+        signal, noise = self._scales(draws.timesteps, clean)
+        return signal * clean + noise * draws.noise
+
+    def target(self, clean: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """`[R, c, h, w]`: what the network should predict."""
+        if self.prediction_type == "epsilon":
+            return draws.noise
+        signal, noise = self._scales(draws.timesteps, clean)
+        return signal * draws.noise - noise * clean
+
+    def losses(self, prediction: torch.Tensor, clean: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """`[R]`: the mean squared error of each row, in float32."""
+        error = prediction.float() - self.target(clean, draws)
+        return error.square().flatten(1).mean(1)
+
+    def levels(self, u: np.ndarray) -> np.ndarray:
+        """int64 timesteps from uniform numbers, by the chosen distribution."""
+        count = len(self.alphas_cumprod)
+        levels = np.floor(TIMESTEPS[self.timesteps](u) * count).astype(np.int64)
+        return np.clip(levels, 0, count - 1)
+
+    def _scales(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        alpha = self.alphas_cumprod.to(like.device)[timesteps].view(-1, 1, 1, 1)
+        return alpha.sqrt(), (1 - alpha).sqrt()

@@ -1,0 +1,265 @@
+"""From a public model and private images to a release: everything around the loop, in the order that keeps it safe.
+
+Guarantees:
+- plan, base, strategy and dry run come first and touch no private byte; the whole cost is in the ledger before the
+  first private pixel is read; a failure before the first charge cancels the reservation;
+- the same call again resumes, or says that it is done; with anything else changed it refuses.
+May import torch. `train` is the command line's way in, `finetune` that of Python.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.diffusion.base import Base, load_base
+from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.rehearsal import rehearse
+from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.errors import DataError, ParameterError, RunFolderError
+from dp_diffusers.plan import Plan
+from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
+from dp_diffusers.recipe_file import differing_keys
+from dp_diffusers.release import Release, write_release
+from dp_diffusers.run_folder import RunFolder, write_atomic
+from dp_diffusers.strategies import strategy_of
+from dp_diffusers.training import Loop
+
+if TYPE_CHECKING:
+    from dp_diffusers.recipe import Recipe
+
+Progress = Callable[..., None]
+RUN = "run.json"
+
+
+def _silent(**_: Any) -> None:
+    """Progress that nobody sees."""
+
+
+@dataclass(kw_only=True)
+class Job:
+    """What a fine-tuning is made of, before anything is opened."""
+
+    base: Base
+    plan: Plan
+    strategy: Any
+    training: TrainingSettings
+    runtime: RuntimeSettings
+    ledger: str | None
+    open_data: Callable[[Base], PrivateImages]
+    settings: dict[str, Any]
+    progress: Progress = field(default=_silent)
+
+
+def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Release:
+    """Runs a recipe in the folder `out`; resumes; returns the release.
+
+    Raises the errors of `plan` and `finetune`; `RunFolderError` when `out` belongs to another recipe.
+    """
+    folder = RunFolder(Path(out))
+    settings = recipe.model_dump(mode="json")
+    if _is_done(folder, settings):
+        progress(message=f"{folder.root} is done: the same recipe has finished there")
+        return Release.open(folder.root)
+    plan = recipe.plan()
+    progress(message=plan.explain())
+    job = Job(
+        base=load_base(recipe.base),
+        plan=plan,
+        strategy=recipe.strategy.model_dump(),
+        training=recipe.training,
+        runtime=recipe.runtime,
+        ledger=recipe.budget.ledger,
+        open_data=lambda base: PrivateImages.open(
+            recipe.data.path,
+            label=recipe.data.label,
+            unit=None if recipe.budget.unit == "image" else recipe.budget.unit,
+            classes=recipe.data.classes,
+            size=base.size,
+            channels=base.channels,
+            resize=recipe.data.resize,
+        ),
+        settings=settings,
+        progress=progress,
+    )
+    return _run(job, folder)
+
+
+def finetune(
+    base: Any,
+    data: PrivateImages,
+    plan: Plan,
+    *,
+    out: str | Path,
+    ledger: str | Path | None = None,
+    strategy: Any = None,
+    training: TrainingSettings | None = None,
+    runtime: RuntimeSettings | None = None,
+    progress: Progress = _silent,
+) -> Release:
+    """Fine-tunes a public model on private images under a plan, and writes a release.
+
+    Args:
+        base: a diffusers pipeline with a pixel `unet`, a diffusers folder or hub id, or a `Base`.
+        data: the private images.
+        plan: from `Plan.calibrate`.
+        out: the run folder; the same call again resumes or returns the finished release.
+        ledger: the data set's ledger file; needed unless the plan is not private.
+        strategy: None (LoRA of rank 8 on attention), a `peft.LoraConfig`, or a mapping as in a recipe.
+        training: learning rate, noise draws and the like; nothing in it can change epsilon.
+        runtime: device, dtype, rows per pass.
+        progress: called with keyword arguments `step, steps, epsilon, budget, seconds` or `message`.
+
+    Raises:
+        InputError: something given cannot be used; nothing was spent.
+        BudgetError: the data set's cap does not allow the plan; nothing was spent.
+    """
+    training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
+    settings = {
+        "base": str(base) if isinstance(base, str | Path) else _identity(base),
+        "plan": plan.fingerprint,
+        "strategy": repr(strategy),
+        "training": training.model_dump(mode="json"),
+        "runtime": runtime.model_dump(mode="json"),
+    }
+    folder = RunFolder(Path(out))
+    opened = _as_base(base)
+    if _is_done(folder, settings):
+        return Release.open(folder.root, base=opened)
+    job = Job(
+        base=opened,
+        plan=plan,
+        strategy=strategy or {"name": "lora"},
+        training=training,
+        runtime=runtime,
+        ledger=None if ledger is None else str(ledger),
+        open_data=lambda _: data,
+        settings=settings,
+        progress=progress,
+    )
+    return _run(job, folder)
+
+
+def _run(job: Job, folder: RunFolder) -> Release:
+    if job.ledger is None and not job.plan.not_private:
+        raise ParameterError("a private plan needs a ledger", hint="give ledger=, the file that keeps the account")
+    device = _device(job.runtime.device)
+    family = family_of(job.base, timesteps=job.training.timesteps, label_dropout=job.training.label_dropout)
+    strategy = strategy_of(job.strategy)
+    config = strategy.apply(family.network, seed=job.training.seed)
+    family.network.to(device).train()
+    rehearse(family)
+    folder.create()
+    write_atomic(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
+    account = None if job.plan.not_private else _account(job, folder)
+    keys = RunKeys.fresh()
+    try:
+        if account is not None:
+            account.open_lane(keys.lane)
+        data = job.open_data(job.base)
+        _check_labels(data, family)
+        loop = Loop(
+            family=family,
+            data=data,
+            plan=job.plan,
+            account=account,
+            keys=keys,
+            training=job.training,
+            runtime=job.runtime,
+            folder=folder,
+            progress=job.progress,
+        )
+        loop.run()
+    except BaseException:
+        _cancel_if_unspent(account, folder)
+        raise
+    return _finish(job, folder, family, config, data, account)
+
+
+def _finish(job: Job, folder: RunFolder, family: Family, config: Any, data: PrivateImages, account: Any) -> Release:
+    if account is not None:
+        account.settle()
+    release = write_release(
+        folder, base=job.base, network=family.network, config=config, plan=job.plan, data=data, account=account
+    )
+    folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})
+    folder.checkpoint.unlink(missing_ok=True)
+    return release
+
+
+def _account(job: Job, folder: RunFolder) -> Any:
+    """The run's reservation: the one it has, or a new one. Its name is on disk before it is in the ledger."""
+    from dp_diffusers.privacy.ledger import Ledger
+
+    known = folder.read(RUN)
+    ledger = Ledger.open(job.ledger, expect_head=known.get("head") if known else None)
+    run_id = known["run_id"] if known else uuid.uuid4().hex
+    if not known:
+        folder.write(RUN, {"run_id": run_id})
+    if ledger.has_run(run_id):
+        account = ledger.resume(run_id)
+    else:
+        account = ledger.reserve(job.plan, run_id=run_id)
+    folder.write(RUN, {"run_id": run_id, "head": ledger.head})
+    return account
+
+
+def _cancel_if_unspent(account: Any, folder: RunFolder) -> None:
+    """A failure before the first charge gives the reservation back."""
+    if account is not None and account.charged == 0:
+        account.cancel()
+        (folder.private / RUN).unlink(missing_ok=True)
+
+
+def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
+    """Whether this recipe finished here. Raises `RunFolderError` naming what differs from the recipe of the folder."""
+    if not folder.recipe.exists():
+        return False
+    earlier = yaml.safe_load(folder.recipe.read_text())
+    different = differing_keys(earlier, settings, "runtime.")
+    if different:
+        raise RunFolderError(
+            f"{folder.root} belongs to another recipe: {', '.join(different)} differ",
+            hint="give another --out, or run the recipe as it was",
+        )
+    return bool((folder.read(RUN) or {}).get("done"))
+
+
+def _check_labels(data: PrivateImages, family: Family) -> None:
+    """Raises `DataError` where labels and class embeddings do not fit; an unconditional model ignores labels."""
+    classes = family.base.classes
+    if not classes:
+        data.labels = None
+        return
+    if data.labels is None:
+        raise DataError("the base model is class-conditional but the images have no labels", hint="set data.label")
+    highest = len(data.class_names) if data.class_names else int(data.labels.max(initial=-1)) + 1
+    if highest > classes:
+        raise DataError(f"the base model has {classes} classes, the images have more", hint="set data.classes")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _as_base(base: Any) -> Base:
+    if isinstance(base, Base):
+        return base
+    if isinstance(base, str | Path):
+        return load_base(base)
+    if not hasattr(base, "unet") or not hasattr(base, "scheduler"):
+        raise ParameterError(f"expected a pipeline with a unet and a scheduler, got {type(base).__name__}")
+    return Base(unet=base.unet, scheduler=base.scheduler, identity=_identity(base))
+
+
+def _identity(base: Any) -> str:
+    return str(getattr(base, "identity", None) or getattr(base, "name_or_path", None) or type(base).__name__)

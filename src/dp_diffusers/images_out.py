@@ -1,0 +1,82 @@
+"""Synthetic images on disk: one parquet file that `datasets` opens as images, or a folder of PNG files.
+
+Guarantees: pixels survive exactly; a folder is either complete or absent under its final name. May import numpy,
+pyarrow and PIL. The parquet schema carries the `huggingface` metadata that makes a column an image.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from dp_diffusers.errors import ParameterError
+
+FORMATS = ("parquet", "imagefolder")
+PARQUET = "data/train-00000-of-00001.parquet"
+
+
+def write_images(
+    images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path, *, format: str
+) -> None:
+    """Writes uint8 `[N, H, W, C]` images with int64 `[N]` labels into `folder`, which must not exist yet.
+
+    Raises `ParameterError` for an unknown format or a folder that is there.
+    """
+    if format not in FORMATS:
+        raise ParameterError(f"unknown image format {format!r}", hint=f"one of {', '.join(FORMATS)}")
+    if folder.exists():
+        raise ParameterError(f"{folder} is there already", hint="give another --out, or delete it")
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    write = _write_parquet if format == "parquet" else _write_folder
+    write(images, labels, names, temporary)
+    temporary.rename(folder)
+
+
+def png(image: np.ndarray) -> bytes:
+    """One image as PNG bytes."""
+    stream = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _write_parquet(images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path) -> None:
+    encoded = [{"bytes": png(image), "path": None} for image in images]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    columns = {"image": pa.array(encoded, type=kind)}
+    features: dict[str, dict[str, object]] = {"image": {"_type": "Image"}}
+    if labels is not None:
+        columns["label"] = pa.array(labels, type=pa.int64())
+        features["label"] = {"names": list(names), "_type": "ClassLabel"} if names else {"dtype": "int64",
+                                                                                        "_type": "Value"}
+    table = pa.table(columns).replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": features}})}
+    )
+    path = folder / PARQUET
+    path.parent.mkdir(parents=True)
+    pq.write_table(table, path)
+
+
+def _write_folder(images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    rows = []
+    for index, image in enumerate(images):
+        label = None if labels is None else int(labels[index])
+        place = "." if label is None else (names[label] if names else str(label))
+        (folder / place).mkdir(exist_ok=True)
+        name = f"{index:06d}.png" if label is None else f"{place}/{index:06d}.png"
+        (folder / name).write_bytes(png(image))
+        rows.append([name] if label is None else [name, label])
+    with (folder / "metadata.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file_name"] if labels is None else ["file_name", "label"])
+        writer.writerows(rows)

@@ -1,0 +1,70 @@
+"""The model card of a release: what it is, what it promises, how to load it.
+
+Guarantee: every number comes from the certificate; nothing private is read. May import the standard library only.
+The front matter is that of Hugging Face model cards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_CARD = """---
+library_name: peft
+tags: [differential-privacy, diffusion, lora]
+base_model: {base}
+---
+# Adapter for {base}, {headline}
+
+{promise}
+
+## Load it
+```python
+from diffusers import DDPMPipeline
+from peft import PeftModel
+
+pipe = DDPMPipeline.from_pretrained("the base model")
+pipe.unet = PeftModel.from_pretrained(pipe.unet, "adapter")
+```
+The base model's configuration and weights have sha256 `{sha256}`.
+
+## Numbers
+{numbers}
+
+## Verify it
+`dp-diffusers certificate verify .` recomputes epsilon from the mechanisms in `certificate.json` with dp-accounting
+alone, and hashes every file of this folder.
+
+## Assumptions
+{assumptions}
+"""
+
+_NOT_PRIVATE = "NOT PRIVATE. This adapter was trained without noise; it may reveal its training images."
+
+
+def model_card(certificate: dict[str, Any]) -> str:
+    """The text of `README.md` in a release folder."""
+    private = not certificate["not_private"]
+    return _CARD.format(
+        base=certificate["base_model"]["id"],
+        sha256=certificate["base_model"]["sha256"],
+        headline=f"epsilon = {certificate['epsilon']:.4g}" if private else "NOT PRIVATE",
+        promise=_promise(certificate) if private else _NOT_PRIVATE,
+        numbers=_table(certificate),
+        assumptions="\n".join(f"- {line}" for line in certificate["assumptions"]),
+    )
+
+
+def _promise(certificate: dict[str, Any]) -> str:
+    return (
+        f"Trained with differential privacy: (epsilon, delta) = ({certificate['epsilon']:.4g}, "
+        f"{certificate['delta']:.3g}) per {certificate['unit']}, adjacency {certificate['adjacency']}. Whatever anyone "
+        f"does with this adapter or its images, the odds of telling whether one {certificate['unit']} was among the "
+        "training data change by a factor of at most e^epsilon, except with probability delta."
+    )
+
+
+def _table(certificate: dict[str, Any]) -> str:
+    rows = [("trainable parameters", certificate["adapter"]["trainable_parameters"])]
+    for entry in certificate["mechanisms"]:
+        rows += [(f"{entry['name']}: {key}", value) for key, value in entry.items() if key != "name"]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])

@@ -1,0 +1,82 @@
+"""The folder of a run: what is resolved, what stays in the safe, what may leave.
+
+Guarantees:
+- `private/` is readable by its owner only (mode 0700), and nothing of it is ever copied to `release/`;
+- a folder that belongs to another recipe is refused, with the fields that differ.
+May import the standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dp_diffusers.errors import RunFolderError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    root: Path
+
+    @property
+    def private(self) -> Path:
+        """Checkpoints, cache, crash log: never leaves the safe."""
+        return self.root / "private"
+
+    @property
+    def release(self) -> Path:
+        """What may leave."""
+        return self.root / "release"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter in peft's layout."""
+        return self.release / "adapter"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Training state."""
+        return self.private / "checkpoint.pt"
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.root / "recipe.yaml"
+
+    def create(self) -> None:
+        """Makes the folders. Raises `RunFolderError` where that is not possible."""
+        try:
+            self.release.mkdir(parents=True, exist_ok=True)
+            self.private.mkdir(mode=0o700, exist_ok=True)
+            self.private.chmod(0o700)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.root}: {error.strerror}", hint="choose another --out") from error
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A JSON document of `private/`, or None. Raises `RunFolderError` for a damaged one."""
+        path = self.private / name
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise RunFolderError(f"{path} is damaged", hint="choose another --out") from error
+
+    def write(self, name: str, document: dict[str, Any]) -> None:
+        """Writes a JSON document of `private/`, whole or not at all."""
+        write_atomic(self.private / name, json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replaces `path` by `text` through a synced temporary file."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)

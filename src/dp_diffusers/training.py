@@ -1,0 +1,163 @@
+"""The loop of private fine-tuning, to be read beside the algorithm in the docs.
+
+Guarantees:
+- each step is paid for in the ledger before its noise is drawn;
+- nothing but the released, noisy gradient reaches the optimiser, and no private scalar reaches the screen;
+- a run that was stopped at any instant resumes, and pays for what it does again.
+May import torch; DP-SGD is that of Abadi et al. (2016), with several rows per owner and one clip per owner.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dp_diffusers import checkpoint
+from dp_diffusers.averaging import Average
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.diffusion.family import Family
+from dp_diffusers.errors import BudgetExhausted, GuaranteeError
+from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
+from dp_diffusers.rows import Rows, RowTable
+from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.steps import optimizer_of, rate_factor
+
+Progress = Callable[..., None]
+AUTO_ROWS = 256
+
+
+@dataclass(kw_only=True)
+class Loop:
+    """One start of one training: what it trains, on what, and where it pays.
+
+    `account` is the ledger's reservation, or None for a run without privacy.
+    """
+
+    family: Family
+    data: PrivateImages
+    plan: Any
+    account: Any
+    keys: Any
+    training: TrainingSettings
+    runtime: RuntimeSettings
+    folder: RunFolder
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        network = self.family.network
+        self.trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.optimizer = optimizer_of(self.training.optimizer, self.trainable, self.training.learning_rate)
+        self.average = Average(self.trainable, self.training.ema)
+        self.table = RowTable(
+            self.data.owner, noise_draws=self.training.noise_draws, max_images=self.training.max_images_per_unit
+        )
+        self.device = next(network.parameters()).device
+        self.step = 0
+
+    def run(self) -> None:
+        """Trains to the plan's last step, or to the limit of the budget, and leaves the average in the network."""
+        self.resume()
+        steps = self.plan.mechanism.steps
+        sampler = self.plan.sampler(self.table.unit_count, self.keys)
+        box = self.plan.private_gradient(self.family.network, self.keys)
+        saver = checkpoint.Saver(path=self.folder.checkpoint, state=self.state)
+        before = [parameter.detach().clone() for parameter in self.trainable]
+        for step in range(self.step, steps):
+            began = time.monotonic()
+            try:
+                receipt = self.account.charge(step) if self.account else None
+            except BudgetExhausted:
+                self.progress(message=f"the budget is spent: the last {steps - step} steps are given up")
+                break
+            for rows in self.passes(step, sampler.units(step)):
+                box.accumulate(self.row_losses(rows, step), _tensor(rows.owner, self.device),
+                               _tensor(rows.weight, self.device))
+            box.release(step, receipt)  # paid above; everything below is post-processing
+            self.optimizer.param_groups[0]["lr"] = self.learning_rate(step)
+            self.optimizer.step()
+            self.average.update()
+            before = self.check_all_changed(before)
+            self.step = step + 1
+            saver.maybe_save()
+            self.report(step + 1, steps, time.monotonic() - began)
+        saver.maybe_save(force=True)
+        self.average.copy_to()
+
+    def passes(self, step: int, units: np.ndarray) -> Any:
+        """The rows of a step, cut to fit in memory."""
+        limit = AUTO_ROWS if self.runtime.rows_per_pass == "auto" else self.runtime.rows_per_pass
+        return self.table.passes(self.keys, step, units, limit)
+
+    def row_losses(self, rows: Rows, step: int) -> torch.Tensor:
+        """`[R]`: the losses of one pass, each row's draws a function of (key, step, unit)."""
+        draws = self.family.objective.draw(
+            self.keys,
+            step,
+            units=rows.units,
+            position=rows.position,
+            slot=rows.slot,
+            slots=rows.slots,
+            shape=self.family.shape,
+        ).to(self.device)
+        clean = self.family.encode(self.data.images[rows.image]).to(self.device)
+        labels = None if self.data.labels is None else _tensor(self.data.labels[rows.image], self.device)
+        kind = getattr(torch, self.runtime.dtype)
+        with torch.autocast(self.device.type, dtype=kind, enabled=kind is not torch.float32):
+            return self.family.row_losses(clean, labels, draws)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step: a public schedule."""
+        options = self.training
+        return options.learning_rate * rate_factor(
+            step, self.plan.mechanism.steps, schedule=options.schedule, warmup=options.warmup_steps
+        )
+
+    def check_all_changed(self, before: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
+        """After the first step of a start, every trainable tensor must differ: an adapter that stays is a bug."""
+        if before is None or self.learning_rate(self.step) == 0:
+            return None
+        stuck = sum(torch.equal(old, new) for old, new in zip(before, self.trainable, strict=True))
+        if stuck and not self.plan.not_private:
+            raise GuaranteeError(f"{stuck} of {len(before)} trainable tensors did not change in a step")
+        return None
+
+    def report(self, step: int, steps: int, seconds: float) -> None:
+        """One line of progress; it holds public numbers only."""
+        self.progress(
+            step=step,
+            steps=steps,
+            epsilon=None if self.plan.not_private else self.account.epsilon(),
+            budget=None if self.plan.not_private else self.plan.budget.epsilon,
+            seconds=seconds,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs: released quantities and counters only."""
+        return {
+            "step": self.step,
+            "trainable": [parameter.detach() for parameter in self.trainable],
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+        }
+
+    def resume(self) -> None:
+        """Continues from the checkpoint, if there is one."""
+        state = checkpoint.load(self.folder.checkpoint)
+        if state is None:
+            return
+        with torch.no_grad():
+            for parameter, saved in zip(self.trainable, state["trainable"], strict=True):
+                parameter.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average.load_state_dict(state["average"])
+        self.step = int(state["step"])
+        self.progress(message=f"resuming at step {self.step}")
+
+
+def _tensor(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)

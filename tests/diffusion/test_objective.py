@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from dp_diffusers.diffusion.objective import Draws, Objective
+from dp_diffusers.diffusion.pixel import PixelFamily
+from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.errors import DPDiffusersError
+
+
+def _scheduler(prediction: str) -> Any:
+    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction)
+
+
+def _draws(rows: int, shape: tuple[int, ...]) -> Draws:
+    generator = torch.Generator().manual_seed(1)
+    return Draws(
+        timesteps=torch.tensor([0, 300, 700, 999])[:rows],
+        noise=torch.randn(rows, *shape, generator=generator),
+        drop_label=torch.zeros(rows, dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_noisy_images_and_targets_are_those_of_diffusers(prediction: str) -> None:
+    scheduler = _scheduler(prediction)
+    objective = Objective.of(scheduler)
+    clean, draws = torch.randn(4, 1, 4, 4), _draws(4, (1, 4, 4))
+    noisy = scheduler.add_noise(clean, draws.noise, draws.timesteps)
+    assert torch.allclose(objective.noisy(clean, draws), noisy, atol=1e-6)
+    expected = draws.noise if prediction == "epsilon" else scheduler.get_velocity(clean, draws.noise, draws.timesteps)
+    assert torch.allclose(objective.target(clean, draws), expected, atol=1e-6)
+    assert torch.allclose(objective.losses(expected, clean, draws), torch.zeros(4), atol=1e-9)
+
+
+def test_unknown_prediction_and_distribution_are_refused() -> None:
+    with pytest.raises(DPDiffusersError, match="sample"):
+        Objective.of(_scheduler("sample"))
+    with pytest.raises(DPDiffusersError, match="unifrom") as caught:
+        Objective.of(_scheduler("epsilon"), timesteps="unifrom")
+    assert caught.value.hint == "did you mean 'uniform'?"
+
+
+@pytest.mark.parametrize("name", ["uniform", "logit_normal"])
+def test_timesteps_stay_in_range_and_follow_their_distribution(name: str) -> None:
+    objective = Objective.of(_scheduler("epsilon"), timesteps=name)
+    levels = objective.levels((np.arange(10_000) + 0.5) / 10_000)
+    assert levels.min() >= 0
+    assert levels.max() <= 999
+    assert abs(levels.mean() - 499.5) < 1
+    spread = {"uniform": 288.7, "logit_normal": 208.2}[name]
+    assert levels.std() == pytest.approx(spread, rel=0.01)
+
+
+def _draw(objective: Objective, units: list[int], slots: int) -> dict[int, Draws]:
+    position = np.repeat(np.arange(len(units)), slots)
+    slot = np.tile(np.arange(slots), len(units))
+    draws = objective.draw(
+        RunKeys.for_tests(3), 7, units=np.array(units), position=position, slot=slot, slots=slots, shape=(1, 4, 4)
+    )
+    return {
+        unit: Draws(
+            timesteps=draws.timesteps[position == index],
+            noise=draws.noise[position == index],
+            drop_label=draws.drop_label[position == index],
+        )
+        for index, unit in enumerate(units)
+    }
+
+
+def test_guarantee_draws_of_a_unit_do_not_depend_on_other_units() -> None:
+    objective = Objective.of(_scheduler("epsilon"), label_dropout=0.5)
+    together, alone = _draw(objective, [4, 9, 2], 3), _draw(objective, [2], 3)
+    assert torch.equal(together[2].noise, alone[2].noise)
+    assert torch.equal(together[2].timesteps, alone[2].timesteps)
+    assert torch.equal(together[2].drop_label, alone[2].drop_label)
+    assert not torch.equal(together[4].noise, alone[2].noise)
+
+
+def test_guarantee_a_longer_row_of_draws_begins_with_the_shorter_one() -> None:
+    keys, units = RunKeys.for_tests(3), np.array([5, 6])
+    assert np.array_equal(keys.normal("d", 1, units, 37)[:, :20], keys.normal("d", 1, units, 20))
+    assert np.array_equal(keys.uniform("d", 1, units, 37)[:, :20], keys.uniform("d", 1, units, 20))
+
+
+def test_timesteps_of_a_unit_are_spread_over_its_slots() -> None:
+    levels = np.sort(_draw(Objective.of(_scheduler("epsilon")), [1], 4)[1].timesteps.numpy())
+    assert np.all(np.abs(np.diff(levels) - 250) <= 1)
+
+
+def test_label_dropout_uses_the_null_class(tiny_base: Callable[..., Any]) -> None:
+    family = PixelFamily(tiny_base(), label_dropout=1.0)
+    clean, draws = torch.randn(2, *family.shape), _draws(2, family.shape)
+    dropped = Draws(timesteps=draws.timesteps, noise=draws.noise, drop_label=torch.ones(2, dtype=torch.bool))
+    labels = torch.tensor([0, 1])
+    with torch.no_grad():
+        null = family.row_losses(clean, torch.tensor([3, 3]), draws)
+        assert torch.equal(family.row_losses(clean, labels, dropped), null)
+        assert not torch.equal(family.row_losses(clean, labels, draws), null)
+
+
+def test_guarantee_rows_are_independent(tiny_base: Callable[..., Any]) -> None:
+    family = PixelFamily(tiny_base())
+    clean, draws, labels = torch.randn(4, *family.shape), _draws(4, family.shape), torch.tensor([0, 1, 2, 0])
+    with torch.no_grad():
+        before = family.row_losses(clean, labels, draws)
+        clean[0] += 1.0
+        after = family.row_losses(clean, labels, draws)
+    assert torch.allclose(before[1:], after[1:], rtol=1e-5)
+    assert not torch.allclose(before[0], after[0], rtol=1e-3)
