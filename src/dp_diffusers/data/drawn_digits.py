@@ -1,8 +1,9 @@
-"""Labelled digits that look handwritten, drawn from nothing: public data that costs no privacy and no download.
+"""Labelled digits that look handwritten, drawn from nothing: public data without privacy cost or download.
 
-Guarantees: image i is a pure function of (seed, i, the options), whatever `count` and `workers` are; labels are
-balanced within every ten images. May import numpy, scipy, Pillow and matplotlib's fonts. The two framings follow
-public descriptions: 20x20 box and centre of mass (LeCun et al. 1998), tight 32x32 scans counted in 4x4 blocks.
+Guarantees: image i is a pure function of (seed, i, the options), whatever `count` and `workers` are; labels
+are balanced within every ten images. May import numpy, scipy, Pillow and matplotlib's fonts. The framings
+follow public descriptions: 20x20 box and centre of mass (LeCun et al. 1998); tight 32x32 scans counted in
+4x4 blocks (NIST form-based handprint recognition system, Garris et al. 1994).
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ def drawn_digits(
 ) -> Images:
     """Draws `count` digits, white ink on black.
 
-    `frame="mnist"`: the digit fits a box of 20/28 of the size, its centre of mass in the middle; `"tight"`: it
-    fills the frame from top to bottom. `fonts`: share of printed digits. `scan`: draw on a grid of 4 x `scan`
-    pixels, average to `scan` x `scan` in 17 levels, then resize to `size`. Returns images uint8
+    `frame="mnist"`: the digit fits a box of 20/28 of the size, its centre of mass in the middle; `"tight"`:
+    it fills the frame from top to bottom. `fonts`: share of printed digits. `scan`: draw on a grid of
+    4 x `scan` pixels, average to `scan` x `scan` in 17 levels, then resize to `size`. Returns images uint8
     [count, size, size] and labels int64 [count]. Raises `ParameterError`.
     """
     within(0, 10_000_000, count=count)
@@ -69,7 +70,8 @@ def drawn_digits(
     parts = _blocks(options, -(-count // BLOCK), workers)
     if not parts:
         return np.zeros((0, size, size), np.uint8), np.zeros(0, np.int64)
-    return np.concatenate([p[0] for p in parts])[:count], np.concatenate([p[1] for p in parts])[:count]
+    images, labels = (np.concatenate(part) for part in zip(*parts))
+    return images[:count], labels[:count]
 
 
 def _blocks(options: _Options, blocks: int, workers: int) -> list[Images]:
@@ -90,9 +92,10 @@ def _block(options: _Options, block: int) -> Images:
     half_width = _half_widths(random, options)
     edge = (random.uniform(0.75, 1.7, BLOCK) * max(1.0, 28 / options.grid) ** 0.5).astype(np.float32)
     stretch = random.uniform(0, 0.45, BLOCK)
+    finish = random.spawn(1)[0]
     written = _written(random, labels, hand, half_width, edge, stretch, options)
     pixels = np.where(printed[:, None, None], _printed(random, labels, hand, edge, stretch, options), written)
-    return _finish(random, pixels, options), labels
+    return _finish(finish, pixels, options), labels
 
 
 def _half_widths(random: np.random.Generator, options: _Options) -> Array:
@@ -128,11 +131,10 @@ def _written(
     options: _Options,
 ) -> Array:
     strokes = glyph_drawing.draw_strokes(random, labels, hand)
-    touched = strokes.ink[..., None] > 0
-    low = np.where(touched, strokes.dots, np.inf).min(1)
-    high = np.where(touched, strokes.dots, -np.inf).max(1)
+    far = np.where(strokes.ink > 0, 0, 1e6).astype(np.float32)[..., None]
+    low, high = (strokes.dots + far).min(1), (strokes.dots - far).max(1)
     length = glyph_drawing.dot_lengths(strokes.dots, strokes)[..., None]
-    middle = (strokes.dots * length).sum(1) / np.maximum(length.sum(1), 1e-6)
+    middle = ((strokes.dots * length).sum(1) / np.maximum(length.sum(1), 1e-6)).astype(np.float32)
     scale, offset = _place(low, high, middle, half_width, stretch, options)
     dots = strokes.dots * scale[:, None] + offset[:, None]
     return glyph_drawing.brush(dots, strokes, half_width, edge, options.grid)
@@ -146,15 +148,15 @@ def _printed(
     stretch: NDArray[np.float64],
     options: _Options,
 ) -> Array:
-    which = glyph_fonts.choose_glyphs(random, labels)
-    bold = (random.normal(0.1, 0.35, len(labels)) * options.grid / 28).astype(np.float32)
     if options.fonts == 0:
         return np.zeros((len(labels), options.grid, options.grid), np.float32)
+    which = glyph_fonts.choose_glyphs(random, labels)
+    bold = (random.normal(0.1, 0.35, len(labels)) * options.grid / 28).astype(np.float32)
     table, turn = glyph_fonts.glyph_table(), hand.matrix.transpose(0, 2, 1)
     origin = np.array([50, glyph_drawing.HEIGHT / 2], np.float32)
     outline = (table.outline[which] - origin) @ turn
-    middle = ((table.middle[which] - origin)[:, None] @ turn)[:, 0]
-    margin = np.maximum(bold, 0)
+    middle: Array = ((table.middle[which] - origin)[:, None] @ turn)[:, 0].astype(np.float32)
+    margin: Array = np.maximum(bold, 0).astype(np.float32)
     scale, offset = _place(outline.min(1), outline.max(1), middle, margin, stretch, options)
     return glyph_fonts.print_glyphs(which, hand, scale, offset, bold, edge, options.grid)
 
@@ -162,7 +164,7 @@ def _printed(
 def _resize_matrix(source: int, target: int) -> Array:
     """[target, source] bilinear weights, pixel centres aligned as in Pillow and torch."""
     place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(source))).astype(np.float32)
+    return np.asarray(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(source))), np.float32)
 
 
 def _finish(random: np.random.Generator, pixels: Array, options: _Options) -> NDArray[np.uint8]:
@@ -173,4 +175,5 @@ def _finish(random: np.random.Generator, pixels: Array, options: _Options) -> ND
         blocks = pixels.reshape(BLOCK, options.scan, FINE, options.scan, FINE).mean((2, 4))
         resize = _resize_matrix(options.scan, options.size)
         pixels = resize @ (np.round(blocks * 16) / 16) @ resize.T
-    return np.round(pixels * 255).astype(np.uint8)
+    pixels8: NDArray[np.uint8] = np.round(pixels * 255).astype(np.uint8)
+    return pixels8

@@ -1,7 +1,7 @@
-"""Draws batches of digits with a pen: shapes of `glyph_strokes`, varied as hands vary, and turned into pixels.
+"""Draws batches of digits with a pen: shapes of `glyph_strokes`, varied as hands vary, turned into pixels.
 
-Every number of an image comes from its own row of the draws passed in, so one image never depends on another.
-May import numpy; the pixel rule is our own (a Gaussian brush, whose separability makes it two matrix products).
+Every number of an image comes from its own row of the draws, so one image never depends on another. May
+import numpy; the pixel rule is our own (a Gaussian brush, whose separability makes it a matrix product).
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ def warped(points: Array, hand: Hand) -> Array:
     x, y = points[..., 0] - 50, points[..., 1] - HEIGHT / 2
     x = x * (1 + hand.taper[:, :1] * y / 70)
     y = y + hand.taper[:, 1:] * (1 - (y / 70) ** 2)
-    angle = hand.wave[:, :, 2, None] * x[:, None] + hand.wave[:, :, 3, None] * y[:, None] + hand.wave[:, :, 4, None]
+    wave = hand.wave[..., None]
+    angle = wave[:, :, 2] * x[:, None] + wave[:, :, 3] * y[:, None] + wave[:, :, 4]
     bend = np.sin(angle)
-    x = x + (hand.wave[:, :, 0, None] * bend).sum(1)
-    y = y + (hand.wave[:, :, 1, None] * np.roll(bend, 1, axis=1)).sum(1)
+    x = x + (wave[:, :, 0] * bend).sum(1)
+    y = y + (wave[:, :, 1] * np.roll(bend, 1, axis=1)).sum(1)
     return np.stack([x, y], -1)
 
 

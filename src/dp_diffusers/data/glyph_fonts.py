@@ -1,7 +1,8 @@
 """Printed digits from the fonts that come with matplotlib, varied as the pen strokes are.
 
-Each glyph is kept as a signed distance to its outline, so that slant, warp and weight are one lookup per pixel.
-May import numpy, scipy, Pillow and matplotlib's font folder; fonts that lack ten distinct digits are left out.
+Each glyph is kept as a signed distance to its outline, so that slant, warp and weight are one lookup per
+pixel. May import numpy, scipy, Pillow and matplotlib's font folder; fonts that lack ten distinct digits are
+left out.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def _lookup(images: Array, which: NDArray[np.int64], x: Array, y: Array) -> Arra
 def print_glyphs(
     which: NDArray[np.int64], hand: Hand, scale: Array, offset: Array, bold: Array, edge: Array, grid: int
 ) -> Array:
-    """Pixels [N, grid, grid] in [0, 1]; `scale`, `offset` [N, 2] map hand space to pixels; bold [N] in pixels."""
+    """Pixels [N, grid, grid] in [0, 1]; `scale`, `offset` [N, 2]: hand space to pixels; `bold` [N] pixels."""
     axis = np.arange(grid, dtype=np.float32) + 0.5
     pixels = np.stack(np.meshgrid(axis, axis, indexing="xy"), -1).reshape(1, -1, 2)
     places = ((pixels - offset[:, None]) / scale[:, None]) @ np.linalg.inv(hand.matrix).transpose(0, 2, 1)

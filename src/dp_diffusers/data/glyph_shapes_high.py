@@ -8,6 +8,7 @@ from __future__ import annotations
 
 Family = tuple[float, tuple[str, ...]]
 
+# fmt: off
 FIVE: tuple[Family, ...] = (
     (3, (  # two strokes: body, then top bar
         "24 4,20 30,18 60!,50 50,88 78,84 118,48 138,8 124|24 4,56 4,90 0",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 Family = tuple[float, tuple[str, ...]]
 
+# fmt: off
 ZERO: tuple[Family, ...] = (
     (5, (  # anticlockwise from the top: round, narrow, gap at the top, overlapping tail
         "55 3,20 25,6 70,20 116,50 137,82 115,94 70,80 24,52 3",

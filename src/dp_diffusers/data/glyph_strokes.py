@@ -1,17 +1,19 @@
 """The ways in which people write the ten digits, compiled to arrays: the table behind `drawn_digits`.
 
-Every family of shapes becomes a linear map from its control points to `DOTS` points along its strokes, so that
-one einsum draws a whole batch. May import numpy and scipy; the shapes lie in `glyph_shapes_low` (0 to 4) and
-`glyph_shapes_high` (5 to 9).
+Every family of shapes becomes a linear map from its control points to `DOTS` points along its strokes, so
+that one product draws a whole batch. May import numpy and scipy; the shapes lie in `glyph_shapes_low` (0 to
+4) and `glyph_shapes_high` (5 to 9).
 
 Notation of a shape: strokes split by `|`, points `x y` split by `,`; x runs over about 0..100, y over 0..140
-downwards; `!` marks a corner, every other point is passed smoothly. All shapes of a family have the same points.
+downwards; `!` marks a corner, every other point is passed smoothly. All shapes of a family have the same
+points.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +65,7 @@ def _pieces(corners: NDArray[np.bool_], strokes: NDArray[np.int64]) -> list[tupl
         members = np.flatnonzero(strokes == stroke)
         first, last = int(members[0]), int(members[-1])
         ends = [first, *(int(i) for i in members[1:-1] if corners[i]), last]
-        found += [(a, b, int(stroke)) for a, b in zip(ends[:-1], ends[1:])]
+        found += [(a, b, int(stroke)) for a, b in pairwise(ends)]
     return found
 
 
@@ -124,7 +126,9 @@ def compile_family(texts: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
 @lru_cache(maxsize=1)
 def stroke_table() -> StrokeTable:
     """Every family of every digit, compiled once."""
-    families = [(d, w / sum(f[0] for f in group), texts) for d, group in enumerate(DIGITS) for w, texts in group]
+    families = [
+        (d, w / sum(f[0] for f in group), texts) for d, group in enumerate(DIGITS) for w, texts in group
+    ]
     compiled = [compile_family(texts) for _, _, texts in families]
     shapes = max(len(c["shapes"]) for c in compiled)
     points = max(c["sharp"].shape[1] for c in compiled)
