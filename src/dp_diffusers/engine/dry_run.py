@@ -1,0 +1,134 @@
+"""A rehearsal on random data before anything is spent: do the layer rules reach everything, and do rows stay
+apart?
+
+Guarantees: leaves parameters, gradients and hooks bit for bit as they were, also after an error. May import
+torch and the engine's unit gradients. Source: the gradient of a batch of one is the oracle, as in Opacus'
+tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from dp_diffusers.engine.layer_checks import trainable
+from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.unit_grads import HookedUnitGradients
+from dp_diffusers.errors import ModelError
+
+Losses = Callable[[Tensor], Tensor]
+
+_ROW_TOLERANCE = 1e-4
+_GRADIENT_TOLERANCE = 1e-3
+_PERTURBATION = 0.05
+
+
+def dry_run(module: nn.Module, losses: Losses, *, rows: int = 4) -> None:
+    """Raises `ModelError`, naming tensors or layers, unless the model can be trained with unit gradients.
+
+    `losses(indices)` gives one loss per index, `[len(indices)]`, for prepared random inputs (timesteps and
+    noise included) chosen by `indices` (int64 in 0..rows-1, with repeats); equal calls must give equal
+    results.
+
+    - Layers: none that mixes units, none without a rule.
+    - Rows: removing one row, or replacing it by another, leaves the losses of the others as they were (1e-4
+      relative).
+    - Reach: every trainable tensor has a gradient somewhere.
+    - Rules: the gradient of each row, by hooks and rules, equals that of a batch of one (1e-3 of the tensor's
+      largest).
+
+    Small random values are added to the trainable tensors meanwhile (LoRA's B starts at zero and would hide
+    A).
+    """
+    named = trainable(module)
+    if not named:
+        raise ModelError("the model has no trainable tensor", hint="apply a strategy to it first")
+    source = HookedUnitGradients(module)
+    everyone = torch.arange(rows, device=source.parameters[0].device)
+    try:
+        with _perturbed(source.parameters):
+            _check_rows_apart(losses, everyone)
+            source.forget()
+            _check_gradients(source, list(named), losses, everyone)
+    finally:
+        source.close()
+
+
+@contextmanager
+def _perturbed(parameters: list[nn.Parameter]) -> Iterator[None]:
+    saved = [parameter.detach().clone() for parameter in parameters]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for parameter in parameters:
+                change = torch.randn(parameter.shape, generator=generator) * _PERTURBATION
+                parameter.add_(change.to(parameter))
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, before in zip(parameters, saved):
+                parameter.copy_(before)
+
+
+def _check_rows_apart(losses: Losses, everyone: Tensor) -> None:
+    with torch.no_grad():
+        whole = losses(everyone)
+        if whole.shape != everyone.shape:
+            raise ModelError(f"expected one loss per row, [{len(everyone)}], got {list(whole.shape)}")
+        swapped = everyone.clone()
+        swapped[0] = everyone[-1]
+        _same(losses(everyone), whole, "two equal calls give different losses", "turn dropout off")
+        hint = "replace layers that mix rows, such as batch norm or a mean over the batch"
+        _same(losses(everyone[1:]), whole[1:], "removing a row changes the losses of the others", hint)
+        _same(losses(swapped)[1:], whole[1:], "replacing a row changes the losses of the others", hint)
+
+
+def _same(found: Tensor, expected: Tensor, message: str, hint: str) -> None:
+    found, expected = found.double(), expected.double()
+    if found.shape != expected.shape or not bool(expected.isfinite().all()):
+        raise ModelError(
+            f"expected {list(expected.shape)} finite losses on random data, got {found.tolist()}"
+        )
+    if not torch.allclose(
+        found, expected, rtol=_ROW_TOLERANCE, atol=_ROW_TOLERANCE * float(expected.abs().max())
+    ):
+        raise ModelError(message, hint=hint)
+
+
+def _check_gradients(source: HookedUnitGradients, names: list[str], losses: Losses, everyone: Tensor) -> None:
+    with torch.enable_grad():
+        row_losses = losses(everyone)
+        found = source.compute(row_losses, torch.ones_like(row_losses), RowOwners.of(everyone))
+        expected = [_batch_of_one(source, losses, everyone[row : row + 1]) for row in range(len(everyone))]
+    tensors = [torch.stack(rows) for rows in zip(*expected)]
+    largest = max(float(tensor.abs().max()) for tensor in tensors)
+    unreached = [name for name, tensor in zip(names, tensors) if not bool(tensor.any())]
+    if unreached:
+        raise ModelError(
+            f"no loss depends on the trainable tensors {', '.join(unreached)}",
+            hint="freeze them, or choose other targets",
+        )
+    wrong = [name for name, got, want in zip(names, found, tensors) if not _close(got, want, largest)]
+    if wrong:
+        raise ModelError(
+            f"the gradients per row of {', '.join(wrong)} are not those of a batch of one",
+            hint="they are used outside the module that owns them; freeze them, or call the module",
+        )
+
+
+def _batch_of_one(source: HookedUnitGradients, losses: Losses, row: Tensor) -> list[Tensor]:
+    gradients = torch.autograd.grad(losses(row).sum(), source.parameters, allow_unused=True)
+    source.forget()
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(source.parameters, gradients)]
+
+
+def _close(found: Tensor | None, expected: Tensor, largest: float) -> bool:
+    """Within 1e-3 of the tensor's own scale; 1e-6 of the model's scale is rounding (a softmax ignores key
+    biases)."""
+    if found is None:
+        return False
+    error = float((found - expected).abs().max())
+    return error <= _GRADIENT_TOLERANCE * float(expected.abs().max()) + 1e-6 * largest

@@ -1,0 +1,37 @@
+"""The noise of a release: drawn and added in float64, rounded to a fixed grid, cast last.
+
+Guarantees: the standard deviation is a little above the accounted one, and the grid depends on public numbers
+only. May import torch and the engine's randomness. Sources: Mironov, *On Significance of the Least
+Significant Bits for Differential Privacy* (2012); Holohan & Braghin (2021, arXiv 2107.10138).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dp_diffusers.engine.randomness import RunKeys
+
+SAFETY = 1e-4  # relative surplus of noise that covers the rounding of norms and sums
+_GRID_BITS = 20
+
+
+def noise_std(clip_norm: float, noise_multiplier: float) -> float:
+    """Standard deviation of the noise on each coordinate of the clipped sum."""
+    return noise_multiplier * (1.0 + SAFETY) * clip_norm
+
+
+def grid(std: float) -> float:
+    """Step of the output grid: a power of two, 2^20 to 2^21 times finer than the noise."""
+    return float(2.0 ** (math.floor(math.log2(std)) - _GRID_BITS))
+
+
+def noisy(total: Tensor, keys: RunKeys, step: int, index: int, std: float) -> Tensor:
+    """`total` (float64, any shape) plus noise, on the grid, as float32; `index` is the parameter's place in
+    its list."""
+    draws = torch.from_numpy(keys.noise(step, f"parameter/{index}", total.numel()))
+    step_size = grid(std)
+    released = total + draws.to(total.device).view(total.shape) * std
+    return ((released / step_size).round() * step_size).to(torch.float32)

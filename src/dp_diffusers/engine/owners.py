@@ -1,0 +1,70 @@
+"""Which row of a pass belongs to which owner (unit of privacy), and how the rows of one owner are summed.
+
+Guarantees: rows are only ever added within one owner, whatever their order and number. May import torch,
+nothing else of the package but the errors. A row is one image, one noise draw, one augmentation; K of them
+make one owner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dp_diffusers.errors import GuaranteeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOwners:
+    """The owners of the R rows of one pass.
+
+    `ids`: the U distinct owners. `index`: `[R]`, the position of each row's owner in `ids`.
+    `fold`: K when the rows come as U contiguous groups of K rows each, else 0.
+    """
+
+    ids: list[int]
+    index: Tensor
+    fold: int
+
+    @classmethod
+    def of(cls, owner: Tensor) -> RowOwners:
+        """Reads `owner [R]` (int64). Raises `GuaranteeError` unless it is a vector of whole numbers."""
+        if owner.ndim != 1 or owner.dtype != torch.int64:
+            raise GuaranteeError(f"expected owner as int64 [R], got {owner.dtype} {list(owner.shape)}")
+        runs, counts = torch.unique_consecutive(owner, return_counts=True)
+        ids, sizes = runs.tolist(), counts.tolist()
+        if len(set(ids)) == len(ids) and len(set(sizes)) <= 1:
+            size = sizes[0] if sizes else 1
+            index = torch.arange(len(ids), device=owner.device).repeat_interleave(size)
+            return cls(ids=ids, index=index, fold=size)
+        distinct, index = torch.unique(owner, return_inverse=True)
+        return cls(ids=distinct.tolist(), index=index, fold=0)
+
+    @property
+    def rows(self) -> int:
+        """R, the number of rows."""
+        return len(self.index)
+
+    @property
+    def count(self) -> int:
+        """U, the number of distinct owners."""
+        return len(self.ids)
+
+    def merge(self, rows: Tensor) -> Tensor:
+        """`[R, T, D]` to `[U, K*T, D]` where the rows fold (no copy, no cost), else unchanged."""
+        return rows.reshape(self.count, -1, rows.shape[-1]) if self.fold > 1 else rows
+
+    def sum_rows(self, values: Tensor) -> Tensor:
+        """`[R, ...]` to `[U, ...]`, the sum over each owner's rows; what is `[U, ...]` already stays as it
+        is."""
+        if len(values) == self.count:
+            return values
+        if self.fold:
+            return values.reshape(self.count, self.fold, *values.shape[1:]).sum(1)
+        total = values.new_zeros(self.count, *values.shape[1:])
+        return total.index_add_(0, self.index, values)
+
+    def all_rows(self, flags: Tensor) -> Tensor:
+        """`[R]` booleans to `[U]`: whether every row of the owner is flagged."""
+        return self.sum_rows((~flags).to(torch.int64)) == 0

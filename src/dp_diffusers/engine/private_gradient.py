@@ -1,0 +1,189 @@
+"""The closed box between losses and optimiser: losses per row go in, a noisy sum comes out, against a
+receipt.
+
+Guarantees: one owner moves the sum by at most the clip norm, whatever its rows; nobody outside holds a sum
+without noise; noise needs the ledger's receipt of its step. May import torch and the engine's parts, never
+dp_accounting. Source: Abadi et al. (2016, arXiv 1607.00133), with several rows per owner as in De et al.
+(2022, arXiv 2204.13650).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dp_diffusers.engine.clipping import ClippedSum
+from dp_diffusers.engine.layer_checks import trainable
+from dp_diffusers.engine.noise import noise_std, noisy
+from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.engine.unit_grads import HookedUnitGradients, ReferenceUnitGradients, UnitGradientSource
+from dp_diffusers.errors import GuaranteeError, ModelError, ParameterError, positive
+
+
+class Receipt(Protocol):
+    """Proof that a step was paid for; `redeem` raises when it is used twice or does not match."""
+
+    def redeem(self, step: int, lane: bytes, plan_fingerprint: str) -> None:
+        """Uses the receipt up."""
+
+
+class PrivateGradient:
+    """The DP-SGD gradient of one model, step by step: `accumulate` any number of passes, then `release`.
+
+    `parameters` is the module (fast: hooks on the layers that own its trainable parameters) or an iterable of
+    parameters (exact and slow: one backward pass per owner). One call of `accumulate` belongs to the forward
+    pass just before it; a forward pass that is given up contributes nothing.
+
+    Guarantees
+    - One owner moves the clipped sum by at most `clip_norm` (1 + 1e-5), for every number of rows.
+    - An owner with a non-finite loss or gradient contributes exactly zero.
+    - Pay, then noise: `release` redeems the receipt before it draws, and no step is released twice in a lane.
+    - A step without any `accumulate` still releases noise.
+
+    Raises `ModelError` for layers that mix units or have no gradient rule, `ParameterError` for numbers out
+    of range.
+    """
+
+    def __init__(
+        self,
+        parameters: nn.Module | Iterable[nn.Parameter],
+        *,
+        clip_norm: float,
+        noise_multiplier: float,
+        expected_units: float,
+        keys: RunKeys,
+        plan_fingerprint: str,
+        clipping: str = "flat",
+    ) -> None:
+        positive(clip_norm=clip_norm, noise_multiplier=noise_multiplier, expected_units=expected_units)
+        self._source = _source(parameters)
+        self._sum = ClippedSum(self._source.parameters, clip_norm, clipping)
+        self._std = noise_std(clip_norm, noise_multiplier)
+        self._expected_units = expected_units
+        self._keys = keys
+        self._plan_fingerprint = plan_fingerprint
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, in the order of what `release` returns."""
+        return list(self._source.parameters)
+
+    def accumulate(self, row_losses: Tensor, owner: Tensor, weight: Tensor) -> None:
+        """Adds one pass: `row_losses [R]` in the graph, `owner [R]` int64, `weight [R]` (1/K for K rows of an
+        owner).
+
+        Rows of an owner may span consecutive passes. Raises `GuaranteeError` for an owner that comes back
+        later, `ModelError` for a layer whose rows are not these, both before anything is added; no rows is a
+        no-op.
+        """
+        try:
+            _check_pass(row_losses, owner, weight)
+            if len(row_losses) == 0:
+                return
+            owners = RowOwners.of(owner.to(row_losses.device))
+            self._sum.refuse_returning(owners.ids)
+            weight = weight.detach().to(row_losses)
+            gradients = self._source.compute(row_losses, weight, owners)
+            self._sum.add(owners.ids, gradients, owners.all_rows(row_losses.detach().isfinite()))
+        finally:
+            self._source.forget()
+
+    def release(self, step: int, receipt: Receipt | None) -> list[Tensor]:
+        """Ends the step: noisy SUMS (float32, parameter order); each `p.grad` becomes its sum /
+        expected_units.
+
+        Raises `GuaranteeError` without a valid receipt for this step and lane, and for a step released
+        before.
+        """
+        if receipt is None:
+            raise GuaranteeError(
+                "noise needs the ledger's receipt for this step", hint="pass ledger.charge(step)"
+            )
+        if self._keys.claimed(step):
+            raise GuaranteeError(
+                f"step {step} was already released in this lane: its noise would be repeated"
+            )
+        receipt.redeem(step, self._keys.lane, self._plan_fingerprint)
+        self._keys.claim(step)
+        totals = enumerate(self._sum.take())
+        released = [noisy(total, self._keys, step, index, self._std) for index, total in totals]
+        _set_grads(self._source.parameters, released, self._expected_units)
+        return released
+
+    def __repr__(self) -> str:
+        return f"PrivateGradient(parameters={len(self._source.parameters)}, {self._keys!r})"
+
+
+class PlainGradient:
+    """The same interface without clipping and noise, by ordinary autograd: NOT PRIVATE, for ceilings."""
+
+    not_private = True
+
+    def __init__(self, parameters: nn.Module | Iterable[nn.Parameter], *, expected_units: float) -> None:
+        positive(expected_units=expected_units)
+        self._parameters = _trainable(parameters)
+        self._expected_units = expected_units
+        self._totals = self._zeros()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, in the order of what `release` returns."""
+        return list(self._parameters)
+
+    def accumulate(self, row_losses: Tensor, owner: Tensor, weight: Tensor) -> None:
+        """Adds the gradient of `sum(weight * row_losses)`; owners play no role."""
+        _check_pass(row_losses, owner, weight)
+        if len(row_losses) == 0:
+            return
+        objective = (weight.detach().to(row_losses) * row_losses).sum()
+        gradients = torch.autograd.grad(objective, self._parameters, allow_unused=True)
+        for total, gradient in zip(self._totals, gradients):
+            if gradient is not None:
+                total += gradient
+
+    def release(self, step: int, receipt: Receipt | None = None) -> list[Tensor]:
+        """The sums (float32, parameter order); each `p.grad` becomes its sum / expected_units."""
+        del step, receipt
+        released = [total.to(torch.float32) for total in self._totals]
+        self._totals = self._zeros()
+        _set_grads(self._parameters, released, self._expected_units)
+        return released
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in self._parameters]
+
+
+def _source(parameters: nn.Module | Iterable[nn.Parameter]) -> UnitGradientSource:
+    given = _trainable(parameters)
+    return (
+        HookedUnitGradients(parameters)
+        if isinstance(parameters, nn.Module)
+        else ReferenceUnitGradients(given)
+    )
+
+
+def _trainable(parameters: nn.Module | Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    if isinstance(parameters, nn.Module):
+        found = list(trainable(parameters).values())
+    else:
+        found = list({id(p): p for p in parameters if p.requires_grad}.values())
+    if not found:
+        raise ModelError("no trainable parameter was given", hint="apply a strategy to the model first")
+    return found
+
+
+def _check_pass(row_losses: Tensor, owner: Tensor, weight: Tensor) -> None:
+    if row_losses.ndim != 1 or owner.shape != row_losses.shape or weight.shape != row_losses.shape:
+        shapes = f"{list(row_losses.shape)}, {list(owner.shape)}, {list(weight.shape)}"
+        raise ParameterError(f"expected row_losses, owner and weight of one shape [R], got {shapes}")
+    if not bool(weight.isfinite().all()):
+        raise ParameterError("expected finite weights", hint="use 1/K for each of the K rows of an owner")
+
+
+def _set_grads(parameters: list[nn.Parameter], sums: list[Tensor], expected_units: float) -> None:
+    for parameter, total in zip(parameters, sums):
+        parameter.grad = (total / expected_units).to(parameter.dtype)

@@ -1,0 +1,239 @@
+"""The secret streams of one process: every draw is a pure function of (key, domain, step, unit), and nothing
+else.
+
+Guarantees: keys come from the operating system, are never shown, pickled, copied or inherited by a fork, and
+no two domains share a stream. May import numpy and cryptography, never torch. Sources: ChaCha20 (RFC 8439) as
+a keystream; Holohan & Braghin, *Secure Random Sampling in Differential Privacy* (2021, arXiv 2107.10138) for
+sums of draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import weakref
+from typing import NoReturn
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from numpy.typing import NDArray
+
+from dp_diffusers.errors import GuaranteeError, ParameterError
+
+Floats = NDArray[np.float64]
+Units = NDArray[np.int64]
+
+NOISE_DRAWS = (
+    4  # independent normals added up for each noise value; undoing one float no longer undoes the noise
+)
+_UNITS_PER_BLOCK = 256  # keeps the intermediate arrays of `normal` inside the cache
+_VALUES_PER_BLOCK = 1 << 20
+
+
+class RunKeys:
+    """Key and lane of one process start: the source of all randomness inside a private step.
+
+    Guarantees
+    - `fresh()` takes 32 key bytes and 16 lane bytes from `os.urandom`; the key is never written anywhere.
+    - The row of a unit does not depend on which other units are asked for, nor on their order.
+    - Different domains, steps, units, kinds (uniform, normal, noise) and lanes give unrelated streams.
+    - Pickling and copying raise `GuaranteeError`; a forked child has no key and every use there raises.
+
+    `lane` is public (the ledger stores it); `not_private` is True for test keys, whose streams anyone can
+    repeat.
+    """
+
+    __slots__ = ("__weakref__", "_claimed", "_key", "_lane", "_not_private")
+
+    def __init__(self, key: bytes, lane: bytes, *, not_private: bool) -> None:
+        if len(key) != 32 or len(lane) != 16:
+            raise ParameterError(
+                f"expected a key of 32 bytes and a lane of 16, got {len(key)} and {len(lane)}"
+            )
+        self._key: bytes | None = bytes(key)
+        self._lane = bytes(lane)
+        self._not_private = not_private
+        self._claimed: set[int] = set()
+        _LIVE.add(self)
+
+    @classmethod
+    def fresh(cls) -> RunKeys:
+        """New secret keys from the operating system, for one start of one process."""
+        return cls(os.urandom(32), os.urandom(16), not_private=False)
+
+    @classmethod
+    def for_tests(cls, seed: int, lane: bytes | None = None) -> RunKeys:
+        """Repeatable keys that stamp NOT PRIVATE on whatever they touch; the lane follows from the seed
+        unless given."""
+        key = hashlib.sha256(b"dp-diffusers test key, not private" + str(seed).encode()).digest()
+        lane = hashlib.sha256(b"dp-diffusers test lane" + key).digest()[:16] if lane is None else lane
+        return cls(key, lane, not_private=True)
+
+    @property
+    def lane(self) -> bytes:
+        """16 public bytes that name this process start in the ledger."""
+        return self._lane
+
+    @property
+    def not_private(self) -> bool:
+        """True for keys made by `for_tests`."""
+        return self._not_private
+
+    def uniform(self, domain: str, step: int, units: Units, count: int) -> Floats:
+        """Uniform draws in [0, 1) with 53 random bits, `[U, count]` float64; row u belongs to unit
+        `units[u]`.
+
+        A longer row begins with the shorter one. Raises `ParameterError` for a negative unit or step.
+        """
+        ids = _checked_units(units)
+        words = np.empty((len(ids), count), np.uint64)
+        self._fill(self._subkey("uniform", domain, step), ids, words)
+        return _unit_interval(words)
+
+    def uniform_all(self, domain: str, step: int, unit_count: int) -> Floats:
+        """One uniform draw in [0, 1) for each of the units 0..unit_count-1, `[unit_count]` float64.
+
+        The position in one keystream is the unit id, so that 10 million units take a fraction of a second.
+        """
+        if unit_count < 0:
+            raise ParameterError(f"expected unit_count >= 0, got {unit_count}")
+        context = _context(self._subkey("all", domain, step), 0)
+        values = np.empty(unit_count, np.float64)
+        for start in range(0, unit_count, _VALUES_PER_BLOCK):
+            block = values[start : start + _VALUES_PER_BLOCK]
+            block[:] = _unit_interval(_words(context, block.size))
+        return values
+
+    def normal(self, domain: str, step: int, units: Units, count: int) -> NDArray[np.float32]:
+        """Standard normal draws, `[U, count]` float32 (Box-Muller in float32); row u belongs to unit
+        `units[u]`.
+
+        Good enough to diffuse images with, not for privacy noise (see `noise`). A longer row begins with the
+        shorter one.
+        """
+        ids, subkey = _checked_units(units), self._subkey("normal", domain, step)
+        values = np.empty((len(ids), count), np.float32)
+        for start in range(0, len(ids), _UNITS_PER_BLOCK):
+            block = ids[start : start + _UNITS_PER_BLOCK]
+            words = np.empty((len(block), count + count % 2), np.uint32)
+            self._fill(subkey, block, words)
+            values[start : start + len(block)] = _normal_float32(words)[:, :count]
+        return values
+
+    def noise(self, step: int, name: str, size: int) -> Floats:
+        """Standard normal noise `[size]` float64, each value a sum of four independent draws (scaled to
+        variance 1)."""
+        total = np.zeros(size, np.float64)
+        for draw in range(NOISE_DRAWS):
+            context = _context(self._subkey("noise", f"{draw}/{name}", step), 0)
+            for start in range(0, size, _VALUES_PER_BLOCK):
+                block = total[start : start + _VALUES_PER_BLOCK]
+                block += _normal_float64(_words(context, block.size + block.size % 2))[: block.size]
+        total /= np.sqrt(NOISE_DRAWS)
+        return total
+
+    def claimed(self, step: int) -> bool:
+        """Whether the noise of `step` was already released in this lane."""
+        return step in self._claimed
+
+    def claim(self, step: int) -> None:
+        """Marks the noise of `step` as released. Raises `GuaranteeError` the second time: noise is never used
+        twice."""
+        if step in self._claimed:
+            raise GuaranteeError(
+                f"step {step} was already released in this lane: its noise would be repeated"
+            )
+        self._claimed.add(step)
+
+    def _subkey(self, kind: str, domain: str, step: int) -> bytes:
+        if self._key is None:
+            raise GuaranteeError(
+                "the keys of a run do not survive a fork: this process has none",
+                hint="draw in the process that made the keys, or make fresh ones here",
+            )
+        if step < 0:
+            raise ParameterError(f"expected step >= 0, got {step}")
+        parts = (kind.encode(), domain.encode(), self._lane)
+        message = b"".join(len(part).to_bytes(8, "little") + part for part in parts) + step.to_bytes(
+            8, "little"
+        )
+        return hmac.digest(self._key, message, "sha256")
+
+    @staticmethod
+    def _fill(subkey: bytes, ids: Units, words: NDArray[np.unsignedinteger]) -> None:
+        """Fills row u of `words` with the keystream of unit `ids[u]`."""
+        size = words.shape[1] * words.itemsize
+        zeros, rows = bytes(size), words.view(np.uint8)
+        for unit, row in zip(ids.tolist(), rows):
+            _context(subkey, unit).update_into(zeros, row)
+
+    def __repr__(self) -> str:
+        return f"RunKeys(lane={self._lane.hex()}, not_private={self._not_private})"
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise GuaranteeError(
+            "the keys of a run cannot be pickled or copied", hint="pass the RunKeys object itself"
+        )
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce_ex__(None)
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__reduce_ex__(None)
+
+
+_LIVE: weakref.WeakSet[RunKeys] = weakref.WeakSet()
+
+
+def _drop_keys() -> None:
+    for keys in list(_LIVE):
+        keys._key = None
+
+
+os.register_at_fork(after_in_child=_drop_keys)
+
+
+def _checked_units(units: Units) -> Units:
+    ids = np.asarray(units)
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise ParameterError(f"expected unit ids as a vector of integers, got {ids.dtype} {list(ids.shape)}")
+    if ids.size and int(ids.min()) < 0:
+        raise ParameterError(f"expected unit ids >= 0, got {int(ids.min())}")
+    return ids.astype(np.int64, copy=False)
+
+
+def _context(subkey: bytes, unit: int) -> CipherContext:
+    """Keystream of one unit: the block counter (first 8 bytes) starts at 0, the nonce (last 8) is the unit
+    id."""
+    return Cipher(ChaCha20(subkey, bytes(8) + unit.to_bytes(8, "little")), mode=None).encryptor()
+
+
+def _words(context: CipherContext, count: int) -> NDArray[np.uint64]:
+    return np.frombuffer(context.update(bytes(8 * count)), np.uint64)
+
+
+def _unit_interval(words: NDArray[np.uint64]) -> Floats:
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _normal_float64(words: NDArray[np.uint64]) -> Floats:
+    """Box-Muller on pairs of neighbouring words; 1 - u lies in (0, 1], so the logarithm is finite."""
+    uniforms = _unit_interval(words)
+    radius = np.sqrt(-2.0 * np.log(1.0 - uniforms[0::2]))
+    angle = (2.0 * np.pi) * uniforms[1::2]
+    values = np.empty(len(words), np.float64)
+    values[0::2], values[1::2] = radius * np.cos(angle), radius * np.sin(angle)
+    return values
+
+
+def _normal_float32(words: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """Box-Muller on pairs of neighbouring words; (w + 1/2) / 2^32 lies in (0, 1] even after rounding to
+    float32."""
+    scale = np.float32(2.0**-32)
+    radius = np.sqrt(np.float32(-2.0) * np.log((words[:, 0::2].astype(np.float32) + np.float32(0.5)) * scale))
+    angle = words[:, 1::2].astype(np.float32) * np.float32(2.0 * np.pi * 2.0**-32)
+    values = np.empty(words.shape, np.float32)
+    values[:, 0::2], values[:, 1::2] = radius * np.cos(angle), radius * np.sin(angle)
+    return values

@@ -1,0 +1,215 @@
+"""Raw gradients per owner for one pass: by hooks and layer rules (fast), or one backward pass per owner (the
+oracle).
+
+Guarantees: both give `[U, *parameter.shape]` for every parameter; no weight gradient that nobody needs is
+computed; a layer whose rows are not the rows of the losses is refused by name. May import torch and the
+engine's rules. Source: Goodfellow (2015, arXiv 1510.01799) for gradients from captured inputs and backprops.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
+
+from dp_diffusers.engine.generic_rule import Call, by_vmap, detached, tensors_of
+from dp_diffusers.engine.layer_checks import check_layers, owns_trainable, trainable
+from dp_diffusers.engine.layer_rules import rule_for
+from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.errors import GuaranteeError, ModelError
+
+Gradients = list[Tensor | None]  # one per parameter: [U, *shape], or None where no row reaches the parameter
+
+
+class UnitGradientSource(Protocol):
+    """What `PrivateGradient` needs: the parameters, and their gradients per owner after a forward pass."""
+
+    parameters: list[nn.Parameter]
+
+    def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
+        """Gradients of `sum(weight * row_losses)` over the rows of each owner."""
+
+    def forget(self) -> None:
+        """Drops whatever a forward pass left behind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Capture:
+    """One call of one layer: what came in (detached) and where in the graph it came out."""
+
+    name: str
+    call: Call
+    edges: list[GradientEdge | None]
+    versions: list[int]
+
+
+class HookedUnitGradients:
+    """Fast path: forward hooks on the modules that own trainable parameters, one backward pass, then layer
+    rules.
+
+    Only calls made while gradients are enabled are captured. `compute` takes all captures since the last
+    `compute`; those that the losses do not depend on (a forward pass that was given up) have no gradient and
+    drop out. Raises `ModelError` for layers that mix units or have no rule, and when the rows of a layer are
+    not the losses' rows.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        check_layers(module)
+        self.parameters = list(trainable(module).values())
+        self._place = {id(parameter): place for place, parameter in enumerate(self.parameters)}
+        self._captures: list[_Capture] = []
+        self._paused = False
+        handles = [
+            layer.register_forward_hook(_hook(weakref.ref(self), name), with_kwargs=True, prepend=True)
+            for name, layer in module.named_modules()
+            if owns_trainable(layer)
+        ]
+        self._finalizer = weakref.finalize(self, _remove, handles)
+
+    def close(self) -> None:
+        """Takes the hooks off the model."""
+        self._finalizer()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the captures of a forward pass that will not be accumulated."""
+        self._captures = []
+
+    def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
+        """Gradients per owner of `sum(weight * row_losses)`; the captures are gone afterwards, also after an
+        error."""
+        captures, self._captures = self._captures, []
+        edges = [edge for capture in captures for edge in capture.edges if edge is not None]
+        self._paused = True
+        try:
+            flows = _backward((weight * row_losses).sum(), edges)
+            with torch.no_grad(), torch.autocast(row_losses.device.type, enabled=False):
+                return self._apply_rules(captures, flows, owners)
+        finally:
+            self._paused = False
+            self._captures = []
+
+    def _apply_rules(
+        self, captures: list[_Capture], flows: list[Tensor | None], owners: RowOwners
+    ) -> Gradients:
+        totals: Gradients = [None] * len(self.parameters)
+        remaining = iter(flows)
+        for capture in captures:
+            backprops = [next(remaining) if edge is not None else None for edge in capture.edges]
+            if any(backprop is not None for backprop in backprops):
+                self._add(totals, capture, backprops, owners)
+        return totals
+
+    def _add(
+        self, totals: Gradients, capture: _Capture, backprops: list[Tensor | None], owners: RowOwners
+    ) -> None:
+        """A layer used several times, and a parameter shared by several layers, get the sum of all uses."""
+        _check_rows(capture, backprops, owners)
+        layer = capture.call.layer
+        rule, first = rule_for(layer), capture.call.first_input
+        if rule is None or first is None or backprops[0] is None:
+            found = by_vmap(capture.name, capture.call, backprops, owners)
+        else:
+            found = rule(layer, first, backprops[0], owners)
+        for name, gradient in found.items():
+            place = self._place[id(layer._parameters[name])]
+            so_far = totals[place]
+            totals[place] = gradient if so_far is None else so_far + gradient
+
+    def capture(
+        self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> None:
+        """Called by the hooks: remembers one call. Outputs are kept as graph edges, so in-place changes do no
+        harm."""
+        outputs = tensors_of(out)
+        if self._paused or not torch.is_grad_enabled() or not any(output.requires_grad for output in outputs):
+            return
+        call = Call(
+            layer=layer, args=tuple(map(detached, args)), kwargs={k: detached(v) for k, v in kwargs.items()}
+        )
+        edges = [get_gradient_edge(output) if output.requires_grad else None for output in outputs]
+        versions = [tensor._version for tensor in call.tensors]
+        self._captures.append(_Capture(name=name or "the model", call=call, edges=edges, versions=versions))
+
+
+class ReferenceUnitGradients:
+    """Exact path for any iterable of parameters: one backward pass per owner. Slow, and the oracle of the
+    fast path.
+
+    A non-finite gradient reaches the other owners' gradients through plain weight gradients (0 * NaN), which
+    cannot be undone here: it raises `GuaranteeError`. Pass the module to have such an owner masked instead.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+
+    def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
+        """Gradients per owner of `sum(weight * row_losses)`, by `torch.autograd.grad`."""
+        rows: list[tuple[Tensor | None, ...]] = []
+        for owner in range(owners.count):
+            mine = owners.index == owner
+            objective = (weight[mine] * row_losses[mine]).sum()
+            rows.append(torch.autograd.grad(objective, self.parameters, retain_graph=True, allow_unused=True))
+        gradients = [_stacked(parameter, found) for parameter, found in zip(self.parameters, zip(*rows))]
+        if not all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients):
+            raise GuaranteeError(
+                "a non-finite gradient cannot be kept apart from other owners when only parameters are given",
+                hint="pass the nn.Module instead of its parameters",
+            )
+        return gradients
+
+    def forget(self) -> None:
+        """Nothing is kept between calls."""
+
+
+def _hook(source: weakref.ref[HookedUnitGradients], name: str) -> Callable[..., None]:
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        owner = source()
+        if owner is not None:
+            owner.capture(name, layer, args, kwargs, output)
+
+    return hook
+
+
+def _remove(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _backward(objective: Tensor, edges: list[GradientEdge]) -> list[Tensor | None]:
+    """Gradients at the captured outputs alone: autograd computes no weight gradient on the way."""
+    flows: list[Tensor | None] = []
+    if edges and objective.requires_grad:
+        flows = list(torch.autograd.grad(objective, edges, allow_unused=True))
+    if all(flow is None for flow in flows):
+        raise GuaranteeError(
+            "the row losses do not depend on any trainable layer that ran since the last accumulate",
+            hint="call accumulate once after each forward pass, with gradients enabled",
+        )
+    return flows
+
+
+def _check_rows(capture: _Capture, backprops: list[Tensor | None], owners: RowOwners) -> None:
+    if [tensor._version for tensor in capture.call.tensors] != capture.versions:
+        raise ModelError(
+            f"layer {capture.name}: its input was changed in place after the call",
+            hint="use the version of the following operation that is not in place",
+        )
+    for tensor in (capture.call.first_input, *backprops):
+        if tensor is not None and (tensor.ndim == 0 or len(tensor) != owners.rows):
+            raise ModelError(
+                f"layer {capture.name}: expected {owners.rows} rows, one per loss, got {list(tensor.shape)}",
+                hint="every trainable layer must see one row per loss as its first dimension",
+            )
+
+
+def _stacked(parameter: nn.Parameter, found: tuple[Tensor | None, ...]) -> Tensor | None:
+    if all(gradient is None for gradient in found):
+        return None
+    return torch.stack([torch.zeros_like(parameter) if gradient is None else gradient for gradient in found])
