@@ -1,7 +1,7 @@
-"""Images of a parquet file: encoded bytes in a column, labels and units in others.
+"""Images of parquet files: encoded bytes in a column, labels and units in others.
 
 Guarantees that a missing or null unit id is refused (an unknown owner cannot be protected) and that nothing
-is cached on disk. May import pyarrow. The layout is Hugging Face's Image feature, `{bytes, path}`, or raw bytes.
+is cached on disk. May import pyarrow. Layout: Hugging Face's Image feature, `{bytes, path}`, or raw bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,45 +17,58 @@ import pyarrow.parquet as pq
 from dp_diffusers.data.sources import RawImages, source
 from dp_diffusers.errors import DataError, nearest
 
+Opened: TypeAlias = tuple[Path, pq.ParquetFile]
+
 
 @source("parquet")
 def read_parquet(path: Path, *, label: str | None, unit: str | None) -> RawImages:
-    """Images of the parquet file at `path`. `label`, `unit`: column names, or None.
+    """Images of a parquet file, or of all below a folder. `label`, `unit`: column names, or None.
 
     Raises: `DataError` for a damaged or empty file, a column that is not there, null labels or unit ids.
     """
-    file = _open(path)
-    schema = file.schema_arrow
+    files = [_open(file) for file in parquet_files(path)]
+    schema = files[0][1].schema_arrow
     image = _image_column(path, schema)
     for kind, name in (("label", label), ("unit", unit)):
-        if name is not None and name not in schema.names:
-            raise _no_column(path, kind, name, schema.names)
-    if file.metadata.num_rows == 0:
+        for place, file in files if name is not None else ():
+            if name not in file.schema_arrow.names:
+                raise _no_column(place, kind, str(name), file.schema_arrow.names)
+    count = sum(file.metadata.num_rows for _, file in files)
+    if count == 0:
         raise DataError(f"no images in {path}")
-    labels = None if label is None else _labels(path, label, _column(path, file, label))
     return RawImages(
-        count=file.metadata.num_rows,
-        encoded=lambda: _encoded(path, file, image),
-        labels=labels,
+        count=count,
+        encoded=lambda: _encoded(files, image),
+        labels=None if label is None else _labels(path, label, _column(files, label)),
         class_names=_declared_names(schema, label),
-        units=None if unit is None else _units(path, unit, _column(path, file, unit)),
+        units=None if unit is None else _units(path, unit, _column(files, unit)),
     )
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def parquet_files(path: Path) -> list[Path]:
+    """`path` itself, or the parquet files below a folder, sorted. Raises: `DataError` where there is none."""
+    found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not found:
+        raise DataError(f"no parquet file in {path}")
+    return found
+
+
+def _open(path: Path) -> Opened:
     if not path.is_file():
         raise DataError(f"file not found: {path}")
     try:
-        return pq.ParquetFile(path)
+        return path, pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a parquet file, or a damaged one") from error
 
 
-def _column(path: Path, file: pq.ParquetFile, name: str) -> list[Any]:
-    try:
-        values: list[Any] = file.read(columns=[name]).column(0).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: column {name!r} is damaged") from error
+def _column(files: list[Opened], name: str) -> list[Any]:
+    values: list[Any] = []
+    for path, file in files:
+        try:
+            values += file.read(columns=[name]).column(0).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path}: column {name!r} is damaged") from error
     return values
 
 
@@ -84,15 +97,16 @@ def _no_column(path: Path, kind: str, name: str, names: list[str]) -> DataError:
     return DataError(f"{path}: no {kind} column {name!r}", hint=hint)
 
 
-def _encoded(path: Path, file: pq.ParquetFile, column: str) -> Iterator[tuple[str, bytes]]:
-    row = 0
-    try:
-        for batch in file.iter_batches(batch_size=1024, columns=[column]):
-            for value in batch.column(0).to_pylist():
-                yield f"{path}, row {row}", (value["bytes"] if isinstance(value, dict) else value) or b""
-                row += 1
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged after row {row}") from error
+def _encoded(files: list[Opened], column: str) -> Iterator[tuple[str, bytes]]:
+    for path, file in files:
+        row = 0
+        try:
+            for batch in file.iter_batches(batch_size=1024, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    yield f"{path}, row {row}", (value["bytes"] if isinstance(value, dict) else value) or b""
+                    row += 1
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DataError(f"{path}: damaged after row {row}") from error
 
 
 def _labels(path: Path, name: str, values: list[Any]) -> list[Any]:

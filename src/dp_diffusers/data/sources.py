@@ -63,9 +63,14 @@ def kind_of(path: str | Path) -> str:
     """`folder` or `parquet`, by what lies at `path`. Raises: `DataError` if nothing usable does."""
     place = Path(path)
     if place.is_dir():
-        return "folder"
+        return "parquet" if _holds_parquet(place) else "folder"
     if not place.exists():
         raise DataError(f"images not found: {place}", hint="paths are relative to the recipe's folder")
     if place.suffix.lower() in {".parquet", ".pq"}:
         return "parquet"
     raise DataError(f"expected a folder or a .parquet file, got {place}")
+
+
+def _holds_parquet(folder: Path) -> bool:
+    """A folder as Hugging Face writes it: parquet files in it or in its `data/`."""
+    return any(any(place.glob("*.parquet")) for place in (folder, folder / "data"))

@@ -1,0 +1,150 @@
+"""The command `dp-diffusers`: its verbs, and one place where every failure becomes a line and an exit code.
+
+Guarantees that no traceback reaches the screen and that each exit code means what `errors.py` says.
+May import typer and pathlib at the top, nothing heavy, so that --help is instant. Manners: uv's style guide.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dp_diffusers.cli import inspection, making, preparation
+from dp_diffusers.cli.output import complain, configure, settings
+from dp_diffusers.errors import DPDiffusersError, ExitCode, RecipeError, nearest
+
+RESUME = "run the same command again to resume"
+
+app = typer.Typer(
+    help="Differentially private fine-tuning of diffusion models.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+VERBS: dict[str, Callable[..., None]] = {
+    "demo": making.demo,
+    "init": preparation.init,
+    "plan": preparation.plan,
+    "pretrain": making.pretrain,
+    "train": making.train,
+    "generate": making.generate,
+    "evaluate": making.evaluate,
+}
+for _name, _verb in VERBS.items():
+    app.command(_name)(_verb)
+app.add_typer(inspection.ledger, name="ledger")
+app.add_typer(inspection.certificate, name="certificate")
+
+
+@app.callback(invoke_without_command=True)
+def _front(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Differentially private fine-tuning of diffusion models."""
+    if version:
+        from dp_diffusers import __version__
+
+        print(f"dp-diffusers {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs a command and exits with its code."""
+    sys.exit(main(arguments))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns: its exit code (`errors.ExitCode`)."""
+    configure()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(args=given, standalone_mode=False, prog_name="dp-diffusers")
+    except BaseException as error:
+        return int(report(error))
+    if code == ExitCode.INTERRUPTED:
+        return int(report(KeyboardInterrupt()))
+    return code if isinstance(code, int) else int(ExitCode.DONE)
+
+
+def report(error: BaseException) -> ExitCode:
+    """Says what went wrong. Returns: the exit code."""
+    if isinstance(error, SystemExit):
+        return ExitCode(error.code) if isinstance(error.code, int) else ExitCode.BUG
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+        print(file=sys.stderr)
+        complain("interrupted", RESUME)
+        return ExitCode.INTERRUPTED
+    if isinstance(error, RecipeError):
+        for index, (message, hint) in enumerate(error.problems):
+            if index:
+                print(file=sys.stderr)
+            complain(message, hint)
+        return error.exit_code
+    if isinstance(error, DPDiffusersError) and error.exit_code is not ExitCode.BUG:
+        complain(error.message, error.hint)
+        return error.exit_code
+    if hasattr(error, "format_message"):  # a usage error of typer, whichever click it is built on
+        complain(*_usage(error))
+        return ExitCode.BAD_INPUT
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        complain("disk is full", "free some space; " + RESUME)
+        return ExitCode.BAD_INPUT
+    return _crashed(error)
+
+
+def _usage(error: BaseException) -> tuple[str, str]:
+    """A usage error as message and hint."""
+    text = str(error.format_message()).strip().rstrip(".")  # type: ignore[attr-defined]
+    message, _, suggestion = text.partition(". Did you mean ")
+    message = message.split("(Possible options")[0].strip().rstrip(".")
+    known = [*VERBS, "ledger", "certificate"]
+    close = next(iter(getattr(error, "possibilities", None) or []), None)
+    if suggestion:
+        close = re.sub(r"['\"?]", "", suggestion)
+    elif "No such command" in message:
+        close = nearest(message.split("'")[1], known)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "dp-diffusers"
+    hint = f"did you mean {close!r}?" if close else f"`{command} --help` lists what there is"
+    return message[:1].lower() + message[1:], hint
+
+
+def _crashed(error: BaseException) -> ExitCode:
+    """A bug: the traceback goes to a file in the safe, since it may hold private values."""
+    text = "".join(traceback.format_exception(error))
+    message = (
+        f"internal error: {error}"
+        if isinstance(error, DPDiffusersError)
+        else f"unexpected {type(error).__name__}"
+    )
+    try:
+        path = _crash_log()
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o600)
+        complain(
+            f"{message}; details in {path}",
+            "the file may hold private values: read it before sharing",
+        )
+    except OSError:
+        complain(f"{message}; details could not be written")
+    return ExitCode.BUG
+
+
+def _crash_log() -> Path:
+    """`OUT/private/crash.log` where the command has an existing --out, else in a new private folder."""
+    if settings.out is None or not settings.out.is_dir():
+        return Path(tempfile.mkdtemp(prefix="dp-diffusers-")) / "crash.log"
+    safe = settings.out / "private"
+    safe.mkdir(mode=0o700, exist_ok=True)
+    return safe / "crash.log"

@@ -1,0 +1,126 @@
+"""Verbs that compute: `pretrain`, `train`, `generate`, `evaluate`, `demo`.
+
+Guarantees that each is one call of the Python API and that its answer is the design's JSON contract.
+May import typer and pathlib at the top; the libraries are loaded when a verb runs.
+"""
+
+from __future__ import annotations
+
+import json as json_library
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dp_diffusers.cli.options import Json, Overrides, Quiet, RecipeFile
+from dp_diffusers.cli.output import answer, configure
+from dp_diffusers.cli.progress import Terminal
+
+if TYPE_CHECKING:
+    from dp_diffusers.privacy.certificate import Certificate
+
+
+def pretrain(
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the public model.")],
+    overrides: Overrides = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a public model on public images; resumes."""
+    configure(json=json, quiet=quiet, out=out)
+    from dp_diffusers.recipe import PretrainRecipe
+
+    settings = PretrainRecipe.load(recipe, overrides or ())
+    from dp_diffusers.pretraining import pretrain as run_pretraining
+
+    folder = run_pretraining(settings, out, Terminal(public=True))
+    answer(str(folder), {"model": str(folder)})
+
+
+def train(
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option("--out", help="Run folder.")],
+    overrides: Overrides = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune on private images under a privacy budget; resumes."""
+    configure(json=json, quiet=quiet, out=out)
+    from dp_diffusers.recipe import Recipe
+
+    settings = Recipe.load(recipe, overrides or ())
+    from dp_diffusers.finetuning import train as run_training
+
+    release = run_training(settings, out, Terminal())
+    answer(str(release.path), {"release": str(release.path), **_cost(release.certificate)})
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a finished training.")],
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="Number of images (default: the recipe's).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write (default: RUN/release/images).")
+    ] = None,
+    format: Annotated[str, typer.Option("--format", help="parquet or imagefolder.")] = "parquet",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make labelled synthetic images from a release."""
+    configure(json=json, quiet=quiet, out=run)
+    from dp_diffusers.release import generate as run_generation
+
+    folder = run_generation(run, images=images, out=out, format=format, progress=Terminal())
+    answer(str(folder), {"images": str(folder)})
+
+
+def evaluate(
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="Synthetic images: a folder or a parquet file.")
+    ],
+    reference: Annotated[Path, typer.Option("--reference", help="Held-out real images to test on.")],
+    with_public: Annotated[
+        bool, typer.Option("--with-public", help="Also train on synthetic and public images.")
+    ] = False,
+    public: Annotated[
+        list[Path] | None, typer.Option("--public", help="Public images, labelled alike; may be repeated.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier on synthetic images and test it on real ones."""
+    configure(json=json, quiet=quiet)
+    from dp_diffusers.evaluation import evaluate as run_evaluation
+
+    result = run_evaluation(
+        images, reference=reference, with_public=with_public, public=public or [], progress=Terminal()
+    )
+    answer(result.explain(), result.to_dict())
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the demonstration.")] = Path("runs/demo"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Everything once, in minutes: public model, private digits, images, certificate."""
+    configure(json=json, quiet=quiet, out=out)
+    from dp_diffusers.demo import demo as run_demo
+
+    result = asdict(run_demo(out, Terminal()))
+    document = {key: str(value) if isinstance(value, Path) else value for key, value in result.items()}
+    answer("\n".join(f"{key}: {value}" for key, value in document.items()), document)
+
+
+def _cost(certificate: Certificate) -> dict[str, Any]:
+    """What a training spent and trained, as its certificate says."""
+    issued = json_library.loads(certificate.to_json())
+    return {
+        "epsilon": issued["epsilon"],
+        "delta": issued["delta"],
+        "steps_charged": sum(entry["steps_charged"] for entry in issued["mechanisms"]),
+        "trainable_parameters": issued["adapter"]["trainable_parameters"],
+    }

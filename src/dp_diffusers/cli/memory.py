@@ -1,0 +1,107 @@
+"""How much memory a training will take, from the base's own config files, before anything is loaded.
+
+Guarantees an answer without torch: an estimate, good to about a factor of two, never a promise.
+May import the standard library alone. Source: parameter counts of the safetensors header, and the shapes of
+diffusers' `UNet2DModel` config.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dp_diffusers.recipe import Recipe
+
+FLOAT = 4  # bytes
+LOADED_LIBRARIES = 500_000_000  # torch, diffusers, peft in a process
+KEPT_PER_LAYER = 8  # activations that the backward pass keeps per residual block, in units of its width
+ROWS_AUTO = 256
+
+
+def estimate_memory(recipe: Recipe) -> int | None:
+    """Bytes, or None where the base is not a local folder with a `unet/config.json`.
+
+    libraries + weights + rows x activations + trained x (gradient, optimiser, average) + rows x trained.
+    """
+    unet = Path(recipe.base) / "unet"
+    config = _config(unet)
+    if config is None:
+        return None
+    rows = recipe.runtime.rows_per_pass
+    rows = rows if isinstance(rows, int) else ROWS_AUTO
+    weights = _parameters(unet)
+    trained = min(weights, _adapter(config, recipe.strategy.rank, str(recipe.strategy.targets)))
+    activations = rows * _activations(config)
+    return LOADED_LIBRARIES + FLOAT * (weights + activations + trained * (6 + rows))
+
+
+def _config(unet: Path) -> dict[str, Any] | None:
+    try:
+        config = json.loads((unet / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) and config.get("block_out_channels") else None
+
+
+def _parameters(unet: Path) -> int:
+    """Number of weights, from the headers of the safetensors files."""
+    return sum(_header_count(file) for file in sorted(unet.glob("*.safetensors")))
+
+
+def _header_count(file: Path) -> int:
+    """A safetensors file begins with the length of its JSON header, 8 bytes little-endian."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(length, 100_000_000)))
+    except (OSError, ValueError, struct.error):
+        return 0
+    total = 0
+    for name, entry in header.items():
+        if name != "__metadata__":
+            count = 1
+            for size in entry["shape"]:
+                count *= size
+            total += count
+    return total
+
+
+def _widths(config: dict[str, Any]) -> list[tuple[int, int, bool]]:
+    """(side, width, attention) of each resolution."""
+    side = config.get("sample_size") or 32
+    side = side if isinstance(side, int) else side[0]
+    kinds = config.get("down_block_types") or []
+    widths = config["block_out_channels"]
+    return [
+        (max(1, side >> level), width, "Attn" in kind or "Cross" in kind)
+        for level, (width, kind) in enumerate(zip(widths, kinds))
+    ]
+
+
+def _blocks(config: dict[str, Any]) -> int:
+    """Residual blocks per resolution, down and up."""
+    layers = config.get("layers_per_block") or 1
+    return 2 * (layers if isinstance(layers, int) else max(layers)) + 1
+
+
+def _activations(config: dict[str, Any]) -> int:
+    """Numbers kept per row for the backward pass."""
+    total = 0
+    for side, width, attends in _widths(config):
+        tokens = side * side
+        total += _blocks(config) * KEPT_PER_LAYER * tokens * width
+        total += _blocks(config) * tokens * tokens if attends else 0
+    return total
+
+
+def _adapter(config: dict[str, Any], rank: int, targets: str) -> int:
+    """Numbers in the adapters: two factors per layer; four layers per attention, three per residual block."""
+    convolution = targets not in ("attention", "linear")
+    total = 0
+    for _, width, attends in _widths(config):
+        total += _blocks(config) * 4 * 2 * rank * width if attends else 0
+        total += _blocks(config) * 3 * rank * 10 * width if convolution else 0
+    return total

@@ -1,0 +1,95 @@
+"""Verbs that come before any image is read: `init` and `plan`.
+
+Guarantees that neither opens `data.path` nor loads torch. May import typer and pathlib at the top.
+The JSON of `plan` is the design's contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dp_diffusers.cli.options import Json, Overrides, Quiet, RecipeFile
+from dp_diffusers.cli.output import answer, configure, say
+
+if TYPE_CHECKING:
+    from dp_diffusers.recipe import Recipe
+
+
+def init(
+    images: Annotated[
+        Path,
+        typer.Argument(metavar="IMAGES", help="Folder or parquet file of private images (it is not opened)."),
+    ],
+    population: Annotated[
+        int, typer.Option("--population", help="Declared public number of units in the images.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Recipe to write (default: recipe.yaml beside the images).")
+    ] = None,
+    base: Annotated[
+        str, typer.Option("--base", help="Public model: a diffusers folder or a hub id.")
+    ] = "runs/public",
+    epsilon: Annotated[float, typer.Option("--epsilon", help="Privacy budget of a run.")] = 1.0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a commented recipe for private images."""
+    configure(json=json, quiet=quiet)
+    from dp_diffusers.cli.starter import write_starter
+
+    path = out or images.absolute().parent / "recipe.yaml"
+    write_starter(path, images, population=population, base=base, epsilon=epsilon)
+    say(f"next: dp-diffusers plan {path}")
+    answer(str(path), {"recipe": str(path)})
+
+
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say what a recipe will cost, before anything is touched."""
+    configure(json=json, quiet=quiet)
+    from dp_diffusers.cli.memory import estimate_memory
+    from dp_diffusers.recipe import Recipe
+
+    settings = Recipe.load(recipe, overrides or ())
+    calibrated = settings.plan()
+    memory = estimate_memory(settings)
+    document = {
+        "epsilon": calibrated.epsilon,
+        "delta": calibrated.delta,
+        "noise_multiplier": calibrated.noise_multiplier,
+        "sampling_probability": calibrated.sampling_probability,
+        "steps": settings.mechanism.steps,
+        "expected_units": settings.mechanism.expected_units,
+        "epsilon_rdp": calibrated.epsilon_rdp,
+        "memory_bytes": memory,
+        "seconds_per_step": None,
+    }
+    answer(_in_words(settings, recipe, overrides or (), calibrated, memory), document)
+
+
+def _in_words(
+    settings: Recipe, file: Path, overrides: Sequence[str], calibrated: Any, memory: int | None
+) -> str:
+    """The plan, what it will take in memory, and every default that the recipe leaves to us."""
+    from dp_diffusers.recipe import defaulted
+    from dp_diffusers.recipe_file import read
+
+    lines = [calibrated.explain().rstrip(), ""]
+    if memory is not None:
+        lines += [
+            f"memory while training: about {memory / 1e9:.1f} GB (estimated from the base's config)",
+            "",
+        ]
+    lines.append("defaults taken:")
+    given = read(file, overrides).value
+    for key, value in defaulted(given, settings.model_dump()).items():
+        lines.append(f"  {key}: {'null' if value is None else value}")
+    return "\n".join(lines)
