@@ -14,7 +14,7 @@ from dp_diffusers.recipe_problems import Finding
 
 def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
     """Every finding between the keys of a fine-tuning recipe, given as plain data."""
-    return [*_delta(recipe), *_units(recipe), *_cap(recipe), *_names(recipe)]
+    return [*_delta(recipe), *_units(recipe), *_names(recipe)]
 
 
 def _number(recipe: Mapping[str, Any], section: str, key: str) -> float | None:
@@ -35,27 +35,9 @@ def _delta(recipe: Mapping[str, Any]) -> Iterator[Finding]:
 def _units(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     population = _number(recipe, "mechanism", "population")
     expected = _number(recipe, "mechanism", "expected_units")
-    most = _number(recipe, "mechanism", "max_units")
     if population and expected and expected > population > 0:
         message = f"expected mechanism.expected_units <= population = {population:g}, got {expected:g}"
         yield ("mechanism", "expected_units"), message, "lower expected_units, or correct population"
-    if most and expected and most <= expected:
-        message = f"expected mechanism.max_units > expected_units = {expected:g}, got {most:g}"
-        yield ("mechanism", "max_units"), message, "five standard deviations above is safe; null is no cap"
-    if most and population and most > population:
-        message = f"expected mechanism.max_units <= population = {population:g}, got {most:g}"
-        yield ("mechanism", "max_units"), message, None
-
-
-def _cap(recipe: Mapping[str, Any]) -> Iterator[Finding]:
-    budget = recipe.get("budget")
-    cap = budget.get("cap") if isinstance(budget, Mapping) else None
-    for key in ("epsilon", "delta"):
-        value = _number(recipe, "budget", key)
-        limit = _number({"cap": cap}, "cap", key)
-        if value is not None and limit is not None and limit < value:
-            message = f"expected budget.cap.{key} >= budget.{key} = {value:g}, got {limit:g}"
-            yield ("budget", "cap", key), message, "the cap holds over all runs on this data"
 
 
 def _names(recipe: Mapping[str, Any]) -> Iterator[Finding]:

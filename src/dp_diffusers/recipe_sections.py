@@ -91,6 +91,15 @@ class BudgetSettings(Section):
         default=None, description="limit of the data set over all runs (default: this budget); null: no limit"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _delta_of_the_cap(cls, value: Any) -> Any:
+        """A cap without delta has the budget's."""
+        cap = value.get("cap") if isinstance(value, dict) else None
+        if isinstance(cap, dict) and "delta" not in cap and isinstance(value.get("delta"), float):
+            return {**value, "cap": {**cap, "delta": value["delta"]}}
+        return value
+
     @model_validator(mode="after")
     def _cap_is_the_budget(self) -> BudgetSettings:
         if "cap" not in self.model_fields_set:
@@ -112,7 +121,7 @@ class MechanismSettings(Section):
     population: int = Field(ge=1, description="declared public number of units in the data; never counted")
     clip_norm: float = Field(default=1.0, gt=0, description="how far one unit can move a step")
     clipping: Literal["flat"] = Field(default="flat", description="clipping rule")
-    max_units: int | None = Field(
+    max_units: None = Field(default=None, description="hard limit of a sample: null in this version")
         default=None, ge=1, description="cap of a truncated Poisson sample; null: none"
     )
 

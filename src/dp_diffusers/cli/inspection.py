@@ -7,13 +7,16 @@ top. The JSON documents are the design's contract.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dp_diffusers.cli.options import Json, Quiet
 from dp_diffusers.cli.output import answer, complain, configure
 from dp_diffusers.errors import ExitCode, LedgerError
+
+if TYPE_CHECKING:
+    from dp_diffusers.privacy.ledger import Ledger
 
 ledger = typer.Typer(help="The account of a data set.", rich_markup_mode=None)
 certificate = typer.Typer(help="What a release certifies.", rich_markup_mode=None)
@@ -41,10 +44,33 @@ def show(
 
     if not path.is_file():
         raise LedgerError(f"ledger not found: {path}", hint="the first training writes one")
-    opened = Ledger.open(path)
-    summary = opened.summary()
-    lines = [f"{key}: {value}" for key, value in summary.items() if key != "entries"]
-    answer("\n".join([*lines, f"entries: {len(summary['entries'])}"]), summary)
+    with Ledger.open(path, create=False) as opened:
+        document = _account(opened)
+    cap = "no limit" if document["cap_epsilon"] is None else f"cap {document['cap_epsilon']:g}"
+    text = f"epsilon {document['spent_epsilon']:.4g} spent at delta {document['delta']:g}, {cap}"
+    answer("\n".join([text, *map(_line, document["entries"])]), document)
+
+
+def _account(opened: Ledger) -> dict[str, Any]:
+    """The JSON document of a ledger."""
+    spent, terms = opened.spent(), opened.terms
+    cap = terms.cap if terms is not None else None
+    entries = [
+        {"seq": entry.seq, "kind": entry.kind, "run": entry.run, **entry.content}
+        for entry in opened.entries()
+    ]
+    return {
+        "spent_epsilon": spent.epsilon,
+        "cap_epsilon": None if cap is None else cap.epsilon,
+        "delta": spent.delta,
+        "head": opened.head,
+        "entries": entries,
+    }
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """One entry as text."""
+    return f"{entry['seq']:>6}  {entry.get('at', ''):<25}  {entry['kind']:<8}  {entry['run']}".rstrip()
 
 
 @certificate.command("verify")
