@@ -122,8 +122,6 @@ class MechanismSettings(Section):
     clip_norm: float = Field(default=1.0, gt=0, description="how far one unit can move a step")
     clipping: Literal["flat"] = Field(default="flat", description="clipping rule")
     max_units: None = Field(default=None, description="hard limit of a sample: null in this version")
-        default=None, ge=1, description="cap of a truncated Poisson sample; null: none"
-    )
 
     @model_validator(mode="before")
     @classmethod
