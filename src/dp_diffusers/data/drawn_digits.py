@@ -9,15 +9,17 @@ follow public descriptions: 20x20 box and centre of mass (LeCun et al. 1998); ti
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.data import glyph_drawing, glyph_fonts
 from dp_diffusers.data.glyph_drawing import Array, Hand
+from dp_diffusers.data.public_images import PublicPart
 from dp_diffusers.errors import ParameterError, unknown_name, within
 
 Frame = Literal["mnist", "tight"]
@@ -177,3 +179,18 @@ def _finish(random: np.random.Generator, pixels: Array, options: _Options) -> ND
         pixels = resize @ (np.round(blocks * 16) / 16) @ resize.T
     pixels8: NDArray[np.uint8] = np.round(pixels * 255).astype(np.uint8)
     return pixels8
+
+
+def public_source(settings: Mapping[str, Any], size: int, channels: int, seed: int) -> PublicPart:
+    """The drawn digits as a source of `public_images`; keys: count, frame, fonts, scan, workers."""
+    images, labels = drawn_digits(
+        int(settings.get("count", 60_000)),
+        size,
+        seed,
+        frame=settings.get("frame", "mnist"),
+        fonts=float(settings.get("fonts", 0.2)),
+        workers=int(settings.get("workers", 1)),
+        scan=settings.get("scan"),
+    )
+    pixels = np.repeat(images[..., None], channels, axis=3)
+    return PublicPart(images=pixels, labels=labels, class_names=tuple("0123456789"))
