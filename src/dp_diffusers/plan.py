@@ -1,0 +1,277 @@
+"""The one object that decides: budget, mechanism and noise, and everything derived from them.
+
+Guarantee: a `Plan` exists only with a certified epsilon within its budget; sampler, clip, noise and
+accountant are methods of one set of public numbers and cannot disagree. Imports privacy/, and the engine
+through its mechanism inside functions (never torch at the top). Source: the execution plan of JAX Privacy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NoReturn, final
+
+from dp_diffusers.errors import GuaranteeError, ParameterError
+from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.mechanisms.none import NonPrivate
+from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.canonical import canonical_json, fingerprint
+from dp_diffusers.privacy.events import GaussianMechanism, record_from_dict
+from dp_diffusers.privacy.explanation import explain
+
+if TYPE_CHECKING:
+    from dp_diffusers.engine.private_gradient import PlainGradient, PrivateGradient
+    from dp_diffusers.engine.randomness import RunKeys
+    from dp_diffusers.engine.sampling import PoissonSampler
+    from dp_diffusers.privacy.calibration import PrefixTable
+
+SCHEMA: Final = 1
+_MADE_HERE: Final = object()
+
+
+@final
+class Plan:
+    """Made by `Plan.calibrate` or `Plan.from_json` only; frozen. All of its numbers are public."""
+
+    def __init__(
+        self,
+        budget: Budget | None,
+        mechanism: DPSGD | NonPrivate,
+        noise_multiplier: float,
+        epsilon: float,
+        epsilon_rdp: float | None,
+        *,
+        _token: object = None,
+    ) -> None:
+        if _token is not _MADE_HERE:
+            raise GuaranteeError("a plan is made by Plan.calibrate or Plan.from_json, which certify it")
+        fields = {"budget": budget, "mechanism": mechanism, "noise_multiplier": noise_multiplier}
+        fields |= {"epsilon": epsilon, "epsilon_rdp": epsilon_rdp}
+        self.__dict__.update(fields)
+
+    budget: Budget | None
+    mechanism: DPSGD | NonPrivate
+    noise_multiplier: float
+    """Accounted noise / clip norm; the engine uses it x (1 + 1e-4). 0 without privacy."""
+    epsilon: float
+    """Certified epsilon of all planned steps; infinite without privacy."""
+    epsilon_rdp: float | None
+    """Epsilon by RDP at the same noise, the cross-check; None without privacy."""
+
+    @classmethod
+    def calibrate(cls, budget: Budget | None, mechanism: DPSGD | NonPrivate) -> Plan:
+        """The least noise under which `mechanism` stays within `budget`, to within 1 % of epsilon.
+
+        Raises `ParameterError` for delta >= 1 / population, `BudgetError` if the noise multiplier would
+        lie below 0.3. A `NonPrivate` mechanism ignores the budget and gives epsilon = inf.
+        """
+        if isinstance(mechanism, NonPrivate):
+            return cls(None, mechanism, 0.0, math.inf, None, _token=_MADE_HERE)
+        from dp_diffusers.privacy.calibration import calibrate_noise
+
+        budget = _require_budget(budget, mechanism)
+        found = calibrate_noise(budget.epsilon, budget.delta, mechanism.record, budget.adjacency)
+        return cls(
+            budget, mechanism, found.noise_multiplier, found.epsilon, found.epsilon_rdp, _token=_MADE_HERE
+        )
+
+    @classmethod
+    def from_json(cls, document: str | Mapping[str, Any]) -> Plan:
+        """Reads what `to_json` wrote, computes every number again and compares.
+
+        Raises `ParameterError` for a document that is not a plan or whose numbers do not follow.
+        """
+        values = _parse(document)
+        try:
+            plan = cls._rebuild(values)
+            claimed = {name: values[name] for name in ("epsilon", "epsilon_rdp", "fingerprint")}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ParameterError(f"not a plan: {error!r}") from error
+        derived = plan.to_dict()
+        for name, value in claimed.items():
+            if not _same(value, derived[name]):
+                raise ParameterError(
+                    f"the plan says {name} {value}, its numbers give {derived[name]}",
+                    hint="the file was changed; calibrate again",
+                )
+        return plan
+
+    @classmethod
+    def _rebuild(cls, values: Mapping[str, Any]) -> Plan:
+        if values["budget"] is None:
+            sizes = {name: values["mechanism"][name] for name in ("steps", "expected_units", "population")}
+            return cls.calibrate(None, NonPrivate(**sizes))
+        from dp_diffusers.privacy import accountant
+
+        budget, record = Budget.from_dict(values["budget"]), record_from_dict(values["mechanism"])
+        mechanism = _mechanism_of(record)
+        _require_budget(budget, mechanism)
+        certified = accountant.epsilon([record], budget.delta, budget.adjacency)
+        by_rdp = accountant.epsilon_rdp([record], budget.delta, budget.adjacency)
+        accountant.check_against_rdp(certified, by_rdp)
+        if certified > budget.epsilon * (1 + 1e-9):
+            raise ParameterError(f"the plan spends epsilon {certified:.6g} of a budget of {budget.epsilon:g}")
+        return cls(budget, mechanism, record.noise_multiplier, certified, by_rdp, _token=_MADE_HERE)
+
+    @property
+    def not_private(self) -> bool:
+        """True for the run without clip and noise."""
+        return self.mechanism.not_private
+
+    @property
+    def record(self) -> GaussianMechanism | None:
+        """The accountant's record of all planned steps; None without privacy."""
+        return self.mechanism.record(self.noise_multiplier)
+
+    @property
+    def delta(self) -> float | None:
+        """The budget's delta; None without privacy."""
+        return None if self.budget is None else self.budget.delta
+
+    @property
+    def steps(self) -> int:
+        """Planned steps."""
+        return self.mechanism.steps
+
+    @property
+    def expected_units(self) -> int:
+        """Mean number of units in a step, by which the noisy sum is divided."""
+        return self.mechanism.expected_units
+
+    @property
+    def sampling_probability(self) -> float:
+        """Chance of each unit to be in a step."""
+        return self.mechanism.sampling_probability
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the public numbers: equal plans have equal fingerprints on every machine."""
+        return fingerprint(self._public_numbers())
+
+    def event(self, steps: int | None = None) -> Any:
+        """The `dp_accounting.DpEvent` of `steps` (all, if not given) steps."""
+        record = self.mechanism.record(self.noise_multiplier, steps)
+        if record is None:
+            raise GuaranteeError("a plan without privacy has no event to account for")
+        return record.event()
+
+    def epsilon_after(self, step_count: int) -> float:
+        """Epsilon once `step_count` steps are released, rounded up to one of about 50 known prefixes."""
+        if not 0 <= step_count <= self.steps:
+            raise ParameterError(f"expected step_count in [0, {self.steps}], got {step_count}")
+        return self._prefixes.after(step_count) if self._prefixes else (math.inf if step_count else 0.0)
+
+    def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler:
+        """Which of `unit_count` units take part in each step."""
+        return self.mechanism.sampler(unit_count, keys)
+
+    def private_gradient(self, parameters: Any, keys: RunKeys) -> PrivateGradient | PlainGradient:
+        """The closed box that clips, sums and adds the accounted noise; takes a module or parameters."""
+        return self.mechanism.private_gradient(parameters, keys, self.noise_multiplier, self.fingerprint)
+
+    def explain(self) -> str:
+        """The plan in plain words, for the engineer and for the data protection officer."""
+        return explain(self.budget, self.record, self.epsilon, self.epsilon_rdp)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as a document: the public numbers and what follows from them."""
+        return {
+            "schema": SCHEMA,
+            "epsilon": None if self.not_private else self.epsilon,
+            "delta": self.delta,
+            "noise_multiplier": self.noise_multiplier,
+            "sampling_probability": self.sampling_probability,
+            "steps": self.steps,
+            "expected_units": self.expected_units,
+            "epsilon_rdp": self.epsilon_rdp,
+            "not_private": self.not_private,
+            "fingerprint": self.fingerprint,
+            **self._public_numbers(),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as canonical JSON."""
+        return canonical_json(self.to_dict())
+
+    def _public_numbers(self) -> dict[str, Any]:
+        sizes = {"steps": self.steps, "expected_units": self.expected_units}
+        sizes |= {"population": self.mechanism.population}
+        record = self.record
+        return {
+            "budget": None if self.budget is None else self.budget.to_dict(),
+            "mechanism": {"name": "none", **sizes} if record is None else record.to_dict(),
+        }
+
+    @cached_property
+    def _prefixes(self) -> PrefixTable | None:
+        record = self.record
+        if self.budget is None or record is None:
+            return None
+        from dp_diffusers.privacy.calibration import prefix_table
+
+        return prefix_table(record, self.budget.delta, self.budget.adjacency, self.epsilon)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a plan is frozen: {name} cannot be set; calibrate another one")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a plan is frozen: {name} cannot be deleted")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan(epsilon={self.epsilon:.6g}, delta={self.delta}, steps={self.steps}, "
+            f"sampling_probability={self.sampling_probability:.6g}, "
+            f"noise_multiplier={self.noise_multiplier:.6g})"
+        )
+
+
+def _require_budget(budget: Budget | None, mechanism: DPSGD) -> Budget:
+    if budget is None:
+        raise ParameterError("a private mechanism needs a budget", hint="Budget(epsilon=..., delta=...)")
+    if budget.delta * mechanism.population >= 1.0:
+        raise ParameterError(
+            f"expected delta < 1 / population = {1 / mechanism.population:.3g}, got {budget.delta:g}",
+            hint="at 1 / population, publishing one unit's images outright would count as private",
+        )
+    return budget
+
+
+def _mechanism_of(record: GaussianMechanism) -> DPSGD:
+    mechanism = DPSGD(
+        steps=record.steps,
+        expected_units=record.expected_units,
+        population=record.population,
+        clip_norm=record.clip_norm,
+        clipping=record.clipping,
+        max_units=record.max_units,
+    )
+    if record.sampling_probability != mechanism.sampling_probability:
+        raise ParameterError(
+            f"expected sampling probability expected_units / population = {mechanism.sampling_probability}, "
+            f"got {record.sampling_probability}"
+        )
+    return mechanism
+
+
+def _parse(document: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        values = json.loads(document) if isinstance(document, str) else document
+    except ValueError as error:
+        raise ParameterError(f"not a plan: {error}") from error
+    if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
+        raise ParameterError(f"not a plan of schema {SCHEMA}")
+    return values
+
+
+def _same(claimed: Any, derived: Any) -> bool:
+    if isinstance(claimed, float) and isinstance(derived, float):
+        return math.isclose(claimed, derived, rel_tol=1e-5)
+    return bool(claimed == derived)

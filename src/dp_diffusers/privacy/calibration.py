@@ -1,0 +1,171 @@
+"""The smallest noise for a budget, epsilon along a run, and how many steps a budget carries.
+
+Guarantee: `calibrate_noise` returns a multiplier whose certified epsilon is at most the budget and within
+1 % of it, or raises. Imports the accountant and the standard library. Source of the first guess: the
+central limit theorem for DP-SGD (Bu et al. 2020, arXiv 1911.11607); the answer itself is certified.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from dp_diffusers.errors import BudgetError, DPDiffusersError
+from dp_diffusers.privacy.accountant import (
+    SEARCH_GRID,
+    LossCurve,
+    check_against_rdp,
+    epsilon,
+    epsilon_rdp,
+)
+from dp_diffusers.privacy.events import GaussianMechanism
+
+SMALLEST_NOISE: Final = 0.3
+TIGHTNESS: Final = 0.01  # the certified epsilon lies within 1 % of the budget
+AIM: Final = 5e-4  # the search stops this close below its target
+
+RecordAt = Callable[[float], GaussianMechanism]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A noise multiplier and its certified epsilon; `epsilon_rdp` is the cross-check."""
+
+    noise_multiplier: float
+    epsilon: float
+    epsilon_rdp: float
+
+
+def calibrate_noise(budget: float, delta: float, record_at: RecordAt, adjacency: str) -> Calibration:
+    """The smallest noise multiplier whose epsilon at `delta` is at most `budget`, to within 1 % of epsilon.
+
+    `record_at(noise_multiplier)` is the mechanism to calibrate. Searches on a coarse grid and certifies on
+    the fine one. Raises `BudgetError` where the answer would lie below 0.3 (accounting is slow and fragile
+    there, and the run would be nearly without noise).
+    """
+
+    def coarse(noise: float) -> float:
+        record = record_at(noise)
+        return LossCurve(record, adjacency).epsilon(record.steps, delta)
+
+    def fine(noise: float) -> float:
+        return epsilon([record_at(noise)], delta, adjacency)
+
+    guess = max(_first_guess(budget, delta, record_at(1.0)), SMALLEST_NOISE)
+    noise = _search(coarse, budget, guess)
+    certified = fine(noise)
+    if not _tight(certified, budget):
+        noise = _search(fine, budget, noise)
+        certified = fine(noise)
+    by_rdp = epsilon_rdp([record_at(noise)], delta, adjacency)
+    check_against_rdp(certified, by_rdp)
+    return Calibration(noise_multiplier=noise, epsilon=certified, epsilon_rdp=by_rdp)
+
+
+def _tight(certified: float, budget: float) -> bool:
+    return (1.0 - TIGHTNESS) * budget <= certified <= budget
+
+
+def _search(evaluate: Callable[[float], float], budget: float, guess: float) -> float:
+    """Root of log epsilon = log budget in log noise, from below the budget: secant inside a bracket."""
+    target = budget * (1.0 - AIM / 2)
+    low, high = -math.inf, math.inf  # log noise known to be too little, known to be enough
+    at = math.log(guess)
+    previous: tuple[float, float] | None = None
+    for _ in range(60):
+        found = evaluate(math.exp(at))
+        if budget * (1.0 - AIM) <= found <= budget:
+            return math.exp(at)
+        error = math.log(max(found, 1e-12) / target)
+        low, high = (max(low, at), high) if error > 0 else (low, min(high, at))
+        _refuse_too_little_noise(high, budget)
+        at, previous = _next(at, error, previous, low, high), (at, error)
+    raise DPDiffusersError(
+        f"no noise multiplier found for epsilon {budget:g}", hint="change steps, expected_units or epsilon"
+    )
+
+
+def _next(at: float, error: float, previous: tuple[float, float] | None, low: float, high: float) -> float:
+    slope = -1.5  # epsilon falls a little faster than 1 / noise
+    if previous is not None and previous[0] != at:
+        slope = (error - previous[1]) / (at - previous[0])
+    step = -error / slope if slope < -0.05 else math.copysign(0.5, error)
+    proposal = at + max(-1.0, min(1.0, step))
+    if not low < proposal < high:
+        proposal = (low + high) / 2
+    return max(proposal, math.log(SMALLEST_NOISE))
+
+
+def _refuse_too_little_noise(enough: float, budget: float) -> None:
+    if enough <= math.log(SMALLEST_NOISE):
+        raise BudgetError(
+            f"epsilon {budget:g} would need a noise multiplier below {SMALLEST_NOISE}",
+            hint="use the budget instead: more steps or more expected units, or ask for a smaller epsilon",
+        )
+
+
+def _first_guess(budget: float, delta: float, record: GaussianMechanism) -> float:
+    """Noise multiplier by the central limit theorem: T steps behave like one Gaussian of parameter mu."""
+    low, high = 1e-9, 1e3
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if _gaussian_delta(budget, middle) < delta else (low, middle)
+    ratio = low / (record.sampling_probability * math.sqrt(record.steps))
+    return 1.0 / math.sqrt(math.log1p(ratio**2))
+
+
+def _gaussian_delta(budget: float, mu: float) -> float:
+    """Delta of mu-Gaussian differential privacy at epsilon (Dong, Roth and Su 2019, Corollary 2.13)."""
+    first = math.erfc((budget / mu - mu / 2) / math.sqrt(2)) / 2
+    second = math.erfc((budget / mu + mu / 2) / math.sqrt(2)) / 2
+    return first - math.exp(budget) * second if second > 0 else first
+
+
+@dataclass(frozen=True)
+class PrefixTable:
+    """Epsilon after some of the steps of a run, in rising order; between them it is rounded up."""
+
+    steps: tuple[int, ...]
+    epsilons: tuple[float, ...]
+
+    def after(self, steps: int) -> float:
+        """Epsilon after `steps` steps, or a little more than that; 0 after none."""
+        if steps <= 0:
+            return 0.0
+        for known, value in zip(self.steps, self.epsilons, strict=True):
+            if steps <= known:
+                return value
+        raise DPDiffusersError(f"step {steps} lies beyond the table's last, {self.steps[-1]}")
+
+
+def prefix_table(
+    record: GaussianMechanism, delta: float, adjacency: str, certified: float, *, entries: int = 50
+) -> PrefixTable:
+    """Epsilon after about `entries` prefixes; `certified` is the epsilon of all steps, never exceeded.
+
+    Half of the prefixes grow geometrically (epsilon rises fast at first), half are evenly spaced.
+    """
+    total = record.steps
+    half = entries // 2
+    counts = {max(1, round(total ** (index / half))) for index in range(half)}
+    counts |= {max(1, round(total * index / half)) for index in range(1, half + 1)}
+    curve = LossCurve(record, adjacency, coarsest=max(SEARCH_GRID, certified * 1e-3))
+    steps = sorted(counts)
+    epsilons = [min(curve.epsilon(count, delta), certified) for count in steps[:-1]]
+    return PrefixTable(tuple(steps), (*epsilons, certified))
+
+
+def largest_steps(fits: Callable[[int], bool], at_least: int) -> int:
+    """The largest number of steps that `fits`, where `at_least` does and fitting is monotone."""
+    low, reach = at_least, max(1, at_least // 64)
+    while fits(low + reach):
+        low += reach
+        reach *= 2
+    high = low + reach
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+

@@ -1,0 +1,115 @@
+"""The mechanisms that a run may charge for, as records of public numbers.
+
+Guarantee: a record that exists is in range, and the accountant's event is derived from it alone, so a
+certificate and a ledger can say everything there is to say with a record. Imports dp_accounting inside
+functions only. The constitution of this module is that of dp_accounting's `dp_event`: a record is never
+removed, the meaning of a field never changes, new fields are optional.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from dp_diffusers.errors import ParameterError, positive, unknown_name
+
+
+class Record(Protocol):
+    """What ledger, certificate and accountant need of a mechanism."""
+
+    @property
+    def name(self) -> str:
+        """Key of the record in `RECORDS`."""
+
+    @property
+    def steps(self) -> int:
+        """How often the mechanism ran; 0 is allowed and costs nothing."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+
+    def event(self) -> Any:
+        """The `dp_accounting.DpEvent` of all steps."""
+
+    def step_deviation(self) -> float:
+        """Rough standard deviation of one step's privacy loss; the accountant's grid must be finer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianMechanism:
+    """Poisson-sampled Gaussian mechanism, `steps` times: DP-SGD (Abadi et al. 2016, arXiv 1607.00133).
+
+    Every step includes each unit on its own with `sampling_probability` = `expected_units` / `population`,
+    lets it move the sum by at most `clip_norm` in the Euclidean norm, and adds Gaussian noise of standard
+    deviation `noise_multiplier` x `clip_norm`. Raises `ParameterError` for numbers out of range.
+    """
+
+    name: str = "dpsgd"
+    steps: int
+    population: int
+    expected_units: int
+    sampling_probability: float
+    max_units: int | None = None
+    clip_norm: float
+    noise_multiplier: float
+    clipping: str = "flat"
+
+    def __post_init__(self) -> None:
+        whole(0, steps=self.steps)
+        whole(1, population=self.population, expected_units=self.expected_units)
+        positive(clip_norm=self.clip_norm, noise_multiplier=self.noise_multiplier)
+        if not 0.0 < self.sampling_probability <= 1.0:
+            raise ParameterError(
+                f"expected sampling probability in (0, 1], got {self.sampling_probability}",
+                hint="raise population or lower expected_units",
+            )
+        if self.max_units is not None:
+            raise ParameterError(f"expected max_units to be null in this version, got {self.max_units}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON; `record_from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    def event(self) -> Any:
+        """`SelfComposed(PoissonSampled(q, Gaussian(sigma)), steps)`, a `dp_accounting.DpEvent`."""
+        import dp_accounting
+
+        if self.steps == 0:
+            return dp_accounting.NoOpDpEvent()
+        gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
+        sampled = dp_accounting.PoissonSampledDpEvent(self.sampling_probability, gaussian)
+        return dp_accounting.SelfComposedDpEvent(sampled, self.steps)
+
+    def step_deviation(self) -> float:
+        """q sqrt(exp(1 / sigma^2) - 1): the chi distance of one step (Bu et al. 2020, arXiv 1911.11607)."""
+        exponent = min(self.noise_multiplier**-2, 700.0)
+        return self.sampling_probability * math.sqrt(math.expm1(exponent))
+
+
+RECORDS: Final[dict[str, type[GaussianMechanism]]] = {"dpsgd": GaussianMechanism}
+
+
+def record_from_dict(document: Mapping[str, Any]) -> GaussianMechanism:
+    """The record that `to_dict` wrote, picked by its `name`; fields of later versions are ignored.
+
+    Raises `ParameterError` for an unknown name, a missing field, a value of the wrong type or range.
+    """
+    name = document.get("name")
+    if name not in RECORDS:
+        raise unknown_name("mechanism", str(name), RECORDS)
+    kind = RECORDS[str(name)]
+    known = {field.name for field in dataclasses.fields(kind)}
+    try:
+        return kind(**{key: value for key, value in document.items() if key in known})
+    except TypeError as error:
+        raise ParameterError(f"not a {name} mechanism: {error}") from error
+
+
+def whole(low: int, *, hint: str | None = None, **values: int) -> None:
+    """Raises `ParameterError` unless every value is an integer >= `low` (a bool is not one)."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise ParameterError(f"expected {name} to be an integer >= {low}, got {value!r}", hint=hint)
