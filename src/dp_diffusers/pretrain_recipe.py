@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from dp_diffusers.recipe_file import differing_keys, read, validate
 from dp_diffusers.recipe_problems import RefusedValueError, Section
+from dp_diffusers.yaml_lines import dump
 
 
 class ModelSettings(Section):
@@ -160,7 +160,7 @@ class PretrainRecipe(Section):
 
     def resolved_yaml(self) -> str:
         """Every key with its value, as YAML; loading it gives an equal recipe."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        return dump(self.model_dump())
 
     def differences(self, other: PretrainRecipe, ignoring: str = "runtime.") -> list[str]:
         """Dotted keys whose values differ, in the order of the recipe, without those below `ignoring`."""

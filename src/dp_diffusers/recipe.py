@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import Field, model_validator
 
 from dp_diffusers.pretrain_recipe import PretrainRecipe as PretrainRecipe
@@ -28,6 +27,7 @@ from dp_diffusers.recipe_sections import (
     StrategySettings,
     TrainingSettings,
 )
+from dp_diffusers.yaml_lines import dump
 
 if TYPE_CHECKING:
     from dp_diffusers.plan import Plan
@@ -93,14 +93,14 @@ class Recipe(Section):
 
     def resolved_yaml(self) -> str:
         """Every key with its value, as YAML; loading it gives an equal recipe."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True)
+        return dump(self.model_dump())
 
     def differences(self, other: Recipe, ignoring: str = "runtime.") -> list[str]:
         """Dotted keys whose values differ, in the order of the recipe, without those below `ignoring`."""
         return differing_keys(self.model_dump(), other.model_dump(), ignoring)
 
     def plan(self) -> Plan:
-        """The calibrated plan. Raises: `ParameterError`, `BudgetError`; `InputError` for mechanism `none`."""
+        """The calibrated plan; for the mechanism `none` one that is not private. Raises: `BudgetError`."""
         from dp_diffusers.recipe_plan import plan_of
 
         return plan_of(self)

@@ -125,7 +125,10 @@ def validate(model: type[Model], source: RecipeSource, findings: Iterable[Findin
     try:
         recipe = model.model_validate(source.value)
     except ValidationError as error:
-        problems += findings_of(error, model, source.value)
+        said = {message for _, message, _ in problems}
+        problems += [
+            item for item in findings_of(error, model, source.value) if item[0] or item[1] not in said
+        ]
     else:
         if not problems:
             return recipe

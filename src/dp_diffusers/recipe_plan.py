@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dp_diffusers.errors import InputError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget, Cap
 
@@ -31,17 +31,17 @@ def budget_of(recipe: Recipe) -> Budget:
 
 
 def plan_of(recipe: Recipe) -> Plan:
-    """Calibrates the plan of a recipe. Raises: `InputError` for the non-private mechanism."""
+    """Calibrates the plan of a recipe; the mechanism `none` gives a plan that says it is not private.
+
+    Raises: `BudgetError` where no usable noise reaches the budget, `ParameterError` for numbers that do not fit.
+    """
     settings = recipe.mechanism
+    sizes = {
+        "steps": settings.steps,
+        "expected_units": settings.expected_units,
+        "population": settings.population,
+    }
     if settings.name == "none":
-        hint = "mechanism.name: dpsgd is the private one"
-        raise InputError("mechanism.name: none is not private: there is no plan to make", hint=hint)
-    mechanism = DPSGD(
-        steps=settings.steps,
-        expected_units=settings.expected_units,
-        population=settings.population,
-        clip_norm=settings.clip_norm,
-        clipping=settings.clipping,
-        max_units=settings.max_units,
-    )
+        return Plan.calibrate(None, NonPrivate(**sizes))
+    mechanism = DPSGD(clip_norm=settings.clip_norm, clipping=settings.clipping, **sizes)
     return Plan.calibrate(budget_of(recipe), mechanism)

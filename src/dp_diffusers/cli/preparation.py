@@ -62,7 +62,7 @@ def plan(
     calibrated = settings.plan()
     memory = estimate_memory(settings)
     document = {
-        "epsilon": calibrated.epsilon,
+        "epsilon": None if calibrated.not_private else calibrated.epsilon,
         "delta": calibrated.delta,
         "noise_multiplier": calibrated.noise_multiplier,
         "sampling_probability": calibrated.sampling_probability,

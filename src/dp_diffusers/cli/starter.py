@@ -81,6 +81,10 @@ def _section(model: BaseModel, prefix: str) -> Iterator[str]:
             yield from _section(value, f"{name}.")
             continue
         plain = value.model_dump() if isinstance(value, BaseModel) else value
-        text = yaml.safe_dump(plain, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+        text = (
+            yaml.safe_dump(plain, default_flow_style=True, sort_keys=False)
+            .removesuffix("\n")
+            .removesuffix("\n...")
+        )
         mark = "" if prefix + name in WRITTEN else "# "
         yield f"{indent}{mark}{name}: {text}".ljust(44) + f"  # {info.description}"

@@ -1,0 +1,268 @@
+"""Private images: both layouts, owners, labels, sizes, and each thing that can be wrong with them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.data.sources import open_source
+from dp_diffusers.errors import DataError, ParameterError
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def png(value: int = 0, size: tuple[int, int] = (8, 8), mode: str = "L") -> bytes:
+    stream = io.BytesIO()
+    colour: Any = value if mode in ("L", "I;16") else (value, 0, 0, 255)[: len(mode)]
+    Image.new(mode, size, colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def folder(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def parquet(path: Path, columns: dict[str, Any], names: list[str] | None = None) -> Path:
+    table = pa.table(columns)
+    if names:
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, path)
+    return path
+
+
+def structs(*values: bytes) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    return pa.array([{"bytes": value, "path": None} for value in values], kind)
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    images = PrivateImages.from_folder(
+        folder(
+            tmp_path, {"cat/b.png": png(2), "cat/a.png": png(1), "ant/x.png": png(3), ".hidden/x.png": b""}
+        )
+    )
+    assert images.images.shape == (3, 8, 8, 1)
+    assert images.images[:, 0, 0, 0].tolist() == [3, 1, 2]
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1, 1]
+    assert images.class_names == ("ant", "cat")
+    assert images.class_names_from_data
+    assert images.owner.tolist() == [0, 1, 2]
+    assert images.unit_count == 3
+
+
+def test_given_classes_fix_names_and_order(tmp_path: Path) -> None:
+    root = folder(tmp_path, {"cat/a.png": png(), "ant/x.png": png()})
+    images = PrivateImages.from_folder(root, classes=["cat", "bee", "ant"])
+    assert images.labels is not None
+    assert images.labels.tolist() == [2, 0]
+    assert images.class_names == ("cat", "bee", "ant")
+    assert not images.class_names_from_data
+
+
+def test_flat_folder_without_labels(tmp_path: Path) -> None:
+    images = PrivateImages.open(folder(tmp_path, {"b.png": png(2), "deep/a.png": png(1)}))
+    assert images.labels is None
+    assert images.class_names is None
+    assert not images.class_names_from_data
+    assert images.images[:, 0, 0, 0].tolist() == [2, 1]
+
+
+def test_parquet_with_declared_names_and_units(tmp_path: Path) -> None:
+    columns = {"image": structs(png(1), png(2), png(3)), "label": [1, 0, 1], "patient": ["b", "a", "b"]}
+    path = parquet(tmp_path / "x.parquet", columns, names=["well", "ill"])
+    images = PrivateImages.open(path, label="label", unit="patient")
+    assert images.labels is not None
+    assert images.labels.tolist() == [1, 0, 1]
+    assert images.class_names == ("well", "ill")
+    assert images.class_names_from_data
+    assert images.owner.tolist() == [0, 1, 0]
+    assert images.unit_count == 2
+    assert images.owner.dtype == np.int64
+
+
+def test_given_classes_reorder_declared_names(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path / "x.parquet", {"image": structs(png(), png()), "label": [1, 0]}, names=["well", "ill"]
+    )
+    reordered = PrivateImages.from_parquet(path, classes=["ill", "well"])
+    assert reordered.labels is not None
+    assert reordered.labels.tolist() == [0, 1]
+    renamed = PrivateImages.from_parquet(path, classes=["healthy", "sick"])
+    assert renamed.labels is not None
+    assert renamed.labels.tolist() == [1, 0]
+
+
+def test_raw_bytes_and_text_labels(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "x.parquet", {"photo": [png(), png()], "kind": ["z", "y"]})
+    images = PrivateImages.from_parquet(path, label="kind")
+    assert images.labels is not None
+    assert images.labels.tolist() == [1, 0]
+    assert images.class_names == ("y", "z")
+    assert images.class_names_from_data
+
+
+def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for index in (1, 0):
+        parquet(
+            tmp_path / "data" / f"train-{index}.parquet", {"image": structs(png(index)), "label": [index]}
+        )
+    images = PrivateImages.open(tmp_path, label="label")
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1]
+
+
+def test_one_other_size_is_resized_and_said(tmp_path: Path) -> None:
+    root = folder(tmp_path, {"a.png": png(7, (16, 16)), "b.png": png(9, (16, 16))})
+    images = PrivateImages.open(root, size=8, channels=3)
+    assert images.images.shape == (2, 8, 8, 3)
+    assert images.images[:, 4, 4].tolist() == [[7, 7, 7], [9, 9, 9]]
+    assert images.notes == ["images resized from 16x16 to 8x8", "images converted to RGB"]
+
+
+def test_nothing_is_said_where_nothing_was_changed(tmp_path: Path) -> None:
+    assert PrivateImages.open(folder(tmp_path, {"a.png": png()}), size=8, channels=1).notes == []
+
+
+@pytest.mark.parametrize(("how", "corner"), [("fit", 0), ("crop", 5)])
+def test_mixed_sizes_with_resize(tmp_path: Path, how: Any, corner: int) -> None:
+    root = folder(tmp_path, {"a.png": png(5, (16, 8)), "b.png": png(5, (8, 8))})
+    images = PrivateImages.open(root, size=8, resize=how)
+    assert images.images[0, 0, 0, 0] == corner
+    assert images.images[1].min() == 5
+
+
+def test_colours_meet_by_conversion(tmp_path: Path) -> None:
+    root = folder(
+        tmp_path, {"a.png": png(255, mode="RGB"), "b.png": png(100), "c.png": png(255, mode="RGBA")}
+    )
+    assert PrivateImages.open(root, channels=1).images[:, 0, 0, 0].tolist() == [76, 100, 76]
+    assert PrivateImages.open(root, channels=3).images[1, 0, 0].tolist() == [100, 100, 100]
+
+
+def test_sixteen_bits_keep_their_range(tmp_path: Path) -> None:
+    root = folder(tmp_path, {"a.png": png(0x8000, mode="I;16")})
+    assert PrivateImages.open(root).images[0, 0, 0, 0] == 0x80
+
+
+def test_transparent_pixels_become_black(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    Image.new("RGBA", (8, 8), (200, 200, 200, 0)).save(stream, "PNG")
+    assert PrivateImages.open(folder(tmp_path, {"a.png": stream.getvalue()}), channels=1).images.max() == 0
+
+
+def test_repr_shows_neither_pixels_nor_counts(tmp_path: Path) -> None:
+    images = PrivateImages.from_folder(folder(tmp_path, {"secret/a.png": png()}))
+    assert repr(images) == "PrivateImages(8x8x1, classes=1)"
+
+
+FOLDERS: list[tuple[dict[str, bytes], dict[str, Any], str]] = [
+    ({}, {"label": "folder"}, "no images in"),
+    ({"a/x.txt": b"1"}, {"label": "folder"}, "no images in"),
+    ({"a/x.png": png(), "y.png": png()}, {"label": "folder"}, "1 images lie outside the class folders"),
+    ({"a/x.png": png()}, {"label": "kind"}, "a folder has no label column 'kind'"),
+    ({"a/x.png": png()}, {"label": "folder", "unit": "patient"}, "a folder has no unit column 'patient'"),
+    ({"a/x.png": png(), "a/broken.png": b"no"}, {"label": "folder"}, r"image cannot be read: .*broken\.png"),
+    ({"a/x.png": png()[:-30]}, {"label": "folder"}, r"image cannot be read: .*x\.png"),
+    ({"a/x.png": b""}, {"label": "folder"}, r"image cannot be read: .*x\.png"),
+    ({"a/x.png": png(), "b/y.png": png(size=(9, 9))}, {"label": "folder"}, "mixed sizes: 8x8 .* and 9x9"),
+    ({"a/x.png": png(size=(9, 8))}, {"label": "folder"}, "expected square images, got 9x8"),
+    (
+        {"cta/x.png": png()},
+        {"label": "folder", "classes": ["cat", "dog"]},
+        "label 'cta' is not in data.classes",
+    ),
+    ({"x.png": png()}, {"caption": "a {label}"}, "the caption needs {label}"),
+]
+
+
+@pytest.mark.parametrize(("files", "options", "message"), FOLDERS, ids=[row[2][:32] for row in FOLDERS])
+def test_a_bad_folder_is_one_clear_line(
+    tmp_path: Path, files: dict[str, bytes], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        PrivateImages.open(folder(tmp_path, files), **options)
+    assert "\n" not in caught.value.message
+
+
+TABLES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"image": structs(png()), "label": [0]}, {"label": "labl"}, "no label column 'labl'"),
+    ({"image": structs(png()), "label": [0]}, {"unit": "patient"}, "no unit column 'patient'"),
+    (
+        {"image": structs(png(), png()), "unit": ["a", None]},
+        {"unit": "unit"},
+        "missing in 1 rows, first row 1",
+    ),
+    ({"image": structs(png(), png()), "unit": ["", "b"]}, {"unit": "unit"}, "missing in 1 rows, first row 0"),
+    ({"image": structs(png(), png()), "unit": [1.0, float("nan")]}, {"unit": "unit"}, "missing in 1 rows"),
+    ({"image": structs(png(), png()), "label": [0, None]}, {"label": "label"}, "is null in row 1"),
+    ({"image": structs(png()), "label": [0.5]}, {"label": "label"}, "whole numbers or text, got float"),
+    (
+        {"image": structs(png()), "label": [3]},
+        {"label": "label", "classes": ["a", "b"]},
+        "label 3 in row 0 is outside",
+    ),
+    ({"image": structs(png()), "label": [-1]}, {"label": "label"}, "expected labels >= 0, got -1"),
+    ({"image": structs(png(), b"")}, {}, r"cannot be read: .*x\.parquet, row 1"),
+    ({"image": structs()}, {}, "no images in"),
+    ({"label": [1]}, {}, "no image column among label"),
+]
+
+
+@pytest.mark.parametrize(("columns", "options", "message"), TABLES, ids=[row[2][:32] for row in TABLES])
+def test_a_bad_table_is_one_clear_line(
+    tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        PrivateImages.open(parquet(tmp_path / "x.parquet", columns), **options)
+    assert "\n" not in caught.value.message
+
+
+def test_a_label_outside_the_declared_names_is_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "x.parquet", {"image": structs(png()), "label": [2]}, names=["a", "b"])
+    with pytest.raises(DataError, match="label 2 in row 0 is outside the classes"):
+        PrivateImages.open(path, label="label")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "images not found"),
+        ("x.txt", "expected a folder or a .parquet file"),
+        ("x.parquet", "not a parquet"),
+    ],
+)
+def test_a_path_that_holds_no_images(tmp_path: Path, name: str, message: str) -> None:
+    if name != "nothing":
+        (tmp_path / name).write_text("hello")
+    with pytest.raises(DataError, match=message):
+        PrivateImages.open(tmp_path / name)
+
+
+def test_an_unknown_kind_names_the_nearest() -> None:
+    with pytest.raises(ParameterError, match="unknown data source 'foldr'") as caught:
+        open_source("foldr", "x", label=None, unit=None)
+    assert caught.value.hint == "did you mean 'folder'?"
+
+
+def test_chest_x_rays_belong_to_patients() -> None:
+    path = SHARED / "chestxray64.parquet"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    images = PrivateImages.open(path, label="label", unit="patient_id", size=32)
+    assert images.unit_count == 2846
+    assert np.array_equal(np.unique(images.owner), np.arange(2846))
