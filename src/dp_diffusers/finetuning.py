@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +164,7 @@ def _run(job: Job, folder: RunFolder) -> Release:
         if account is not None:
             account.open_lane(keys.lane)
         data = job.open_data(job.base)
-        _check_labels(data, family)
+        data = _with_fitting_labels(data, family)
         loop = Loop(
             family=family,
             data=data,
@@ -203,17 +203,14 @@ def _account(job: Job, folder: RunFolder) -> Any:
     run_id = known["run_id"] if known else uuid.uuid4().hex
     if not known:
         folder.write(RUN, {"run_id": run_id})
-    if ledger.has_run(run_id):
-        account = ledger.resume(run_id)
-    else:
-        account = ledger.reserve(job.plan, run_id=run_id)
+    account = ledger.resume(run_id) if ledger.knows(run_id) else ledger.reserve(job.plan, run_id=run_id)
     folder.write(RUN, {"run_id": run_id, "head": ledger.head})
     return account
 
 
 def _cancel_if_unspent(account: Any, folder: RunFolder) -> None:
     """A failure before the first charge gives the reservation back."""
-    if account is not None and account.charged == 0:
+    if account is not None and account.steps_charged == 0:
         account.cancel()
         (folder.private / RUN).unlink(missing_ok=True)
 
@@ -232,17 +229,17 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
     return bool((folder.read(RUN) or {}).get("done"))
 
 
-def _check_labels(data: PrivateImages, family: Family) -> None:
+def _with_fitting_labels(data: PrivateImages, family: Family) -> PrivateImages:
     """Raises `DataError` where labels and class embeddings do not fit; an unconditional model ignores labels."""
     classes = family.base.classes
     if not classes:
-        data.labels = None
-        return
+        return replace(data, labels=None)
     if data.labels is None:
         raise DataError("the base model is class-conditional but the images have no labels", hint="set data.label")
-    highest = len(data.class_names) if data.class_names else int(data.labels.max(initial=-1)) + 1
-    if highest > classes:
+    count = len(data.class_names) if data.class_names else int(data.labels.max(initial=-1)) + 1
+    if count > classes:
         raise DataError(f"the base model has {classes} classes, the images have more", hint="set data.classes")
+    return data
 
 
 def _device(name: str) -> torch.device:

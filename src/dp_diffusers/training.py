@@ -131,7 +131,7 @@ class Loop:
         self.progress(
             step=step,
             steps=steps,
-            epsilon=None if self.plan.not_private else self.account.epsilon(),
+            epsilon=None if self.plan.not_private else self.plan.epsilon_after(self.account.steps_charged),
             budget=None if self.plan.not_private else self.plan.budget.epsilon,
             seconds=seconds,
         )

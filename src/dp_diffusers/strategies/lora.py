@@ -9,6 +9,7 @@ of B is not multiplied by the noise of A.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,9 +101,12 @@ def _whole_layers(network: nn.Module, word: str) -> list[str]:
 def save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
     """Writes `adapter_config.json` and `adapter_model.safetensors`, peft's layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = get_peft_model_state_dict(network, adapter_name=ADAPTER)
-    save_file({f"base_model.model.{name}": value.contiguous().cpu() for name, value in state.items()},
-              folder / "adapter_model.safetensors")
+    with warnings.catch_warnings():
+        # peft takes the bias of an adapter, a vector, for a shard of a matrix that was not gathered
+        warnings.filterwarnings("ignore", message=".*invalid shape")
+        state = get_peft_model_state_dict(network, adapter_name=ADAPTER)
+    tensors = {f"base_model.model.{name}": value.contiguous().cpu() for name, value in state.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
     config.save_pretrained(folder)
 
 
