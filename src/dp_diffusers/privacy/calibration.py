@@ -168,4 +168,3 @@ def largest_steps(fits: Callable[[int], bool], at_least: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-

@@ -14,17 +14,15 @@ the standard library, and the accountant while reserving. Source: privacy odomet
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from dp_diffusers.errors import BudgetError, GuaranteeError, LedgerError
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism, record_from_dict
-from dp_diffusers.privacy.ledger_file import BUSY_SECONDS, Entry, LedgerFile
-from dp_diffusers.privacy.reservation import Reservation
+from dp_diffusers.privacy.ledger_file import BUSY_SECONDS, Entry, LedgerFile, utc_now
+from dp_diffusers.privacy.reservation import Reservation, Run
 from dp_diffusers.privacy.spending import Cost, CostCurve, Spent, Terms, total, within_cap
 
 
@@ -48,24 +46,11 @@ class Plannable(Protocol):
         """Identity of the plan."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """Where one run stands: `status` is open, settled or cancelled; `cost` counts an open run's limit."""
-
-    run_id: str
-    plan_fingerprint: str
-    record: GaussianMechanism
-    limit: int
-    steps_charged: int
-    status: str
-    cost: Cost
-
-
 class Ledger:
     """All charges against one data set. Use `Ledger.open`; `close` it or use it in a `with` block."""
 
     def __init__(self, file: LedgerFile) -> None:
-        self._file = file
+        self.file = file
 
     @classmethod
     def open(
@@ -99,31 +84,31 @@ class Ledger:
 
     def close(self) -> None:
         """Closes the file. Everything charged is already on disk."""
-        self._file.close()
+        self.file.close()
 
     @property
     def path(self) -> str:
         """The file, or ":memory:"."""
-        return self._file.path
+        return self.file.path
 
     @property
     def head(self) -> str:
         """Hash of the newest entry; 64 zeros in an empty ledger."""
-        return self._file.head()
+        return self.file.head()
 
     @property
     def terms(self) -> Terms | None:
         """Unit, adjacency and cap; None until the first reservation."""
-        first = self._file.of_kind("terms")
+        first = self.file.of_kind("terms")
         return Terms.from_dict(first[0].content) if first else None
 
     def entries(self) -> list[Entry]:
         """Every entry, oldest first."""
-        return self._file.entries()
+        return self.file.entries()
 
     def runs(self) -> list[Run]:
         """Every run, in the order of reservation."""
-        return [self._run(entry) for entry in self._file.of_kind("reserve")]
+        return [self._run(entry) for entry in self._reserved().values()]
 
     def spent(self) -> Spent:
         """What all runs come to: settled runs at what they charged, open runs at their limit."""
@@ -132,11 +117,17 @@ class Ledger:
             return Spent(epsilon=0.0, delta=0.0, rule="none")
         return total([run.cost for run in self.runs()], terms)
 
-    def reserve(self, plan: Plannable) -> Reservation:
+    def has_run(self, run_id: str) -> bool:
+        """Whether `run_id` was reserved and not cancelled, so that `resume` takes it."""
+        entry = self._reserved().get(run_id)
+        return entry is not None and self._run(entry).status != "cancelled"
+
+    def reserve(self, plan: Plannable, *, run_id: str | None = None) -> Reservation:
         """Writes the whole cost of `plan` before anything is released.
 
-        Raises `LedgerError` if the plan's unit, adjacency or cap differ from the ledger's, `BudgetError` if
-        the total would pass the cap; then nothing was written.
+        `run_id`: a name that the caller stored before, random if not given. Raises `LedgerError` if the
+        plan's unit, adjacency or cap differ from the ledger's, `BudgetError` if the total would pass the
+        cap; then nothing was written.
         """
         budget, record = plan.budget, plan.record
         if budget is None or record is None:
@@ -144,20 +135,22 @@ class Ledger:
         terms = self.terms or Terms.first(budget, record)
         curve = CostCurve(record, budget.delta, terms)
         planned = curve.certified(record.steps)
-        run_id = secrets.token_hex(8)
-        with self._file.transaction():
+        run_id = run_id or secrets.token_hex(8)
+        with self.file.transaction():
             terms.require(budget, self.path)
             (self.terms or terms).require(budget, self.path)
             self._require_same_order(terms)
+            if self.has_run(run_id):
+                raise LedgerError(f"run {run_id} is in the ledger {self.path} already", hint="resume it")
             others = [run.cost for run in self.runs()]
             self._require_room([*others, planned], terms)
             limit, cost = _limit(curve, planned, record.steps, others, budget, terms)
             if self.terms is None:
-                self._file.append("terms", "", at=_now(), **terms.to_dict())
-            self._file.append(
+                self.file.append("terms", "", at=utc_now(), **terms.to_dict())
+            self.file.append(
                 "reserve",
                 run_id,
-                at=_now(),
+                at=utc_now(),
                 count=0,
                 limit=limit,
                 fingerprint=plan.fingerprint,
@@ -168,21 +161,28 @@ class Ledger:
         return self.resume(run_id)
 
     def resume(self, run_id: str) -> Reservation:
-        """The open run `run_id`, to charge from a new lane. Raises `LedgerError` if unknown or closed."""
+        """The run `run_id`, to charge from a new lane; a settled one can be certified but not charged.
+
+        Raises `LedgerError` if it is unknown or cancelled.
+        """
         run = self.run(run_id)
-        if run.status != "open":
-            raise LedgerError(f"run {run_id} is {run.status} in {self.path}", hint="start a new run")
-        return Reservation(self._file, run_id, run.plan_fingerprint, run.limit, self._settled_cost)
+        if run.status == "cancelled":
+            raise LedgerError(f"run {run_id} was cancelled in {self.path}", hint="start a new run")
+        return Reservation(self, run)
 
     def run(self, run_id: str) -> Run:
         """Where `run_id` stands. Raises `LedgerError` if the ledger does not know it."""
-        for entry in self._file.of_kind("reserve"):
-            if entry.run == run_id:
-                return self._run(entry)
-        raise LedgerError(f"run {run_id} is not in the ledger {self.path}")
+        entry = self._reserved().get(run_id)
+        if entry is None:
+            raise LedgerError(f"run {run_id} is not in the ledger {self.path}")
+        return self._run(entry)
+
+    def _reserved(self) -> dict[str, Entry]:
+        """The newest reservation of each run; one that was cancelled may be reserved again."""
+        return {entry.run: entry for entry in self.file.of_kind("reserve")}
 
     def _run(self, entry: Entry) -> Run:
-        last = self._file.last_of_run(entry.run) or entry
+        last = self.file.last_of_run(entry.run) or entry
         status = {"settle": "settled", "cancel": "cancelled"}.get(last.kind, "open")
         cost = last.content.get("cost", entry.content["cost"])
         return Run(
@@ -193,15 +193,15 @@ class Ledger:
             steps_charged=last.content["count"],
             status=status,
             cost=Cost.from_dict(cost),
+            reserved_cost=Cost.from_dict(entry.content["cost"]),
         )
 
-    def _settled_cost(self, run_id: str, steps: int) -> Mapping[str, float]:
-        """Cost of `steps` steps of a run, for the entry that closes it."""
-        run, terms = self.run(run_id), self.terms
+    def cost_of(self, run: Run, steps: int) -> Cost:
+        """Certified cost of `steps` steps of a run."""
+        terms = self.terms
         assert terms is not None
-        if steps == run.limit:
-            return run.cost.to_dict()
-        return CostCurve(run.record, run.cost.delta, terms).certified(steps).to_dict()
+        curve = CostCurve(run.record, run.cost.delta, terms)
+        return run.reserved_cost if steps == run.limit else curve.certified(steps)
 
     def _require_same_order(self, terms: Terms) -> None:
         if self.terms not in (None, terms):
@@ -234,8 +234,3 @@ def _limit(
     if limit > steps and allowed(cost := curve.certified(limit)):
         return limit, cost
     return steps, planned
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-

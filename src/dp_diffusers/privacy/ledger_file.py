@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
@@ -234,3 +235,8 @@ def _put_in_place(new: Path, path: Path) -> None:
     except OSError:  # a file system without hard links
         if not path.exists():
             os.rename(new, path)
+
+
+def utc_now() -> str:
+    """The date and time for entries that begin or end something; charges carry none."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

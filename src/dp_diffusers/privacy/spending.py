@@ -82,6 +82,11 @@ class Cost:
         return asdict(self)
 
     @classmethod
+    def nothing(cls, delta: float) -> Cost:
+        """The cost of a run that charged no step."""
+        return cls(epsilon=0.0, delta=delta, epsilon_at_cap=0.0, renyi=0.0)
+
+    @classmethod
     def from_dict(cls, document: Mapping[str, float]) -> Cost:
         """Reads what `to_dict` wrote."""
         return cls(**{name: document[name] for name in ("epsilon", "delta", "epsilon_at_cap", "renyi")})
@@ -112,6 +117,8 @@ class CostCurve:
 
     def certified(self, steps: int) -> Cost:
         """The bound on the certificate's grid, up to a second."""
+        if steps == 0:
+            return Cost.nothing(self._delta)
         records, adjacency = [replace(self._record, steps=steps)], self._terms.adjacency
         return self._cost(steps, lambda delta: accountant.epsilon(records, delta, adjacency))
 

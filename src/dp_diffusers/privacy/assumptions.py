@@ -1,0 +1,57 @@
+"""What a certificate takes for granted, in short sentences.
+
+Guarantee: every question that NIST SP 800-226 (2025) asks of a privacy claim and that a number cannot
+answer has a sentence here. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+from dp_diffusers.privacy.budget import Budget
+
+_NOT_PRIVATE = (
+    "NOT PRIVATE: nothing is promised to anyone in the data; do not publish unless they may be shown."
+)
+_TEST_KEYS = "NOT PRIVATE: keys for tests were used, so the noise can be computed and taken off."
+
+
+def assumptions_of(budget: Budget | None, *, test_keys: bool, class_names_from_data: bool) -> list[str]:
+    """The sentences for one release; `budget` None means the run without privacy."""
+    if budget is None:
+        return [_NOT_PRIVATE]
+    unit = budget.unit
+    names = (
+        "taken from the data and published without a charge" if class_names_from_data else "from the recipe"
+    )
+    sentences = [
+        f"Unit of privacy: one {unit}, meaning all images that carry its id; ids are taken to be right.",
+        f"Adjacency: {_adjacency(budget)}",
+        f"Epsilon and delta: an upper bound for everything in this release, redone steps of the run included; "
+        f"other releases from the same data add to it, up to the cap of the ledger ({_cap(budget)}).",
+        "Population: declared by whoever ran this, public, and not counted from the data.",
+        "Fixed beforehand: steps, sampling, clip and noise were chosen before the run without looking at the "
+        "private images; if the run was ended early, that was not decided from what it released.",
+        "Labels: the label of a unit's image is private; that the named classes exist is public.",
+        f"Class names and prompts: {names}.",
+        "Public data and base model: taken to hold nothing about the units that this release protects.",
+        "Randomness: every private draw comes from 32-byte keys of the operating system, never written down; "
+        "the cipher is taken to be indistinguishable from random.",
+        "Floating point: noise is a sum of independent float64 draws rounded to a fixed grid; rounding effects "
+        "beyond that are assumed away, not proved.",
+        "Trust: central model. Whoever ran this saw the images; machine, operating system, libraries and "
+        "ledger file were not tampered with.",
+        "Side channels: time, memory use and whatever the run wrote outside this release are not covered.",
+        "Data handling: the release covers what is in it; access to the private images is not its subject.",
+    ]
+    return [_TEST_KEYS, *sentences] if test_keys else sentences
+
+
+def _adjacency(budget: Budget) -> str:
+    if budget.adjacency == "zero_out":
+        return "zero_out, the images of one unit replaced by nothing; the number of units is public."
+    return "add_remove, one unit more or fewer; replacing one unit by another counts as two such changes."
+
+
+def _cap(budget: Budget) -> str:
+    if budget.cap is None:
+        return "none was set"
+    return f"epsilon {budget.cap.epsilon:g} at delta {budget.cap.delta:g}"

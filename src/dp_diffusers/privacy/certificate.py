@@ -1,0 +1,254 @@
+"""The certificate of a release: what was done, what it cost, and the hash of every file.
+
+Guarantee: a certificate is drawn up from plan and ledger, never from claims of the caller; it holds public
+numbers only. Imports privacy/ and the standard library. The format follows the constitution of
+dp_accounting's events: fields are only ever added, and their meaning never changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from dp_diffusers.errors import GuaranteeError, ParameterError, VerificationError
+from dp_diffusers.privacy.assumptions import assumptions_of
+from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.files import CERTIFICATE_NAME, differences, hashes, write_whole
+from dp_diffusers.privacy.reservation import Reservation
+
+if TYPE_CHECKING:
+    from dp_diffusers.privacy.verification import Verification
+
+SCHEMA: Final = 1
+ADAPTER_FILE: Final = "adapter/adapter_model.safetensors"
+
+
+class CertifiablePlan(Protocol):
+    """What a certificate needs of a plan."""
+
+    @property
+    def budget(self) -> Budget | None:
+        """What the run could spend; None without privacy."""
+
+    @property
+    def record(self) -> GaussianMechanism | None:
+        """The mechanism of the run; None without privacy."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the plan."""
+
+    @property
+    def mechanism(self) -> Any:
+        """The mechanism's public sizes: steps, expected_units, population, sampling_probability."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """Schema 1. `epsilon` is None exactly when `not_private`; paths in `files` are relative, with slashes."""
+
+    software: str
+    unit: str | None
+    adjacency: str | None
+    epsilon: float | None
+    delta: float | None
+    accountant: Mapping[str, Any]
+    mechanisms: tuple[Mapping[str, Any], ...]
+    ledger: Mapping[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
+    base_model: Mapping[str, Any]
+    adapter: Mapping[str, Any]
+    not_private: bool
+    assumptions: tuple[str, ...]
+    signature: Mapping[str, str] | None = None
+    schema: int = SCHEMA
+    further: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of later versions, kept as they are."""
+
+    @classmethod
+    def draft(
+        cls,
+        *,
+        plan: CertifiablePlan,
+        account: Reservation | None,
+        base_model: Mapping[str, Any],
+        adapter: Mapping[str, Any],
+        class_names_from_data: bool = False,
+    ) -> Certificate:
+        """The certificate of a run that has settled, still without files; `issue` hashes them.
+
+        `account`: the run's reservation, None without privacy. `base_model`: {id, sha256}; `adapter`:
+        {trainable_parameters}. Raises `GuaranteeError` if plan and account do not belong together or the
+        run is not settled.
+        """
+        numbers = _without_privacy(plan) if plan.record is None else _with_privacy(plan, account)
+        return cls(
+            software=_software(),
+            base_model=dict(base_model),
+            adapter={"sha256": None, **adapter},
+            assumptions=tuple(
+                assumptions_of(
+                    plan.budget,
+                    test_keys=numbers["not_private"],
+                    class_names_from_data=class_names_from_data,
+                )
+            ),
+            **numbers,
+        )
+
+    def issue(self, release: str | Path) -> Certificate:
+        """Hashes every file below `release`, writes certificate.json there and returns what it says."""
+        folder = Path(release)
+        files = hashes(folder)
+        adapter = {**self.adapter, "sha256": files.get(ADAPTER_FILE)}
+        issued = dataclasses.replace(self, files=files, adapter=adapter, signature=None)
+        write_whole(folder / CERTIFICATE_NAME, issued.to_json())
+        return issued
+
+    def reissue(self, release: str | Path, *, replaced: Iterable[str] = ()) -> Certificate:
+        """The same certificate with the files that were added since; a signature has to be made anew.
+
+        `replaced`: paths of files or folders that may differ from what is listed, or be gone. Raises
+        `VerificationError` if any other listed file was changed or is missing.
+        """
+        folder = Path(release)
+        exempt = tuple(path.rstrip("/") for path in replaced)
+        kept = {name: digest for name, digest in self.files.items() if not _is_below(name, exempt)}
+        problems = [
+            text for text in differences(folder, kept) if not text.endswith("not listed in the certificate")
+        ]
+        if problems:
+            raise VerificationError(
+                f"{folder} is not the release that was certified: {'; '.join(problems)}",
+                hint="restore the files, or make the release again",
+            )
+        return self.issue(folder)
+
+    def to_json(self) -> str:
+        """The document, with two spaces of indent and keys in the order of the schema."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as a plain dictionary."""
+        order = ["schema", *(item.name for item in dataclasses.fields(self) if item.name != "schema")]
+        document = {name: getattr(self, name) for name in order if name != "further"}
+        document["mechanisms"] = [dict(entry) for entry in self.mechanisms]
+        document["assumptions"] = list(self.assumptions)
+        return {**document, **self.further}
+
+    @classmethod
+    def from_json(cls, text: str) -> Certificate:
+        """Reads a certificate. Raises `ParameterError` for anything that is not one of schema 1."""
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise ParameterError(f"not a certificate: {error}") from error
+        return cls.from_dict(document)
+
+    @classmethod
+    def from_dict(cls, document: Any) -> Certificate:
+        """Reads what `to_dict` gave; fields that this version does not know are kept."""
+        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+            raise ParameterError(f"not a certificate of schema {SCHEMA}")
+        names = {item.name for item in dataclasses.fields(cls)} - {"further"}
+        missing = sorted(names - {"signature"} - set(document))
+        if missing:
+            raise ParameterError(f"not a certificate: {', '.join(missing)} missing")
+        _check_types(document)
+        known = {name: value for name, value in document.items() if name in names}
+        known |= {name: tuple(document[name]) for name in ("mechanisms", "assumptions")}
+        return cls(**known, further={name: document[name] for name in document if name not in names})
+
+    @classmethod
+    def verify(cls, release: str | Path) -> Verification:
+        """Recomputes epsilon and re-hashes the files of `release`; needs dp_accounting alone."""
+        from dp_diffusers.privacy.verification import verify_release
+
+        return verify_release(Path(release))
+
+
+def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[str, Any]:
+    from dp_diffusers.privacy import accountant
+
+    budget, record = plan.budget, plan.record
+    assert budget is not None
+    assert record is not None
+    run, ledger = _settled_run(plan, account)
+    spent, terms = run.ledger.spent(), run.ledger.terms
+    charged = dataclasses.replace(record, steps=run.steps_charged)
+    grid = accountant.grid_for([charged])
+    test_keys = run.not_private
+    epsilon = accountant.epsilon([charged], budget.delta, budget.adjacency, grid=grid)
+    cap = None if terms is None or terms.cap is None else terms.cap.epsilon
+    return {
+        "unit": budget.unit,
+        "adjacency": budget.adjacency,
+        "epsilon": None if test_keys else epsilon,
+        "delta": budget.delta,
+        "accountant": {"method": "pld", "library": accountant.library_version(), "grid": grid},
+        "mechanisms": (_entry(record.to_dict(), record.steps, run.steps_charged),),
+        "ledger": {"spent_epsilon": spent.epsilon, "cap_epsilon": cap, "head": ledger, "rule": spent.rule},
+        "not_private": test_keys,
+    }
+
+
+def _settled_run(plan: CertifiablePlan, account: Reservation | None) -> tuple[Reservation, str]:
+    if account is None:
+        raise GuaranteeError("a private run has no certificate without its ledger account")
+    if account.plan_fingerprint != plan.fingerprint:
+        raise GuaranteeError("the ledger account belongs to another plan")
+    if account.ledger.run(account.run_id).status != "settled":
+        raise GuaranteeError("the run is not settled: its certificate could say too little")
+    if account.steps_charged == 0:
+        raise GuaranteeError("the run charged nothing, so there is nothing to certify")
+    return account, account.ledger.head
+
+
+def _without_privacy(plan: CertifiablePlan) -> dict[str, Any]:
+    mechanism = plan.mechanism
+    numbers = {name: getattr(mechanism, name) for name in ("name", "population", "expected_units")}
+    numbers |= {"sampling_probability": mechanism.sampling_probability, "max_units": None}
+    numbers |= {"clip_norm": None, "noise_multiplier": 0.0, "clipping": None}
+    return {
+        "unit": None,
+        "adjacency": None,
+        "epsilon": None,
+        "delta": None,
+        "accountant": {"method": None, "library": None, "grid": None},
+        "mechanisms": (_entry(numbers, mechanism.steps, mechanism.steps),),
+        "ledger": {"spent_epsilon": None, "cap_epsilon": None, "head": None, "rule": None},
+        "not_private": True,
+    }
+
+
+def _entry(numbers: Mapping[str, Any], planned: int, charged: int) -> dict[str, Any]:
+    rest = {name: value for name, value in numbers.items() if name not in ("name", "steps")}
+    return {"name": numbers["name"], "steps_planned": planned, "steps_charged": charged, **rest}
+
+
+def _check_types(document: Mapping[str, Any]) -> None:
+    kinds: dict[str, type] = dict.fromkeys(("accountant", "ledger", "files", "base_model", "adapter"), dict)
+    kinds |= {"mechanisms": list, "assumptions": list, "not_private": bool}
+    for name, kind in kinds.items():
+        if not isinstance(document[name], kind):
+            raise ParameterError(f"not a certificate: {name} is not a {kind.__name__}")
+    if not all(isinstance(entry, dict) for entry in document["mechanisms"]):
+        raise ParameterError("not a certificate: mechanisms holds something that is not a dict")
+
+
+def _is_below(name: str, paths: tuple[str, ...]) -> bool:
+    return any(name == path or name.startswith(f"{path}/") for path in paths)
+
+
+def _software() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"dp-diffusers {version('dp-diffusers')}"
+    except PackageNotFoundError:
+        return "dp-diffusers (not installed)"

@@ -1,0 +1,83 @@
+"""The files of a release: their hashes, and writing one of them whole or not at all.
+
+Guarantee: a file that is there under its name is complete. Imports the standard library only. Source: the
+usual write, fsync, rename, fsync of the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from dp_diffusers.errors import RunFolderError
+
+CERTIFICATE_NAME: Final = "certificate.json"
+_CHUNK: Final = 1 << 20
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def release_files(folder: Path) -> dict[str, Path]:
+    """Every file and link below `folder` but the certificate itself, by its path with slashes, sorted."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    named = {path.relative_to(folder).as_posix(): path for path in found}
+    named.pop(CERTIFICATE_NAME, None)
+    return dict(sorted(named.items()))
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a release. Raises `RunFolderError` for links, which would not travel."""
+    files = release_files(folder)
+    for name, path in files.items():
+        if path.is_symlink() or not path.is_file():
+            raise RunFolderError(
+                f"{name} in {folder} is not a plain file", hint="a release holds plain files"
+            )
+    return {name: sha256_of_file(path) for name, path in files.items()}
+
+
+def differences(folder: Path, listed: Mapping[str, str]) -> list[str]:
+    """One sentence for each file of a release that is missing, changed, unlisted or not a plain file."""
+    present = release_files(folder)
+    problems = [f"{name} is missing" for name in listed if name not in present]
+    for name, path in present.items():
+        if path.is_symlink() or not path.is_file():
+            problems.append(f"{name} is not a plain file")
+        elif name not in listed:
+            problems.append(f"{name} is not listed in the certificate")
+        elif sha256_of_file(path) != listed[name]:
+            problems.append(f"{name} was changed")
+    return problems
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes `text` so that `path` holds the old or the new content at every instant."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with new.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(new, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""Checks a release against its certificate, with nothing but dp_accounting and the files.
+
+Guarantee: a release is called valid only if every number of the certificate follows from its mechanisms and
+every file is listed and unchanged; epsilon is computed again, never copied. Imports the accountant, never
+torch. Source: the contract of the certificate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dp_diffusers.errors import DPDiffusersError
+from dp_diffusers.privacy import accountant
+from dp_diffusers.privacy.calibration import SMALLEST_NOISE
+from dp_diffusers.privacy.certificate import ADAPTER_FILE, Certificate
+from dp_diffusers.privacy.events import GaussianMechanism, record_from_dict
+from dp_diffusers.privacy.files import CERTIFICATE_NAME, differences
+
+MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What was found: `epsilon` is the recomputed one, None if it could not be or nothing is promised."""
+
+    valid: bool
+    epsilon: float | None
+    problems: tuple[str, ...]
+
+
+def verify_release(folder: Path) -> Verification:
+    """Every problem of the release in `folder`; never raises for what it finds there."""
+    try:
+        certificate = Certificate.from_json((folder / CERTIFICATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        return _invalid(f"cannot read {CERTIFICATE_NAME} in {folder}: {error}")
+    except DPDiffusersError as error:
+        return _invalid(error.message)
+    recomputed, problems = None, []
+    try:
+        recomputed, problems = _epsilon(certificate)
+        problems += [*_ledger(certificate), *_hashes(certificate)]
+    except (DPDiffusersError, TypeError, ValueError, KeyError, OverflowError) as error:
+        problems.append(f"the certificate cannot be followed: {error}")
+    try:
+        problems += differences(folder, certificate.files)
+    except OSError as error:
+        problems.append(f"cannot read the files of {folder}: {error}")
+    return Verification(valid=not problems, epsilon=recomputed, problems=tuple(problems))
+
+
+def _invalid(problem: str) -> Verification:
+    return Verification(valid=False, epsilon=None, problems=(problem,))
+
+
+def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
+    if certificate.not_private:
+        wrong = certificate.epsilon is not None
+        return None, ["the certificate says not private and gives an epsilon"] if wrong else []
+    claimed, delta = certificate.epsilon, certificate.delta
+    if not (_is_number(claimed) and _is_number(delta) and certificate.mechanisms):
+        return None, ["epsilon, delta or the mechanisms are missing"]
+    assert claimed is not None
+    assert delta is not None
+    records = [_charged(entry) for entry in certificate.mechanisms]
+    problems = [text for record in records for text in _record(record, delta)]
+    if problems:
+        return None, problems
+    grid = _grid(certificate.accountant, records)
+    recomputed = accountant.epsilon(records, delta, str(certificate.adjacency), grid=grid)
+    # A claim may be rounded up a little, and never down.
+    if not recomputed * (1 - 1e-6) <= claimed <= recomputed * 1.01:
+        problems.append(f"epsilon {claimed:.6g} does not follow: its mechanisms give {recomputed:.6g}")
+    return recomputed, problems
+
+
+def _charged(entry: Mapping[str, Any]) -> GaussianMechanism:
+    return record_from_dict({**entry, "steps": entry["steps_charged"]})
+
+
+def _record(record: GaussianMechanism, delta: float) -> Iterator[str]:
+    ratio = record.expected_units / record.population
+    if not math.isclose(record.sampling_probability, ratio, rel_tol=1e-12):
+        yield f"sampling probability {record.sampling_probability} is not expected_units / population = {ratio}"
+    if not 0 < delta * record.population < 1:
+        yield f"delta {delta:g} is not below 1 / population = {1 / record.population:.3g}"
+    if record.noise_multiplier < SMALLEST_NOISE:
+        yield f"noise multiplier {record.noise_multiplier:g} is below {SMALLEST_NOISE}"
+    if not 0 < record.steps <= MOST_STEPS:
+        yield f"steps_charged {record.steps} is not in [1, {MOST_STEPS}]"
+
+
+def _grid(stated: Mapping[str, Any], records: list[GaussianMechanism]) -> float:
+    """The stated grid where it is near ours: each gives an upper bound, the same one the same number."""
+    ours, theirs = accountant.grid_for(records), stated.get("grid")
+    return float(theirs) if _is_number(theirs) and ours / 10 <= theirs <= ours * 10 else ours
+
+
+def _ledger(certificate: Certificate) -> Iterator[str]:
+    if certificate.not_private:
+        return
+    spent, cap, head = (certificate.ledger.get(name) for name in ("spent_epsilon", "cap_epsilon", "head"))
+    if not _is_number(spent) or not (cap is None or _is_number(cap)):
+        yield "the ledger's numbers are missing"
+    elif cap is not None and spent > cap * (1 + 1e-9):
+        yield f"the ledger spent epsilon {spent:.6g}, above its cap of {cap:g}"
+    if not _is_sha256(head):
+        yield "the ledger's head is missing"
+
+
+def _hashes(certificate: Certificate) -> Iterator[str]:
+    if not _is_sha256(certificate.base_model.get("sha256")):
+        yield "the base model's hash is missing"
+    if certificate.adapter.get("sha256") != certificate.files.get(ADAPTER_FILE):
+        yield f"the adapter's hash is not that of {ADAPTER_FILE}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
