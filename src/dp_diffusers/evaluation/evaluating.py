@@ -1,0 +1,167 @@
+"""Are synthetic images useful: a classifier learns from them alone, and is tested on real ones.
+
+Guarantees a fixed schedule for every row, no selection by test accuracy, and the ε = 0 rows beside the
+synthetic one wherever the public model or public images are at hand. May import numpy and torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dp_diffusers.data.public_images import PublicImages
+from dp_diffusers.errors import DataError, ParameterError, within
+from dp_diffusers.evaluation import classifier
+from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
+from dp_diffusers.evaluation.reading import LabelledImages, read_images
+from dp_diffusers.evaluation.scores import Row, Scores
+
+Images = str | Path | classifier.Labelled | PublicImages | LabelledImages
+Progress = Callable[..., None]
+SYNTHETIC, PUBLIC_MODEL = "synthetic", "public model, ε = 0"
+PUBLIC, UNION = "public images, ε = 0", "synthetic and public"
+
+
+def _silent(**_: Any) -> None:
+    """Progress that nobody sees."""
+
+
+def evaluate(
+    images: Images,
+    reference: Images,
+    *,
+    public: Images | Sequence[Images] = (),
+    public_model: Images | None = None,
+    with_public: bool = False,
+    seeds: int = 3,
+    passes: int | None = None,
+    progress: Progress = _silent,
+) -> Scores:
+    """Trains a small classifier on `images`, tests it on the held-out `reference`, once per seed.
+
+    Args:
+        images: synthetic images: parquet, folder, or arrays (uint8 [N, H, W, C], int64 [N]). Where they lie
+            in a release, its base model without adapter gives the ε = 0 row.
+        reference: real held-out images; resized to the synthetic size where they differ, which is noted.
+        public: public images for a row of their own. public_model: images of the public model, elsewhere.
+        with_public: also trains on synthetic and public images together; without `public`, the public data
+            recorded beside the release's base are taken.
+        passes: images seen in one training; None takes the default for the size.
+
+    Returns accuracies in per cent. Raises `DataError`, `ParameterError`.
+    """
+    within(2, 100, seeds=seeds, hint="an interval needs two seeds")
+    synthetic = _opened(images, None)
+    shape = synthetic.images.shape[1:]
+    names = synthetic.class_names
+    test = _reference(_opened(reference, shape), names)
+    run = run_of(Path(images)) if isinstance(images, str | Path) else None
+    sets = {SYNTHETIC: synthetic}
+    if public_model is not None:
+        sets[PUBLIC_MODEL] = _opened(public_model, shape).numbered_as(names)
+    elif run is not None:
+        progress(message="images of the public model, without the adapter")
+        sets[PUBLIC_MODEL] = public_model_images(run, synthetic).numbered_as(names)
+    sets |= _public_sets(synthetic, _public(public, run if with_public else None, shape, names), with_public)
+    passes = classifier.default_passes(shape[0]) if passes is None else passes
+    rows = [_row(name, part, test, seeds, passes, progress) for name, part in sets.items()]
+    found = {row.trained_on: row.accuracy for row in rows}
+    return Scores(
+        synthetic=rows[0],
+        public_model=found.get(PUBLIC_MODEL),
+        public=found.get(PUBLIC),
+        with_public=found.get(UNION),
+        rows=tuple(rows),
+        class_names=names,
+        features=classifier.NAME,
+        seeds=seeds,
+        passes=passes,
+        notes=tuple(dict.fromkeys(note for part in (*sets.values(), test) for note in part.notes)),
+    )
+
+
+def _row(
+    name: str, train: LabelledImages, test: LabelledImages, seeds: int, passes: int, progress: Progress
+) -> Row:
+    results = []
+    for seed in range(seeds):
+        result = classifier.train_and_test(
+            (train.images, train.labels),
+            (test.images, test.labels),
+            seed=seed,
+            passes=passes,
+            classes=len(train.class_names),
+        )
+        progress(message=f"{name}: seed {seed + 1}/{seeds}, accuracy {result.accuracy:.2f} %")
+        results.append(result)
+    return Row.of(name, len(train.images), results)
+
+
+def _reference(reference: LabelledImages, names: tuple[str, ...]) -> LabelledImages:
+    """The reference, numbered as the synthetic images are; a class that they lack must not be left out."""
+    test = reference.numbered_as(names)
+    if len(test.images) < len(reference.images):
+        missing = len(reference.images) - len(test.images)
+        raise DataError(
+            f"{missing} reference images have a class that the synthetic images lack",
+            hint=f"synthetic classes: {', '.join(names[:10])}",
+        )
+    return test
+
+
+def _public_sets(
+    synthetic: LabelledImages, public: LabelledImages | None, together: bool
+) -> dict[str, LabelledImages]:
+    if public is None:
+        if together:
+            raise ParameterError("no public images to train with", hint="name them: --public PATH")
+        return {}
+    return {PUBLIC: public, UNION: _together([synthetic, public])} if together else {PUBLIC: public}
+
+
+def _opened(images: Images, shape: tuple[int, ...] | None) -> LabelledImages:
+    """Images of any kind; files are brought to `shape` (H, W, C), arrays must have it."""
+    if isinstance(images, str | Path):
+        size, channels = (None, None) if shape is None else (shape[0], shape[2])
+        return read_images(images, size=size, channels=channels)
+    if isinstance(images, tuple):
+        pixels, labels = images
+        names = tuple(map(str, range(int(np.max(labels)) + 1)))
+        images = LabelledImages(images=pixels, labels=np.asarray(labels, np.int64), class_names=names)
+    if shape is not None and images.images.shape[1:] != shape:
+        raise DataError(f"expected images of shape {shape}, got {images.images.shape[1:]}")
+    if isinstance(images, LabelledImages):
+        return images
+    return LabelledImages(
+        images=images.images, labels=images.labels, class_names=images.class_names, notes=images.notes
+    )
+
+
+def _public(
+    public: Images | Sequence[Images], run: Path | None, shape: tuple[int, ...], names: tuple[str, ...]
+) -> LabelledImages | None:
+    """All public images of the synthetic classes; those of the run's base where none are given."""
+    single = isinstance(public, str | Path | PublicImages | LabelledImages) or _is_arrays(public)
+    chosen: list[Any] = [public] if single else list(public)  # type: ignore[arg-type]
+    if not chosen:
+        recorded = None if run is None else public_images_of(run, shape[0], shape[2])
+        return None if recorded is None else recorded.numbered_as(names)
+    return _together([_opened(part, shape).numbered_as(names) for part in chosen])
+
+
+def _is_arrays(value: object) -> bool:
+    return (
+        isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, np.ndarray) for part in value)
+    )
+
+
+def _together(parts: Sequence[LabelledImages]) -> LabelledImages:
+    return LabelledImages(
+        images=np.concatenate([part.images for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        class_names=parts[0].class_names,
+        notes=tuple(note for part in parts for note in part.notes),
+    )

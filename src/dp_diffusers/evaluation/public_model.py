@@ -1,0 +1,63 @@
+"""The ε = 0 rows of a release: images of its base model without the adapter, and the base's public data.
+
+Guarantees the same labels, sampler, steps, guidance and seed as the release's images; the result is kept in
+`RUN/private/`. May import what `release` imports, when called.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from dp_diffusers.evaluation.reading import LabelledImages
+
+
+def run_of(images: Path) -> Path | None:
+    """The run folder that the images at RUN/release/images were made by, or None elsewhere."""
+    release = images.resolve().parent
+    return release.parent if (release / "certificate.json").exists() else None
+
+
+def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
+    """As many images as `like` has, of the same labels, from the run's base model without its adapter.
+
+    Raises `ModelError` when the base is not the one of the certificate.
+    """
+    from dp_diffusers.diffusion.generation import Sampling, sample
+    from dp_diffusers.recipe_sections import GenerationSettings
+    from dp_diffusers.release import Release
+
+    release = Release.open(run)
+    settings = GenerationSettings(**release.settings().get("generation", {}))
+    sampling = Sampling(
+        sampler=settings.sampler, steps=settings.steps, guidance=settings.guidance, seed=settings.seed
+    )
+    family = release.family(adapted=False)
+    names = family.base.class_names or like.class_names
+    labels = like.numbered_as(tuple(names)).labels
+    key = json.dumps([family.base.sha256, asdict(sampling), labels.tolist()])
+    kept = run / "private" / "public-model-images.npz"
+    if kept.exists():
+        with np.load(kept) as stored:
+            if str(stored["key"]) == key:
+                return LabelledImages(images=stored["images"], labels=labels, class_names=tuple(names))
+    pixels = np.concatenate(list(sample(family, labels, len(labels), sampling)))
+    if kept.parent.is_dir():
+        np.savez(kept, images=pixels, key=np.array(key))
+    return LabelledImages(images=pixels, labels=labels, class_names=tuple(names))
+
+
+def public_images_of(run: Path, size: int, channels: int) -> LabelledImages | None:
+    """The public images that the run's base was trained on, where the base's folder says which."""
+    from dp_diffusers.data.public_images import load_public
+    from dp_diffusers.release import Release
+
+    record = Path(str(Release.open(run).settings()["base"])) / "pretraining.json"
+    if not record.exists():
+        return None
+    recipe = json.loads(record.read_text())["recipe"]
+    public = load_public(recipe["data"], size, channels, recipe["training"]["seed"])
+    return LabelledImages(images=public.images, labels=public.labels, class_names=public.class_names)
