@@ -33,7 +33,7 @@ def budget_of(recipe: Recipe) -> Budget:
 def plan_of(recipe: Recipe) -> Plan:
     """Calibrates the plan of a recipe; the mechanism `none` gives a plan that says it is not private.
 
-    Raises: `BudgetError` where no usable noise reaches the budget, `ParameterError` for numbers that do not fit.
+    Raises: `BudgetError` where no usable noise meets the budget, `ParameterError` for numbers out of range.
     """
     settings = recipe.mechanism
     sizes = {

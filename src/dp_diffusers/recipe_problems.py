@@ -44,7 +44,8 @@ def _finding(detail: Mapping[str, Any], model: type[BaseModel], value: Any) -> F
     path = _without_tags(detail["loc"])
     dotted = ".".join(map(str, path))
     context = detail.get("ctx", {})
-    if kind == "extra_forbidden":
+    if kind in {"extra_forbidden", "invalid_key"}:
+        path = (*path[:-1], str(path[-1]))
         return path, f"unknown key {str(path[-1])!r}", _known(path, model, value)
     if kind in {"missing", "union_tag_not_found"}:
         missing = (*path, "source") if kind == "union_tag_not_found" else path

@@ -13,7 +13,7 @@ import typer
 
 from dp_diffusers.cli.options import Json, Quiet
 from dp_diffusers.cli.output import answer, complain, configure
-from dp_diffusers.errors import ExitCode, LedgerError
+from dp_diffusers.errors import ExitCode, InputError, LedgerError
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger
@@ -83,6 +83,10 @@ def verify(
     configure(json=json, quiet=quiet)
     from dp_diffusers.privacy.certificate import Certificate
 
+    if not release.is_dir():
+        raise InputError(f"release folder not found: {release}")
+    if (release / "release").is_dir():  # a run folder was meant
+        release = release / "release"
     found = Certificate.verify(release)
     document = {"valid": found.valid, "epsilon": found.epsilon, "problems": list(found.problems)}
     answer("valid" if found.valid else "not valid", document)

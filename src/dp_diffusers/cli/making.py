@@ -6,7 +6,6 @@ May import typer and pathlib at the top; the libraries are loaded when a verb ru
 
 from __future__ import annotations
 
-import json as json_library
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -117,7 +116,7 @@ def demo(
 
 def _cost(certificate: Certificate) -> dict[str, Any]:
     """What a training spent and trained, as its certificate says."""
-    issued = json_library.loads(certificate.to_json())
+    issued = certificate.to_dict()
     return {
         "epsilon": issued["epsilon"],
         "delta": issued["delta"],

@@ -91,5 +91,12 @@ def _in_words(
     lines.append("defaults taken:")
     given = read(file, overrides).value
     for key, value in defaulted(given, settings.model_dump()).items():
-        lines.append(f"  {key}: {'null' if value is None else value}")
+        lines.append(f"  {key}: {_as_yaml(value)}")
     return "\n".join(lines)
+
+
+def _as_yaml(value: Any) -> str:
+    """A plain value as it would be written in the recipe."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
