@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from dp_diffusers.pretrain_recipe import PretrainRecipe as PretrainRecipe
+from dp_diffusers.pretrain_recipe import PretrainRecipe
 from dp_diffusers.recipe_checks import cross_checks
 from dp_diffusers.recipe_file import differing_keys, read, validate
 from dp_diffusers.recipe_problems import RefusedValueError, Section
@@ -31,6 +31,22 @@ from dp_diffusers.yaml_lines import dump
 
 if TYPE_CHECKING:
     from dp_diffusers.plan import Plan
+
+__all__ = [
+    "AuditSettings",
+    "BudgetSettings",
+    "DataSettings",
+    "GenerationSettings",
+    "MechanismSettings",
+    "PretrainRecipe",
+    "Recipe",
+    "RuntimeSettings",
+    "StrategySettings",
+    "TrainingSettings",
+    "default_delta",
+    "default_ledger",
+    "defaulted",
+]
 
 
 class Recipe(Section):
