@@ -103,7 +103,7 @@ def _block(options: _Options, block: int) -> Images:
 def _half_widths(random: np.random.Generator, options: _Options) -> Array:
     """Half of the pen's width, in pixels: about 1 to 4 pixels wide where a digit is 20 pixels tall."""
     tall = options.grid * (20 / 28 if options.frame == "mnist" else 1)
-    return (np.clip(np.exp(random.normal(0.17, 0.3, BLOCK)), 0.5, 2.1) * tall / 20).astype(np.float32)
+    return (np.clip(np.exp(random.normal(0.15, 0.29, BLOCK)), 0.5, 2.0) * tall / 20).astype(np.float32)
 
 
 def _place(

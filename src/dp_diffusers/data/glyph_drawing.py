@@ -35,24 +35,28 @@ class Hand:
     matrix: Array  # [N, 2, 2]
     wave: Array  # [N, 3, 5], (amplitude x, amplitude y, frequency x, frequency y, phase) of three waves
     taper: Array  # [N, 2], growth of the width downwards, shift of the waist
+    care: Array  # [N], how carelessly each writes: about 1, seldom above 2
 
 
 def draw_hand(random: np.random.Generator, count: int) -> Hand:
     """Random slant (mostly to the right), rotation within 12 degrees, width, and a slow warp."""
-    slant = np.clip(random.normal(0.12, 0.2, count), -0.35, 0.6)
+    care = np.clip(random.gamma(4, 0.27, count), 0.25, 2.6)
+    slant = np.clip(random.normal(0.14, 0.23, count), -0.4, 0.75)
     turn = np.clip(random.normal(0, 0.08, count), -0.21, 0.21)
-    width = np.exp(np.clip(random.normal(-0.02, 0.22, count), -0.55, 0.5))
+    width = np.exp(np.clip(random.normal(0, 0.24, count), -0.6, 0.55))
     cos, sin = np.cos(turn), np.sin(turn)
     rotation = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
     shear = np.zeros((count, 2, 2))
     shear[:, 0, 0], shear[:, 0, 1], shear[:, 1, 1] = width, -slant, 1
-    wave = random.normal(size=(count, 3, 5)) * np.array([2.2, 2.2, 0.022, 0.018, 0.0])
+    wave = random.normal(size=(count, 3, 5)) * np.array([2.4, 2.4, 0.022, 0.018, 0.0])
+    wave[:, :, :2] *= care[:, None, None]
     wave[:, :, 4] = random.uniform(0, 2 * np.pi, (count, 3))
-    taper = random.normal(size=(count, 2)) * np.array([0.1, 5.0])
+    taper = random.normal(size=(count, 2)) * np.array([0.1, 5.0]) * care[:, None]
     return Hand(
         matrix=(rotation @ shear).astype(np.float32),
         wave=wave.astype(np.float32),
-        taper=np.clip(taper, [-0.22, -11], [0.22, 11]).astype(np.float32),
+        taper=np.clip(taper, [-0.25, -13], [0.25, 13]).astype(np.float32),
+        care=care.astype(np.float32),
     )
 
 
@@ -80,7 +84,7 @@ def _families(random: np.random.Generator, labels: NDArray[np.int64]) -> NDArray
     return chosen
 
 
-def _control_points(random: np.random.Generator, family: NDArray[np.int64]) -> Array:
+def _control_points(random: np.random.Generator, family: NDArray[np.int64], care: Array) -> Array:
     """[N, M, 2]: a blend of the family's shapes, a little beyond them at times, each point shaken."""
     table = stroke_table()
     shapes = table.shapes[family]
@@ -88,9 +92,19 @@ def _control_points(random: np.random.Generator, family: NDArray[np.int64]) -> A
     blend = random.gamma(0.55, size=shapes.shape[:2]) + 1e-6
     blend *= np.arange(shapes.shape[1]) < count
     blend /= blend.sum(1, keepdims=True)
-    blend = np.where(np.arange(shapes.shape[1]) < count, 1 / count + 1.12 * (blend - 1 / count), 0)
-    shake = random.uniform(0.8, 4.2, (len(family), 1, 1)) * random.normal(size=(*shapes.shape[::2], 2))
+    blend = np.where(np.arange(shapes.shape[1]) < count, 1 / count + 1.15 * (blend - 1 / count), 0)
+    shake = 3.0 * care[:, None, None] * random.normal(size=(*shapes.shape[::2], 2))
     return np.asarray(np.einsum("ns,nsmk->nmk", blend, shapes) + shake[:, : shapes.shape[2]], np.float32)
+
+
+def _hooks(random: np.random.Generator, along: Array, care: Array) -> Array:
+    """[N, DOTS, 2] by which strokes bend near their ends, as the pen lands and leaves."""
+    bend = 4.0 * care[:, None] * random.normal(size=(2, 2, len(along), 1))
+    reach = random.uniform(0.06, 0.2, (2, len(along), 1))
+    start = np.maximum(0, 1 - along / reach[0])[..., None] ** 2
+    end = np.maximum(0, 1 - (1 - along) / reach[1])[..., None] ** 2
+    moved = start * bend[0].transpose(1, 2, 0) + end * bend[1].transpose(1, 2, 0)
+    return np.asarray(moved, np.float32)
 
 
 def _smooth_noise(random: np.random.Generator, along: Array) -> Array:
@@ -119,10 +133,11 @@ def draw_strokes(random: np.random.Generator, labels: NDArray[np.int64], hand: H
     """Strokes of one digit for each label [N], written by the hands given."""
     table = stroke_table()
     family = _families(random, labels)
-    control = _control_points(random, family)
+    control = _control_points(random, family, hand.care)
     rounding = random.uniform(0, 1, (len(labels), 1, 1)).astype(np.float32)
     dots = (1 - rounding) * (table.sharp[family] @ control) + rounding * (table.smooth[family] @ control)
-    offsets = random.normal(0, 2.5, (len(labels), 4, 2)).astype(np.float32)
+    dots += _hooks(random, table.along[family], hand.care)
+    offsets = (2.5 * hand.care[:, None, None] * random.normal(size=(len(labels), 4, 2))).astype(np.float32)
     dots += np.take_along_axis(offsets, table.stroke[family][..., None], axis=1)
     dots = warped(dots, hand) @ hand.matrix.transpose(0, 2, 1)
     ink, pressure = _pen(random, table.along[family])
