@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sqlite3
@@ -35,8 +36,8 @@ class Row:
     sets: tuple[str, ...] = field(default=())
 
 
-def with_set(name: str, override: str, says: str, code: int = 2) -> Row:
-    return Row(name=name, says=says, sets=(override,), code=code)
+def with_set(name: str, override: str, says: str) -> Row:
+    return Row(name=name, says=says, sets=(override,))
 
 
 ROWS = [
@@ -99,8 +100,11 @@ ROWS = [
     with_set("unknown strategy", "strategy.name=lroa", "to be one of lora, got 'lroa'"),
     with_set("no equals sign", "training", "expected key=value"),
     with_set("override into a word", "base.x=1", "does not lead to a key"),
-    with_set(
-        "hopeless budget", "mechanism={population: 1000, steps: 1, expected_units: 1}", r"noise", code=3
+    Row(
+        name="hopeless budget",
+        sets=("budget.epsilon=100", "mechanism.steps=1", "mechanism.expected_units=1"),
+        says="noise multiplier below",
+        code=3,
     ),
     Row(name="unknown verb", command=("trian", "{recipe}"), says="no such command 'trian'"),
     Row(name="no out", command=("train", "{recipe}"), says="missing option '--out'"),
@@ -264,44 +268,75 @@ def test_a_training_that_cannot_start_spends_nothing(
     assert not (tmp_path / "run" / "release" / "certificate.json").exists()
 
 
-def test_resume_with_another_plan_is_refused(
-    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert called(capsys, "train", tiny_recipe, "--out", tmp_path / "run", "--quiet")[0] == 0
-    before = spent(tmp_path)
+_TRAINED: list[Path] = []
+
+
+@pytest.fixture
+def trained(tiny_recipe: Path, tmp_path: Path) -> Path:
+    """A folder with a recipe, its ledger, and the finished run `run`; trained once for this file."""
+    if not _TRAINED:
+        assert main(["train", str(tiny_recipe), "--out", str(tmp_path / "run"), "--quiet"]) == 0
+        _TRAINED.append(tmp_path)
+    return _TRAINED[0]
+
+
+def test_resume_with_another_recipe_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = spent(trained)
     code, said = called(
-        capsys, "train", tiny_recipe, "--out", tmp_path / "run", "--quiet", "--set", "training.ema=0.5"
+        capsys, "train", trained / "recipe.yaml", "--out", trained / "run", "--set", "training.ema=0.5"
     )
     assert code == 2
     assert "training.ema" in said
-    assert spent(tmp_path) == before > 0
+    assert spent(trained) == before > 0
+
+
+def test_the_same_recipe_again_says_that_it_is_done(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = spent(trained)
+    command = ["train", str(trained / "recipe.yaml"), "--out", str(trained / "run"), "--json"]
+    assert main([*command, "--set", "runtime.rows_per_pass=7"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert set(document) == {"release", "epsilon", "delta", "steps_charged", "trainable_parameters"}
+    assert document["steps_charged"] == 3
+    assert "done" in captured.err
+    assert spent(trained) == before
 
 
 def test_a_cap_that_is_reached_is_refused_with_exit_3(
-    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(capsys, "train", tiny_recipe, "--out", tmp_path / "one", "--quiet")[0] == 0
-    before = spent(tmp_path)
-    code, said = called(capsys, "train", tiny_recipe, "--out", tmp_path / "two", "--quiet")
+    before = spent(trained)
+    code, said = called(capsys, "train", trained / "recipe.yaml", "--out", trained / "two", "--quiet")
     assert code == 3
     assert "cap" in said
-    assert spent(tmp_path) == before
+    assert spent(trained) == before
 
 
 def test_a_tampered_ledger_is_refused(
-    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(capsys, "train", tiny_recipe, "--out", tmp_path / "one", "--quiet")[0] == 0
-    ledger = sqlite3.connect(tmp_path / "tiny.ledger")
-    triggers = ledger.execute("select name from sqlite_master where type = 'trigger'").fetchall()
-    tables = ledger.execute("select name from sqlite_master where type = 'table'").fetchall()
-    for (name,) in triggers:
-        ledger.execute(f"drop trigger {name}")
-    table = next(name for (name,) in tables if not name.startswith("sqlite_"))
+    copy = tmp_path / "copy.ledger"
+    shutil.copy(trained / "tiny.ledger", copy)
+    forget_an_entry(copy)
+    ledger = f"budget.ledger={copy}"
+    code, said = called(
+        capsys, "train", trained / "recipe.yaml", "--out", tmp_path / "run", "--quiet", "--set", ledger
+    )
+    assert code == 2, said
+    assert "copy.ledger" in said
+    assert not (tmp_path / "run" / "release" / "certificate.json").exists()
+
+
+def forget_an_entry(path: Path) -> None:
+    """Removes the last but one entry of a ledger, triggers first."""
+    ledger = sqlite3.connect(path)
+    names = ledger.execute("select type, name from sqlite_master").fetchall()
+    for kind, name in names:
+        if kind == "trigger":
+            ledger.execute(f"drop trigger {name}")
+    (table,) = [name for kind, name in names if kind == "table" and not name.startswith("sqlite_")]
     ledger.execute(f"delete from {table} where rowid = (select max(rowid) - 1 from {table})")
     ledger.commit()
     ledger.close()
-    code, said = called(capsys, "train", tiny_recipe, "--out", tmp_path / "two", "--quiet")
-    assert code == 2, said
-    assert "tiny.ledger" in said
-    assert not (tmp_path / "two" / "release" / "certificate.json").exists()

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def budget_of(recipe: Recipe) -> Budget:
     """The budget of a recipe, with its cap (None: recorded without limit)."""
     settings = recipe.budget
-    cap = settings.cap and Cap(epsilon=settings.cap.epsilon, delta=settings.cap.delta)
+    limit = settings.cap
+    cap = None if limit is None else Cap(epsilon=limit.epsilon, delta=limit.delta)
     return Budget(
         epsilon=settings.epsilon,
         delta=settings.delta,

@@ -142,8 +142,13 @@ def _model_of(annotation: Any, value: Any = None) -> type[BaseModel] | None:
         return annotation
     inner = [found for item in getattr(annotation, "__args__", ()) if (found := _model_of(item, value))]
     if len(inner) > 1 and isinstance(value, dict):
-        inner = [item for item in inner if value.get("source") in _sources(item)] or inner
+        named = [item for item in inner if value.get("source") in _sources(item)]
+        inner = named or inner
     return inner[0] if inner else None
+
+
+def _is_item(value: Any, part: str | int) -> bool:
+    return isinstance(value, list) and isinstance(part, int)
 
 
 def _sources(model: type[BaseModel]) -> tuple[str, ...]:
@@ -157,7 +162,7 @@ def _section(path: KeyPath, model: type[BaseModel], value: Any) -> type[BaseMode
     current: type[BaseModel] | None = model
     annotation: Any = model
     for part in path:
-        value = value[part] if isinstance(value, dict | list) else None
+        value = value[part] if isinstance(value, dict) or _is_item(value, part) else None
         if isinstance(part, str):
             if current is None or part not in current.model_fields:
                 return None
