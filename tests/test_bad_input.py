@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -9,11 +10,42 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dp_diffusers import recipe_plan
 from dp_diffusers.cli.main import main
+from dp_diffusers.privacy import accountant
+from dp_diffusers.recipe import Recipe
+
+_EPSILONS: dict[Any, float] = {}
+_PLANS: dict[str, Any] = {}
+_curve = functools.lru_cache(accountant.LossCurve)
+
+
+@pytest.fixture(autouse=True)
+def _remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans and answers of the accountant, kept between tests: the same few are asked for again and again."""
+    epsilon, plan_of = accountant.epsilon, recipe_plan.plan_of
+
+    def known_epsilon(records: Any, delta: float, adjacency: str = "add_remove", **options: Any) -> float:
+        key = (tuple(records), delta, adjacency, tuple(options.items()))
+        if key not in _EPSILONS:
+            _EPSILONS[key] = epsilon(records, delta, adjacency, **options)
+        return _EPSILONS[key]
+
+    def known_plan(recipe: Recipe) -> Any:
+        key = recipe.budget.model_dump_json(exclude={"ledger"}) + recipe.mechanism.model_dump_json()
+        if key not in _PLANS:
+            _PLANS[key] = plan_of(recipe)
+        return _PLANS[key]
+
+    monkeypatch.setattr(accountant, "epsilon", known_epsilon)
+    monkeypatch.setattr(accountant, "LossCurve", _curve)
+    monkeypatch.setattr(recipe_plan, "plan_of", known_plan)
+
 
 GOOD = """\
 base: public

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -153,8 +153,8 @@ def _is_item(value: Any, part: str | int) -> bool:
 
 def _sources(model: type[BaseModel]) -> tuple[str, ...]:
     """The values that the `source` key of a section may take."""
-    annotation = model.model_fields["source"].annotation if "source" in model.model_fields else None
-    return tuple(getattr(annotation, "__args__", ()))
+    info = model.model_fields.get("source")
+    return get_args(info.annotation) if info else ()
 
 
 def _section(path: KeyPath, model: type[BaseModel], value: Any) -> type[BaseModel] | None:
