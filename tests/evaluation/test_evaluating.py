@@ -27,12 +27,12 @@ def _digits(count: int, size: int, seed: int, fonts: float = 0.0) -> tuple[np.nd
 
 @pytest.mark.parametrize("format", ["parquet", "imagefolder"])
 def test_files_of_another_size_are_resized_and_said(tmp_path: Path, format: str) -> None:
-    write_images(*_digits(800, 16, 0), NAMES, tmp_path / "synthetic", format=format)
-    write_images(*_digits(300, 28, 1), NAMES, tmp_path / "reference", format="parquet")
-    scores = evaluate(tmp_path / "synthetic", tmp_path / "reference", seeds=2, passes=4000)
-    assert scores.accuracy.mean > 30
+    write_images(*_digits(500, 12, 0), NAMES, tmp_path / "synthetic", format=format)
+    write_images(*_digits(200, 28, 1), NAMES, tmp_path / "reference", format="parquet")
+    scores = evaluate(tmp_path / "synthetic", tmp_path / "reference", seeds=2, passes=2560)
+    assert scores.accuracy.mean > 20
     assert scores.accuracy.low <= scores.accuracy.mean <= scores.accuracy.high
-    assert any("resized from 28x28 to 16x16" in note for note in scores.notes)
+    assert any("resized from 28x28 to 12x12" in note for note in scores.notes)
     assert "not covered by ε" in scores.explain()
     assert scores.reads_private
 

@@ -62,9 +62,9 @@ def draw_hand(random: np.random.Generator, count: int) -> Hand:
 
 def warped(points: Array, hand: Hand) -> Array:
     """Template points [N, P, 2] after the slow warp of each hand, about the origin (0, 0)."""
-    x, y = points[..., 0] - 50, points[..., 1] - HEIGHT / 2
-    x = x * (1 + hand.taper[:, :1] * y / 70)
-    y = y + hand.taper[:, 1:] * (1 - (y / 70) ** 2)
+    across, down = points[..., 0] - 50, points[..., 1] - HEIGHT / 2
+    x = across * (1 + hand.taper[:, :1] * down / 70)
+    y = down + hand.taper[:, 1:] * (1 - (down / 70) ** 2)
     wave = hand.wave[..., None]
     angle = wave[:, :, 2] * x[:, None] + wave[:, :, 3] * y[:, None] + wave[:, :, 4]
     bend = np.sin(angle)

@@ -120,4 +120,4 @@ def print_glyphs(
     canvas = template * (TALL / HEIGHT) + CANVAS / 2 - 0.5
     distance = _lookup(glyph_table().distance, which, canvas[..., 0], canvas[..., 1])
     inside = distance * scale.mean(1)[:, None] + bold[:, None]
-    return np.clip(0.5 + inside * edge[:, None], 0, 1).reshape(-1, grid, grid)
+    return np.asarray(np.clip(0.5 + inside * edge[:, None], 0, 1), np.float32).reshape(-1, grid, grid)

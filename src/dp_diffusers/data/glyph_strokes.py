@@ -85,7 +85,7 @@ def _dot_counts(lengths: NDArray[np.float64]) -> NDArray[np.int64]:
     """Shares DOTS among pieces in proportion to their lengths, two at least."""
     counts = np.maximum(2, np.floor(lengths / lengths.sum() * DOTS)).astype(np.int64)
     counts[np.argmax(lengths)] += DOTS - counts.sum()
-    return counts
+    return np.asarray(counts)
 
 
 def _rounded(sharp: NDArray[np.float64], stroke: NDArray[np.int64]) -> NDArray[np.float64]:

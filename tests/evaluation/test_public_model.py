@@ -1,0 +1,83 @@
+"""The ε = 0 rows of a release: its base without the adapter, and the base's recorded public data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dp_diffusers.evaluation.evaluating import evaluate
+from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
+from dp_diffusers.evaluation.reading import LabelledImages
+from dp_diffusers.images_out import write_images
+
+NAMES = ("class 0", "class 1", "class 2")
+
+
+@pytest.fixture
+def run(tiny_base: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder with images of a release; opening it gives the tiny base, never an adapter."""
+    from dp_diffusers import release
+    from dp_diffusers.diffusion.family import family_of
+
+    class Opened:
+        @classmethod
+        def open(cls, path: Path) -> Opened:
+            return cls()
+
+        def settings(self) -> dict[str, Any]:
+            return {"base": str(tmp_path / "base"), "generation": {"steps": 2}}
+
+        def family(self, *, adapted: bool) -> Any:
+            assert not adapted
+            return family_of(tiny_base())
+
+    monkeypatch.setattr(release, "Release", Opened)
+    root = tmp_path / "run"
+    (root / "private").mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1)).astype(np.uint8)
+    (root / "release").mkdir()
+    (root / "release" / "certificate.json").write_text("{}")
+    write_images(images, np.arange(30) % 3, NAMES, root / "release" / "images", format="parquet")
+    return root
+
+
+def _like(labels: list[int]) -> LabelledImages:
+    images = np.zeros((len(labels), 8, 8, 1), np.uint8)
+    return LabelledImages(images=images, labels=np.array(labels), class_names=NAMES)
+
+
+def test_images_of_the_base_have_the_same_labels_and_are_kept(run: Path) -> None:
+    first = public_model_images(run, _like([2, 0, 1, 1]))
+    assert first.images.shape == (4, 8, 8, 1)
+    assert first.labels.tolist() == [2, 0, 1, 1]
+    assert (run / "private" / "public-model-images.npz").exists()
+    assert np.array_equal(public_model_images(run, _like([2, 0, 1, 1])).images, first.images)
+    assert len(public_model_images(run, _like([0, 1])).images) == 2
+
+
+def test_evaluating_a_release_adds_the_public_model(run: Path) -> None:
+    images = run / "release" / "images"
+    scores = evaluate(images, images, seeds=2, passes=256)
+    assert scores.public_model is not None
+    assert [row.trained_on for row in scores.rows] == ["synthetic", "public model, ε = 0"]
+    assert [row.images for row in scores.rows] == [30, 30]
+
+
+def test_recorded_public_data_join_where_asked(run: Path, tmp_path: Path) -> None:
+    assert public_images_of(run, 8, 1) is None
+    (tmp_path / "base").mkdir()
+    recipe = {"data": [{"source": "drawn_digits", "count": 30}], "training": {"seed": 0}}
+    (tmp_path / "base" / "pretraining.json").write_text(json.dumps({"recipe": recipe}))
+    public = public_images_of(run, 8, 1)
+    assert public is not None
+    assert public.images.shape == (30, 8, 8, 1)
+
+
+def test_images_elsewhere_belong_to_no_run(run: Path, tmp_path: Path) -> None:
+    assert run_of(run / "release" / "images") == run
+    assert run_of(tmp_path) is None
