@@ -71,14 +71,14 @@ def precise(*tensors: Tensor) -> list[Tensor]:
 def linear(layer: nn.Module, inputs: Tensor, backprop: Tensor, owners: RowOwners) -> UnitGradients:
     """Sum over positions (and folded rows) of the outer product of backprop and input."""
     inputs, backprop = precise(inputs, backprop)
-    rows = owners.rows
-    outgoing = owners.merge(backprop.reshape(rows, -1, backprop.shape[-1]))
+    outgoing, incoming = (t.flatten(1, -2) if t.ndim > 2 else t.unsqueeze(1) for t in (backprop, inputs))
     found: UnitGradients = {}
-    if wants(layer, "weight"):
-        incoming = owners.merge(inputs.reshape(rows, -1, inputs.shape[-1]))
-        found["weight"] = owners.sum_rows(torch.bmm(outgoing.mT, incoming))
     if wants(layer, "bias"):
         found["bias"] = owners.sum_rows(outgoing.sum(1))
+    if wants(layer, "weight"):
+        if outgoing.is_contiguous() and incoming.is_contiguous():  # attention hands over transposed views
+            outgoing, incoming = owners.merge(outgoing), owners.merge(incoming)
+        found["weight"] = owners.sum_rows(torch.bmm(outgoing.mT, incoming))
     return found
 
 
