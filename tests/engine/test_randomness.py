@@ -122,7 +122,7 @@ def test_bad_input(call) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_draws_are_fast_enough_for_every_step() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     KEYS.normal("diffusion noise", 0, np.arange(4096), 784)
     KEYS.uniform_all("sampling", 0, 1_000_000)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
