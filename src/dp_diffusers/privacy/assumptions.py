@@ -25,7 +25,7 @@ def assumptions_of(budget: Budget | None, *, test_keys: bool, class_names_from_d
     sentences = [
         f"Unit of privacy: one {unit}, meaning all images that carry its id; ids are taken to be right.",
         f"Adjacency: {_adjacency(budget)}",
-        f"Epsilon and delta: an upper bound for everything in this release, redone steps of the run included; "
+        f"Epsilon and delta: an upper bound for everything in this release, redone steps included; "
         f"other releases from the same data add to it, up to the cap of the ledger ({_cap(budget)}).",
         "Population: declared by whoever ran this, public, and not counted from the data.",
         "Fixed beforehand: steps, sampling, clip and noise were chosen before the run without looking at the "
@@ -35,8 +35,8 @@ def assumptions_of(budget: Budget | None, *, test_keys: bool, class_names_from_d
         "Public data and base model: taken to hold nothing about the units that this release protects.",
         "Randomness: every private draw comes from 32-byte keys of the operating system, never written down; "
         "the cipher is taken to be indistinguishable from random.",
-        "Floating point: noise is a sum of independent float64 draws rounded to a fixed grid; rounding effects "
-        "beyond that are assumed away, not proved.",
+        "Floating point: noise is a sum of independent float64 draws rounded to a fixed grid; rounding "
+        "effects beyond that are assumed away, not proved.",
         "Trust: central model. Whoever ran this saw the images; machine, operating system, libraries and "
         "ledger file were not tampered with.",
         "Side channels: time, memory use and whatever the run wrote outside this release are not covered.",

@@ -18,7 +18,7 @@ from dp_diffusers.errors import GuaranteeError, ParameterError, VerificationErro
 from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism
-from dp_diffusers.privacy.files import CERTIFICATE_NAME, differences, hashes, write_whole
+from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, hashes, write_whole
 from dp_diffusers.privacy.reservation import Reservation
 
 if TYPE_CHECKING:
@@ -119,9 +119,7 @@ class Certificate:
         folder = Path(release)
         exempt = tuple(path.rstrip("/") for path in replaced)
         kept = {name: digest for name, digest in self.files.items() if not _is_below(name, exempt)}
-        problems = [
-            text for text in differences(folder, kept) if not text.endswith("not listed in the certificate")
-        ]
+        problems = changed(folder, kept)
         if problems:
             raise VerificationError(
                 f"{folder} is not the release that was certified: {'; '.join(problems)}",

@@ -46,18 +46,26 @@ def hashes(folder: Path) -> dict[str, str]:
     return {name: sha256_of_file(path) for name, path in files.items()}
 
 
-def differences(folder: Path, listed: Mapping[str, str]) -> list[str]:
-    """One sentence for each file of a release that is missing, changed, unlisted or not a plain file."""
-    present = release_files(folder)
-    problems = [f"{name} is missing" for name in listed if name not in present]
-    for name, path in present.items():
-        if path.is_symlink() or not path.is_file():
-            problems.append(f"{name} is not a plain file")
-        elif name not in listed:
-            problems.append(f"{name} is not listed in the certificate")
-        elif sha256_of_file(path) != listed[name]:
-            problems.append(f"{name} was changed")
-    return problems
+def changed(folder: Path, listed: Mapping[str, str]) -> list[str]:
+    """One sentence for each listed file that is missing, changed, or not a plain file any more."""
+    present = release_files(folder)  # a listed path that leaves the folder is not in it, hence missing
+    problems = (_change(present.get(name), name, digest) for name, digest in listed.items())
+    return [problem for problem in problems if problem]
+
+
+def unlisted(folder: Path, listed: Mapping[str, str]) -> list[str]:
+    """One sentence for each file below `folder` that is not listed."""
+    return [
+        f"{name} is not listed in the certificate" for name in release_files(folder) if name not in listed
+    ]
+
+
+def _change(path: Path | None, name: str, digest: str) -> str | None:
+    if path is None:
+        return f"{name} is missing"
+    if path.is_symlink() or not path.is_file():
+        return f"{name} is not a plain file"
+    return None if sha256_of_file(path) == digest else f"{name} was changed"
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ from dp_diffusers.privacy import accountant
 from dp_diffusers.privacy.calibration import SMALLEST_NOISE
 from dp_diffusers.privacy.certificate import ADAPTER_FILE, Certificate
 from dp_diffusers.privacy.events import GaussianMechanism, record_from_dict
-from dp_diffusers.privacy.files import CERTIFICATE_NAME, differences
+from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, unlisted
 
 MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
 
@@ -40,14 +40,15 @@ def verify_release(folder: Path) -> Verification:
         return _invalid(f"cannot read {CERTIFICATE_NAME} in {folder}: {error}")
     except DPDiffusersError as error:
         return _invalid(error.message)
-    recomputed, problems = None, []
+    recomputed: float | None = None
+    problems: list[str] = []
     try:
         recomputed, problems = _epsilon(certificate)
         problems += [*_ledger(certificate), *_hashes(certificate)]
     except (DPDiffusersError, TypeError, ValueError, KeyError, OverflowError) as error:
         problems.append(f"the certificate cannot be followed: {error}")
     try:
-        problems += differences(folder, certificate.files)
+        problems += [*changed(folder, certificate.files), *unlisted(folder, certificate.files)]
     except OSError as error:
         problems.append(f"cannot read the files of {folder}: {error}")
     return Verification(valid=not problems, epsilon=recomputed, problems=tuple(problems))
@@ -85,7 +86,8 @@ def _charged(entry: Mapping[str, Any]) -> GaussianMechanism:
 def _record(record: GaussianMechanism, delta: float) -> Iterator[str]:
     ratio = record.expected_units / record.population
     if not math.isclose(record.sampling_probability, ratio, rel_tol=1e-12):
-        yield f"sampling probability {record.sampling_probability} is not expected_units / population = {ratio}"
+        stated = record.sampling_probability
+        yield f"sampling probability {stated} is not expected_units / population = {ratio}"
     if not 0 < delta * record.population < 1:
         yield f"delta {delta:g} is not below 1 / population = {1 / record.population:.3g}"
     if record.noise_multiplier < SMALLEST_NOISE:
@@ -97,7 +99,9 @@ def _record(record: GaussianMechanism, delta: float) -> Iterator[str]:
 def _grid(stated: Mapping[str, Any], records: list[GaussianMechanism]) -> float:
     """The stated grid where it is near ours: each gives an upper bound, the same one the same number."""
     ours, theirs = accountant.grid_for(records), stated.get("grid")
-    return float(theirs) if _is_number(theirs) and ours / 10 <= theirs <= ours * 10 else ours
+    if isinstance(theirs, float) and ours / 10 <= theirs <= ours * 10:
+        return theirs
+    return ours
 
 
 def _ledger(certificate: Certificate) -> Iterator[str]:

@@ -1,0 +1,138 @@
+"""Epsilon against an integral, against known values, and against the other accountant."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from scipy import integrate, stats
+
+from dp_diffusers.errors import DPDiffusersError, ParameterError
+from dp_diffusers.privacy import accountant
+from dp_diffusers.privacy.events import GaussianMechanism
+
+
+def mechanism(probability: float, noise: float, steps: int) -> GaussianMechanism:
+    return GaussianMechanism(
+        steps=steps,
+        population=10**6,
+        expected_units=1,
+        sampling_probability=probability,
+        clip_norm=1.0,
+        noise_multiplier=noise,
+    )
+
+
+def delta_by_integral(probability: float, noise: float, epsilon: float) -> float:
+    """Hockey-stick divergence of one step, both directions, by numerical integration."""
+    grid = np.linspace(-12 * noise, 1 + 12 * noise, 40_001)
+    without = stats.norm.pdf(grid, 0, noise)
+    present = (1 - probability) * without + probability * stats.norm.pdf(grid, 1, noise)
+    directions = ((present, without), (without, present))
+    excess = [np.maximum(one - math.exp(epsilon) * other, 0) for one, other in directions]
+    return max(float(integrate.simpson(values, x=grid)) for values in excess)
+
+
+ONE_STEP = [(0.05, 0.8, 1e-5), (0.05, 4.0, 1e-6), (0.5, 1.0, 1e-5), (1.0, 2.0, 1e-5), (0.001, 0.5, 1e-6)]
+
+
+def follows_the_integral(probability: float, noise: float, delta: float, scale: float = 1.0) -> bool:
+    found = scale * accountant.epsilon([mechanism(probability, noise, 1)], delta)
+    inside = delta_by_integral(probability, noise, found) <= delta * (1 + 1e-3)
+    return inside and delta_by_integral(probability, noise, 0.99 * found) > delta
+
+
+@pytest.mark.parametrize(("probability", "noise", "delta"), ONE_STEP)
+def test_guarantee_one_step_is_the_integral(probability, noise, delta):
+    assert follows_the_integral(probability, noise, delta)
+
+
+@pytest.mark.planted
+@pytest.mark.parametrize("scale", [0.98, 1.02])
+def test_planted_two_per_cent_off_is_visible(scale):
+    assert not any(follows_the_integral(*case, scale=scale) for case in ONE_STEP)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.floats(1e-3, 1.0),
+    st.floats(0.6, 20.0),
+    st.integers(1, 2000),
+    st.sampled_from([1e-9, 1e-6, 1e-5, 1e-3]),
+)
+def test_guarantee_the_accountants_agree(probability, noise, steps, delta):
+    record = mechanism(probability, noise, steps)
+    by_rdp = accountant.epsilon_rdp([record], delta)
+    assume(by_rdp <= 100)  # no budget is larger, and the accountant is slow beyond
+    by_pld = accountant.epsilon([record], delta, grid=accountant.grid_for([record], coarsest=1e-3))
+    accountant.check_against_rdp(by_pld, by_rdp)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.floats(1e-3, 1.0), st.floats(0.6, 20.0), st.integers(1, 500), st.integers(1, 500))
+def test_more_steps_and_less_noise_cost_more(probability, noise, steps, more):
+    curve = accountant.LossCurve(mechanism(probability, noise, 1), "add_remove")
+    louder = accountant.LossCurve(mechanism(probability, noise * 1.5, 1), "add_remove")
+    cost = curve.epsilon(steps, 1e-5)
+    assert cost <= curve.epsilon(steps + more, 1e-5) + 1e-9
+    assert louder.epsilon(steps, 1e-5) <= cost * 1.01 + 1e-9
+    assert curve.epsilon(0, 1e-5) == 0
+
+
+def test_grid_is_fine_against_one_step():
+    """On the plain 1e-4 grid this is 30 % too high."""
+    record = mechanism(0.001, 20.0, 1000)
+    found = accountant.epsilon([record], 1e-5)
+    assert found == pytest.approx(0.003350, rel=0.01)
+    assert accountant.epsilon([record], 1e-5, grid=1e-4) > 1.25 * found
+
+
+def test_zero_out_costs_the_same_and_replace_is_refused():
+    record = mechanism(0.05, 1.0, 20)
+    add_remove = accountant.epsilon([record], 1e-5)
+    assert accountant.epsilon([record], 1e-5, "zero_out") == pytest.approx(add_remove, rel=1e-6)
+    with pytest.raises(ParameterError, match="replace"):
+        accountant.epsilon([record], 1e-5, "replace")
+
+
+def test_records_compose():
+    record = mechanism(0.05, 1.0, 20)
+    both = accountant.epsilon([record, record], 1e-5)
+    assert both == pytest.approx(accountant.epsilon([mechanism(0.05, 1.0, 40)], 1e-5), rel=1e-3)
+    assert accountant.epsilon([], 1e-5) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_disagreement_is_a_fault_of_ours():
+    accountant.check_against_rdp(1.0, 1.0)
+    for by_pld, by_rdp in ((1.02, 1.0), (math.nan, 1.0), (1.0, math.nan)):
+        with pytest.raises(DPDiffusersError, match="disagree") as caught:
+            accountant.check_against_rdp(by_pld, by_rdp)
+        assert caught.value.exit_code == 1
+
+
+def test_infinite_epsilon_raises():
+    with pytest.raises(DPDiffusersError, match="no finite epsilon"):
+        accountant.epsilon([mechanism(0.5, 1.0, 10)], 1e-300)
+
+
+def test_conversion_is_that_of_dp_accounting():
+    from dp_accounting.rdp import RdpAccountant
+
+    record = mechanism(0.05, 1.0, 20)
+    for order in (2.0, 5.5, 32.0):
+        reference = RdpAccountant(orders=[order])
+        reference.compose(record.event())
+        divergence = 20 * accountant.renyi_of_one_step(record, [order])[0]
+        ours = accountant.renyi_to_epsilon(divergence, order, 1e-5)
+        assert ours == pytest.approx(reference.get_epsilon(1e-5))
+
+
+def test_rdp_is_quiet_and_leaves_the_logger_alone(caplog):
+    level = logging.getLogger("absl").level
+    accountant.epsilon_rdp([mechanism(0.05, 0.4, 400)], 1e-6)
+    assert not caplog.records
+    assert logging.getLogger("absl").level == level
