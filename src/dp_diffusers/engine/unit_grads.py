@@ -99,9 +99,9 @@ class HookedUnitGradients:
         self, captures: list[_Capture], flows: list[Tensor | None], owners: RowOwners
     ) -> Gradients:
         totals: Gradients = [None] * len(self.parameters)
-        remaining = iter(flows)
-        for capture in captures:
-            backprops = [next(remaining) if edge is not None else None for edge in capture.edges]
+        while captures:  # each one is let go as soon as it is used, to keep the peak of memory down
+            capture = captures.pop()
+            backprops = [flows.pop() if edge is not None else None for edge in reversed(capture.edges)][::-1]
             if any(backprop is not None for backprop in backprops):
                 self._add(totals, capture, backprops, owners)
         return totals
