@@ -203,7 +203,7 @@ def _account(job: Job, folder: RunFolder) -> Any:
     run_id = known["run_id"] if known else uuid.uuid4().hex
     if not known:
         folder.write(RUN, {"run_id": run_id})
-    account = ledger.resume(run_id) if ledger.knows(run_id) else ledger.reserve(job.plan, run_id=run_id)
+    account = ledger.resume(run_id) if ledger.has_run(run_id) else ledger.reserve(job.plan, run_id=run_id)
     folder.write(RUN, {"run_id": run_id, "head": ledger.head})
     return account
 

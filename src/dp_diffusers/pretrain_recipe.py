@@ -72,6 +72,7 @@ class DrawnDigitsSource(Section):
     count: int = Field(default=60_000, ge=10, description="images to draw")
     fonts: float = Field(default=0.2, ge=0, le=1, description="share drawn from fonts instead of strokes")
     frame: Literal["mnist", "tight"] = Field(default="mnist", description="how a digit sits in its frame")
+    scan: int | None = Field(default=None, ge=4, le=128, description="scanned at this size, then enlarged")
     weight: float = Field(
         default=1.0, gt=0, description="share of this source in a batch, before normalising"
     )

@@ -39,7 +39,7 @@ def pretrain(recipe: Any, out: Path, progress: Progress) -> Path:
 
     Raises `RunFolderError` when `out` holds the work of another recipe, `DataError` for unusable images.
     """
-    settings = recipe.model_dump(mode="json")
+    settings = recipe.model_dump(mode="json", exclude={"runtime"})
     if _finished(out, settings):
         progress(message=f"{out} is already trained with this recipe")
         return out
@@ -47,7 +47,7 @@ def pretrain(recipe: Any, out: Path, progress: Progress) -> Path:
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
     progress(message="preparing public images")
-    images = load_public(recipe.sources(), recipe.model.size, recipe.model.channels, recipe.training.seed)
+    images = load_public([source.model_dump() for source in recipe.data], recipe.model.size, recipe.model.channels, recipe.training.seed)
     base = new_base(recipe.model, images.class_names, seed=recipe.training.seed)
     _train(base, images, recipe.training, out, settings, progress)
     _write(base, out, settings, len(images.images))
@@ -116,7 +116,7 @@ def _train(base: Base, images: PublicImages, training: Any, out: Path, settings:
         optimizer.step()
         average.update()
         saver.maybe_save()
-        progress(step=step + 1, steps=training.steps, seconds=time.monotonic() - began, loss=loss)
+        progress(step=step + 1, steps=training.steps, seconds=time.monotonic() - began, loss=loss.detach())
     average.copy_to()
 
 

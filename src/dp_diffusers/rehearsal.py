@@ -35,4 +35,4 @@ def rehearse(family: Family) -> None:
         )
         return family.row_losses(clean[rows], None if labels is None else labels[rows], chosen)
 
-    dry_run(losses, family.network, ROWS)
+    dry_run(family.network, losses, rows=ROWS)

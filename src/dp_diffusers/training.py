@@ -58,10 +58,17 @@ class Loop:
         )
         self.device = next(network.parameters()).device
         self.step = 0
+        self.complete = False
 
     def run(self) -> None:
         """Trains to the plan's last step, or to the limit of the budget, and leaves the average in the network."""
         self.resume()
+        if not self.complete:
+            self.train()
+        self.average.copy_to()
+
+    def train(self) -> None:
+        """The algorithm: sample, clip, pay, add noise, step."""
         steps = self.plan.mechanism.steps
         sampler = self.plan.sampler(self.table.unit_count, self.keys)
         box = self.plan.private_gradient(self.family.network, self.keys)
@@ -85,8 +92,8 @@ class Loop:
             self.step = step + 1
             saver.maybe_save()
             self.report(step + 1, steps, time.monotonic() - began)
+        self.complete = True
         saver.maybe_save(force=True)
-        self.average.copy_to()
 
     def passes(self, step: int, units: np.ndarray) -> Any:
         """The rows of a step, cut to fit in memory."""
@@ -131,7 +138,7 @@ class Loop:
         self.progress(
             step=step,
             steps=steps,
-            epsilon=None if self.plan.not_private else self.plan.epsilon_after(self.account.steps_charged),
+            epsilon=None if self.plan.not_private else self.account.epsilon(),
             budget=None if self.plan.not_private else self.plan.budget.epsilon,
             seconds=seconds,
         )
@@ -140,6 +147,7 @@ class Loop:
         """What a resume needs: released quantities and counters only."""
         return {
             "step": self.step,
+            "complete": self.complete,
             "trainable": [parameter.detach() for parameter in self.trainable],
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
@@ -155,7 +163,7 @@ class Loop:
                 parameter.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
-        self.step = int(state["step"])
+        self.step, self.complete = int(state["step"]), bool(state["complete"])
         self.progress(message=f"resuming at step {self.step}")
 
 

@@ -76,8 +76,8 @@ def check_against_rdp(by_pld: float, by_rdp: float) -> None:
 
 def renyi_orders() -> list[float]:
     """The Rényi orders worth trying: dense where epsilon is large, up to 1024 where it is small."""
-    fractions = [1.0 + step / 10.0 for step in range(1, 100)]
-    return [*fractions, *map(float, range(11, 64)), 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0]
+    fractions = [1.0 + step / 4.0 for step in range(1, 12)]
+    return [*fractions, *map(float, range(4, 64)), 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0]
 
 
 def renyi_of_one_step(record: GaussianMechanism, orders: Sequence[float]) -> list[float]:
