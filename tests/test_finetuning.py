@@ -167,6 +167,8 @@ def test_python_api(tiny_base: Any, tmp_path: Path) -> None:
     assert dpd.Certificate.verify(release.path).valid
     assert dpd.Certificate.verify(release.path).epsilon <= 2
     assert Release.open(tmp_path / "run").certificate == release.certificate
+    images = dpd.generate(release, per_label=2, out=tmp_path / "synthetic")
+    assert len(pq.read_table(images / "data" / "train-00000-of-00001.parquet")) == 6
 
 
 def test_more_classes_than_the_base_has_are_refused(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ PRETRAIN = """\
 # Public pre-training of the demo: digits that this package draws, no private image.
 model: {size: 16, channels: 1, patch: 2, widths: [32, 64], layers: 1, attention: [false, true]}
 data:
-  - {source: drawn_digits, count: 30000, frame: tight, fonts: 0.1}
+  - {source: drawn_digits, count: 30000, frame: tight, scan: 8, fonts: 0.05}
 training: {steps: 1100, batch_size: 128, learning_rate: 2.0e-3, ema: 0.995, warmup_steps: 50}
 """
 
@@ -110,9 +110,9 @@ def is_held_out(index: int) -> bool:
 
 def draw(images: Path, path: Path) -> Path:
     """A grid of synthetic images, a row per label."""
-    from dp_diffusers.images_in import read_images
+    from dp_diffusers.evaluation.reading import read_images
 
-    pixels, labels, _ = read_images(images)
-    rows = [pixels[labels == label][:20] for label in range(10)]
+    read = read_images(images)
+    rows = [read.images[read.labels == label][:20] for label in range(10)]
     save_grid(np.concatenate(rows), path, columns=20, zoom=3)
     return path

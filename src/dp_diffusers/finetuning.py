@@ -19,10 +19,9 @@ import torch
 import yaml
 
 from dp_diffusers.data.private_images import PrivateImages
-from dp_diffusers.diffusion.base import Base, load_base
+from dp_diffusers.diffusion.base import Base, fingerprint_in_memory, load_base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.rehearsal import rehearse
-from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import DataError, ParameterError, RunFolderError
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
@@ -84,6 +83,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Release:
             classes=recipe.data.classes,
             size=base.size,
             channels=base.channels,
+            caption=recipe.data.caption,
             resize=recipe.data.resize,
         ),
         settings=settings,
@@ -159,11 +159,13 @@ def _run(job: Job, folder: RunFolder) -> Release:
     folder.create()
     write_atomic(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
     account = None if job.plan.not_private else _account(job, folder)
-    keys = RunKeys.fresh()
+    keys = job.plan.fresh_keys()
     try:
         if account is not None:
             account.open_lane(keys.lane)
         data = job.open_data(job.base)
+        for note in data.notes:
+            job.progress(message=note)
         data = _with_fitting_labels(data, family)
         loop = Loop(
             family=family,
@@ -189,6 +191,7 @@ def _finish(job: Job, folder: RunFolder, family: Family, config: Any, data: Priv
     release = write_release(
         folder, base=job.base, network=family.network, config=config, plan=job.plan, data=data, account=account
     )
+    release.base = job.base if job.base.in_memory else None
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})
     folder.checkpoint.unlink(missing_ok=True)
     return release
@@ -255,7 +258,9 @@ def _as_base(base: Any) -> Base:
         return load_base(base)
     if not hasattr(base, "unet") or not hasattr(base, "scheduler"):
         raise ParameterError(f"expected a pipeline with a unet and a scheduler, got {type(base).__name__}")
-    return Base(unet=base.unet, scheduler=base.scheduler, identity=_identity(base))
+    return Base(
+        unet=base.unet, scheduler=base.scheduler, identity=_identity(base), sha256=fingerprint_in_memory(base.unet)
+    )
 
 
 def _identity(base: Any) -> str:

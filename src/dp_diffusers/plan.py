@@ -163,6 +163,13 @@ class Plan:
             raise ParameterError(f"expected step_count in [0, {self.steps}], got {step_count}")
         return self._prefixes.after(step_count) if self._prefixes else (math.inf if step_count else 0.0)
 
+    @staticmethod
+    def fresh_keys() -> RunKeys:
+        """New secret keys for one start of one process; their lane goes into the ledger."""
+        from dp_diffusers.engine.randomness import RunKeys
+
+        return RunKeys.fresh()
+
     def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler:
         """Which of `unit_count` units take part in each step."""
         return self.mechanism.sampler(unit_count, keys)

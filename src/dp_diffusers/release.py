@@ -71,13 +71,25 @@ class Release:
 
         Raises `ModelError` when the base is not the one that the certificate names.
         """
-        base = load_base(self.settings()["base"]) if self.base is None else self.base
+        if self.base is not None:
+            return self._in_memory(self.base, adapted)
+        base = load_base(self.settings()["base"])
         if base.sha256 != self.certificate.base_model["sha256"]:
             raise ModelError("the base model is not the one that this adapter was trained on")
         family = family_of(base)
-        if adapted and self.base is None:
+        if adapted:
             load_adapter(family.network, self.folder.adapter)
         return family
+
+    @staticmethod
+    def _in_memory(base: Base, adapted: bool) -> Family:
+        """A base that came as an object carries its adapter already, and is not kept without it."""
+        if not adapted:
+            raise ModelError(
+                "the public model came as an object and is not kept without its adapter",
+                hint="save it with save_pretrained, and give the folder",
+            )
+        return family_of(base)
 
 
 def write_release(
@@ -103,7 +115,7 @@ def write_release(
     (folder.release / "README.md").write_text(model_card(json.loads(certificate.to_json())))
     certificate = certificate.issue(folder.release)
     verify_in_a_fresh_process(folder.release)
-    return Release(folder=folder, certificate=certificate, base=None)
+    return Release(folder=folder, certificate=certificate)
 
 
 def verify_in_a_fresh_process(release: Path) -> None:

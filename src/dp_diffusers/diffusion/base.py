@@ -33,6 +33,7 @@ class Base:
     class_names: tuple[str, ...] | None = None
     identity: str = "in-memory"
     sha256: str | None = None
+    in_memory: bool = True
 
     @property
     def channels(self) -> int:
@@ -78,6 +79,7 @@ def load_base(source: str | Path) -> Base:
         class_names=_class_names(folder),
         identity=Path(source).name if Path(source).exists() else str(source),
         sha256=fingerprint(folder),
+        in_memory=False,
     )
 
 
@@ -90,6 +92,14 @@ def fingerprint(folder: Path) -> str:
             with path.open("rb") as stream:
                 while block := stream.read(1 << 20):
                     digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint_in_memory(network: nn.Module) -> str:
+    """sha256 over configuration, names and values of a network that has no folder."""
+    digest = hashlib.sha256(json.dumps(dict(network.config), sort_keys=True, default=str).encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode() + b"\0" + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -69,6 +70,8 @@ class Lora:
 
         `seed` is the experiment's public seed: it decides the start of A and nothing private.
         """
+        if any(isinstance(layer, BaseTunerLayer) for layer in network.modules()):
+            raise ModelError("the model has an adapter already", hint="merge it, or load the base model again")
         config = self.config or self._config(network)
         network.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
