@@ -21,15 +21,15 @@ from dp_diffusers.privacy.budget import Budget
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return Plan.calibrate(Budget(2.0, 1e-5), DPSGD(steps=50, expected_units=64, population=2000))
+    return Plan.calibrate(Budget(2.0, 1e-5), DPSGD(steps=50, expected_units=1000, population=2000))
 
 
 def test_numbers(plan):
     assert 1.98 <= plan.epsilon <= 2.0 < plan.epsilon_rdp
-    assert plan.sampling_probability == 64 / 2000
-    assert (plan.steps, plan.expected_units, plan.delta, plan.not_private) == (50, 64, 1e-5, False)
+    assert plan.sampling_probability == 1000 / 2000
+    assert (plan.steps, plan.expected_units, plan.delta, plan.not_private) == (50, 1000, 1e-5, False)
     gaussian = dp_accounting.GaussianDpEvent(plan.noise_multiplier)
-    sampled = dp_accounting.PoissonSampledDpEvent(64 / 2000, gaussian)
+    sampled = dp_accounting.PoissonSampledDpEvent(1000 / 2000, gaussian)
     assert plan.event() == dp_accounting.SelfComposedDpEvent(sampled, 50)
     assert plan.event(7) == dp_accounting.SelfComposedDpEvent(sampled, 7)
 
@@ -48,8 +48,8 @@ def test_round_trip_derives_everything_again(plan):
     assert again == plan
     assert hash(again) == hash(plan)
     assert again.to_json() == plan.to_json()
-    fields = ["epsilon", "delta", "noise_multiplier", "sampling_probability", "steps", "expected_units", "epsilon_rdp"]
-    assert set(fields) <= set(json.loads(plan.to_json()))
+    fields = {"epsilon", "delta", "noise_multiplier", "sampling_probability", "steps", "expected_units"}
+    assert fields | {"epsilon_rdp"} <= set(json.loads(plan.to_json()))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_round_trip_derives_everything_again(plan):
         (None, "epsilon", 1.0),
         (None, "fingerprint", "0"),
         (None, "schema", 2),
-        ("mechanism", "noise_multiplier", 1.0),
+        ("mechanism", "noise_multiplier", 7.0),
         ("mechanism", "steps", 60),
         ("mechanism", "sampling_probability", 0.01),
         ("mechanism", "name", "laplace"),
@@ -75,13 +75,13 @@ def test_altered_documents_are_refused(plan, section, field, value):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "budget": 3}'])
 def test_other_documents_are_refused(text):
-    with pytest.raises(ParameterError, match="not a plan"):
+    with pytest.raises(ParameterError, match="not a"):
         Plan.from_json(text)
 
 
 def test_fingerprint_follows_the_public_numbers(plan):
     assert plan.fingerprint == Plan.calibrate(plan.budget, plan.mechanism).fingerprint
-    other = Plan.calibrate(plan.budget, DPSGD(steps=50, expected_units=64, population=2000, clip_norm=2.0))
+    other = Plan.calibrate(plan.budget, DPSGD(steps=50, expected_units=1000, population=2000, clip_norm=2.0))
     assert other.fingerprint != plan.fingerprint
     assert other.noise_multiplier == plan.noise_multiplier
 
@@ -102,10 +102,10 @@ def test_epsilon_after(plan):
 def test_delta_not_below_one_over_population_is_refused_with_the_reason():
     for delta in (1 / 2000, 1e-3):
         with pytest.raises(ParameterError, match=r"delta < 1 / population = 0\.0005") as caught:
-            Plan.calibrate(Budget(1.0, delta), DPSGD(steps=50, expected_units=64, population=2000))
+            Plan.calibrate(Budget(1.0, delta), DPSGD(steps=50, expected_units=1000, population=2000))
         assert "publishing" in caught.value.hint
     with pytest.raises(ParameterError, match="needs a budget"):
-        Plan.calibrate(None, DPSGD(steps=50, expected_units=64, population=2000))
+        Plan.calibrate(None, DPSGD(steps=50, expected_units=1000, population=2000))
 
 
 def test_explanation_speaks_to_both(plan):

@@ -14,7 +14,7 @@ from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.ledger import Ledger
 
-SIZES = {"steps": 30, "expected_units": 100, "population": 1000}
+SIZES = {"steps": 30, "expected_units": 500, "population": 1000}
 
 
 @pytest.fixture(scope="session")
