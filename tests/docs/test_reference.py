@@ -37,11 +37,11 @@ def test_every_key_and_option_has_a_meaning(generator: ModuleType) -> None:
 
 @pytest.mark.planted
 def test_a_new_key_makes_the_reference_stale(generator: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pydantic import Field
+    from pydantic.fields import FieldInfo
 
     from dp_diffusers.recipe_sections import RuntimeSettings
 
-    fields = {**RuntimeSettings.model_fields, "added": Field(default=1, description="a key of tomorrow")}
-    fields["added"].annotation = int
+    added = FieldInfo(annotation=int, default=1, description="a key of tomorrow")
+    fields = {**RuntimeSettings.model_fields, "added": added}
     monkeypatch.setattr(RuntimeSettings, "__pydantic_fields__", fields)
     assert (DOCS / "reference" / "recipe.md").read_text(encoding="utf-8") != generator.recipe_page()
