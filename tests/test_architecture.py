@@ -40,7 +40,7 @@ NOT_AT_THE_TOP = {
     "cli": ("torch", "numpy", "dp_accounting", "diffusers", "pydantic", "yaml", "rich"),
     "plan.py": ("torch", "dp_diffusers.engine"),
     "mechanisms": ("torch", "dp_diffusers.engine"),
-    "recipe.py": ("torch", "numpy", "dp_accounting"),
+    "recipe": ("torch", "numpy", "dp_accounting"),
     "errors.py": ("torch", "numpy", "dp_accounting"),
     "__init__.py": ("torch", "numpy", "dp_accounting"),
 }

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dp_diffusers import recipe_plan
 from dp_diffusers.cli.main import main
 from dp_diffusers.privacy import accountant
-from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe import Recipe, planning
 
 _EPSILONS: dict[Any, float] = {}
 _PLANS: dict[str, Any] = {}
@@ -28,7 +27,7 @@ _curve = functools.lru_cache(accountant.LossCurve)
 @pytest.fixture(autouse=True)
 def _remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans and answers of the accountant, kept between tests: the same few are asked for again and again."""
-    epsilon, plan_of = accountant.epsilon, recipe_plan.plan_of
+    epsilon, plan_of = accountant.epsilon, planning.plan_of
 
     def known_epsilon(records: Any, delta: float, adjacency: str = "add_remove", **options: Any) -> float:
         key = (tuple(records), delta, adjacency, tuple(options.items()))
@@ -44,7 +43,7 @@ def _remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(accountant, "epsilon", known_epsilon)
     monkeypatch.setattr(accountant, "LossCurve", _curve)
-    monkeypatch.setattr(recipe_plan, "plan_of", known_plan)
+    monkeypatch.setattr(planning, "plan_of", known_plan)
 
 
 GOOD = """\

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import pyarrow.parquet as pq
+import pytest
 
 import dp_diffusers as dpd
 from dp_diffusers.errors import BudgetError, DataError, InputError, RunFolderError

@@ -25,7 +25,7 @@ from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.errors import DataError, ParameterError, RunFolderError
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
-from dp_diffusers.recipe_file import differing_keys
+from dp_diffusers.recipe.file import differing_keys
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.run_folder import RunFolder, write_atomic
 from dp_diffusers.strategies import strategy_of

@@ -39,7 +39,7 @@ def test_every_key_and_option_has_a_meaning(generator: ModuleType) -> None:
 def test_a_new_key_makes_the_reference_stale(generator: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from pydantic.fields import FieldInfo
 
-    from dp_diffusers.recipe_sections import RuntimeSettings
+    from dp_diffusers.recipe.sections import RuntimeSettings
 
     added = FieldInfo(annotation=int, default=1, description="a key of tomorrow")
     fields = {**RuntimeSettings.model_fields, "added": added}

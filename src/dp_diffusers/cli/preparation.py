@@ -80,7 +80,7 @@ def _in_words(
 ) -> str:
     """The plan, what it will take in memory, and every default that the recipe leaves to us."""
     from dp_diffusers.recipe import defaulted
-    from dp_diffusers.recipe_file import read
+    from dp_diffusers.recipe.file import read
 
     lines = [calibrated.explain().rstrip(), ""]
     if memory is not None:

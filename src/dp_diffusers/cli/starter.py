@@ -1,7 +1,7 @@
 """A commented recipe to start from.
 
 Guarantees that it validates as written and that each comment is the key's own description.
-May import pydantic and PyYAML; the images are not opened. The keys are those of `recipe_sections`.
+May import pydantic and PyYAML; the images are not opened. The keys are those of `recipe.sections`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def write_starter(path: Path, images: Path, *, population: int, base: str, epsil
 
 def _recipe(path: Path, images: Path, *, population: int, base: str, epsilon: float) -> Recipe:
     """The recipe before it is written, checked."""
-    from dp_diffusers.recipe_checks import cross_checks
-    from dp_diffusers.recipe_file import RecipeSource, validate
+    from dp_diffusers.recipe.checks import cross_checks
+    from dp_diffusers.recipe.file import RecipeSource, validate
 
     data: dict[str, Any] = {"path": _relative(images, path.parent)}
     if images.is_dir():

@@ -27,7 +27,7 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     Raises `ModelError` when the base is not the one of the certificate.
     """
     from dp_diffusers.diffusion.generation import Sampling, sample
-    from dp_diffusers.recipe_sections import GenerationSettings
+    from dp_diffusers.recipe.sections import GenerationSettings
     from dp_diffusers.release import Release
 
     release = Release.open(run)

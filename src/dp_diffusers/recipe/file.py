@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dp_diffusers.errors import RecipeError, nearest
-from dp_diffusers.recipe_problems import Finding, findings_of
-from dp_diffusers.yaml_lines import KeyPath, YamlSyntaxError, parse, parse_value
+from dp_diffusers.recipe.problems import Finding, findings_of
+from dp_diffusers.recipe.yaml_lines import KeyPath, YamlSyntaxError, parse, parse_value
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from dp_diffusers.recipe_problems import RefusedValueError, Section
+from dp_diffusers.recipe.problems import RefusedValueError, Section
 
 Target = Literal["attention", "linear", "convolution", "all"]
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dp_diffusers.recipe_file import differing_keys, read, validate
-from dp_diffusers.recipe_problems import RefusedValueError, Section
-from dp_diffusers.yaml_lines import dump
+from dp_diffusers.recipe.file import differing_keys, read, validate
+from dp_diffusers.recipe.problems import RefusedValueError, Section
+from dp_diffusers.recipe.yaml_lines import dump
 
 
 class ModelSettings(Section):

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dp_diffusers.errors import nearest
-from dp_diffusers.yaml_lines import KeyPath
+from dp_diffusers.recipe.yaml_lines import KeyPath
 
 # A finding before it knows its file: key path, message, hint.
 Finding = tuple[KeyPath, str, "str | None"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dp_diffusers.recipe_problems import Finding
+from dp_diffusers.recipe.problems import Finding
 
 
 def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:

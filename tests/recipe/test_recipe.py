@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import yaml
 
 from dp_diffusers.errors import RecipeError
 from dp_diffusers.recipe import PretrainRecipe, Recipe, default_delta, defaulted
-from dp_diffusers.yaml_lines import YamlSyntaxError, parse, parse_value
+from dp_diffusers.recipe.yaml_lines import YamlSyntaxError, parse, parse_value
 
 SMALLEST: dict[str, Any] = {
     "base": "public",
@@ -56,6 +58,11 @@ def test_expected_units_follow_the_population(tmp_path: Path, population: int, u
 def test_default_delta_is_below_one_over_population(population: int) -> None:
     assert default_delta(population) < 1 / population
     assert default_delta(population) <= 1e-5
+
+
+def test_importing_recipes_costs_neither_numpy_nor_torch() -> None:
+    code = "import sys, dp_diffusers.recipe; assert not {'numpy', 'torch', 'dp_accounting'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_readme_recipe_of_every_key_loads(tmp_path: Path) -> None:
@@ -287,7 +294,7 @@ def test_pretraining_refuses(tmp_path: Path, override: str, message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", sorted(Path(__file__).parent.parent.glob("recipes/*.yaml")), ids=lambda p: p.stem
+    "path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")), ids=lambda p: p.stem
 )
 def test_shipped_recipes_load(path: Path) -> None:
     kind = Recipe if "budget:" in path.read_text() else PretrainRecipe

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from dp_diffusers.pretrain_recipe import PretrainRecipe
-from dp_diffusers.recipe_checks import cross_checks
-from dp_diffusers.recipe_file import differing_keys, read, validate
-from dp_diffusers.recipe_problems import RefusedValueError, Section
-from dp_diffusers.recipe_sections import (
+from dp_diffusers.recipe.checks import cross_checks
+from dp_diffusers.recipe.file import differing_keys, read, validate
+from dp_diffusers.recipe.pretrain import PretrainRecipe
+from dp_diffusers.recipe.problems import RefusedValueError, Section
+from dp_diffusers.recipe.sections import (
     AuditSettings,
     BudgetSettings,
     DataSettings,
@@ -27,7 +27,7 @@ from dp_diffusers.recipe_sections import (
     StrategySettings,
     TrainingSettings,
 )
-from dp_diffusers.yaml_lines import dump
+from dp_diffusers.recipe.yaml_lines import dump
 
 if TYPE_CHECKING:
     from dp_diffusers.plan import Plan
@@ -117,7 +117,7 @@ class Recipe(Section):
 
     def plan(self) -> Plan:
         """The calibrated plan; for the mechanism `none` one that is not private. Raises: `BudgetError`."""
-        from dp_diffusers.recipe_plan import plan_of
+        from dp_diffusers.recipe.planning import plan_of
 
         return plan_of(self)
 
