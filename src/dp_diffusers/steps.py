@@ -15,6 +15,7 @@ from torch import nn
 from dp_diffusers.errors import unknown_name
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
+EPS = 1e-12  # released gradients have the scale of the clip norm over the expected units, far below Adam's usual 1e-8
 
 
 def optimizer_of(name: str, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
@@ -22,9 +23,9 @@ def optimizer_of(name: str, parameters: Iterable[nn.Parameter], learning_rate: f
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate)
     if name == "adam":
-        return torch.optim.Adam(parameters, lr=learning_rate)
+        return torch.optim.Adam(parameters, lr=learning_rate, eps=EPS)
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01)
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.01, eps=EPS)
     raise unknown_name("optimizer", name, OPTIMIZERS)
 
 
