@@ -62,7 +62,7 @@ def demo(out: Path, progress: Progress) -> DemoResult:
     from dp_diffusers.finetuning import train
     from dp_diffusers.pretraining import pretrain
     from dp_diffusers.recipe import PretrainRecipe, Recipe
-    from dp_diffusers.release import generate
+    from dp_diffusers.release import generate, verify_in_a_fresh_process
 
     out.mkdir(parents=True, exist_ok=True)
     prepare(out)
@@ -72,6 +72,7 @@ def demo(out: Path, progress: Progress) -> DemoResult:
     if not images.exists():
         generate(release, images=IMAGES, progress=progress)
     scores = evaluate(images, out / "held-out-digits", progress=progress)
+    verify_in_a_fresh_process(release.path)
     picture = draw(images, out / "synthetic-digits.png")
     return DemoResult(
         release=release.path,

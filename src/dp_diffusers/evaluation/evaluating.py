@@ -47,8 +47,8 @@ def evaluate(
             in a release, its base model without adapter gives the ε = 0 row.
         reference: real held-out images; resized to the synthetic size where they differ, which is noted.
         public: public images for a row of their own. public_model: images of the public model, elsewhere.
-        with_public: also trains on synthetic and public images together; without `public`, the public data
-            recorded beside the release's base are taken.
+        with_public: also trains on synthetic and public images together. Without `public`, the public data
+            recorded beside the release's base are taken, if they have the synthetic classes.
         passes: images seen in one training; None takes the default for the size.
 
     Returns accuracies in per cent. Raises `DataError`, `ParameterError`.
@@ -65,7 +65,7 @@ def evaluate(
     elif run is not None:
         progress(message="images of the public model, without the adapter")
         sets[PUBLIC_MODEL] = public_model_images(run, synthetic).numbered_as(names)
-    sets |= _public_sets(synthetic, _public(public, run if with_public else None, shape, names), with_public)
+    sets |= _public_sets(synthetic, _public(public, run, shape, names), with_public)
     passes = classifier.default_passes(shape[0]) if passes is None else passes
     rows = [_row(name, part, test, seeds, passes, progress) for name, part in sets.items()]
     found = {row.trained_on: row.accuracy for row in rows}
@@ -148,7 +148,9 @@ def _public(
     chosen: list[Any] = [public] if single else list(public)  # type: ignore[arg-type]
     if not chosen:
         recorded = None if run is None else public_images_of(run, shape[0], shape[2])
-        return None if recorded is None else recorded.numbered_as(names)
+        # other classes are another task: a row for them would compare nothing
+        alike = recorded is not None and set(names) <= set(recorded.class_names)
+        return recorded.numbered_as(names) if recorded is not None and alike else None
     return _together([_opened(part, shape).numbered_as(names) for part in chosen])
 
 
