@@ -126,6 +126,47 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
     assert images.labels.tolist() == [0, 1]
 
 
+def test_auto_takes_labels_from_where_they_usually_are(tmp_path: Path) -> None:
+    folders = folder(tmp_path / "a", {"ant/x.png": png(), "cat/x.png": png()})
+    assert PrivateImages.open(folders, label="auto").class_names == ("ant", "cat")
+    (tmp_path / "b" / "data").mkdir(parents=True)
+    columns = {"image": structs(png()), "label": ["cat"]}
+    parquet(tmp_path / "b" / "data" / "train.parquet", columns)
+    assert PrivateImages.open(tmp_path / "b", label="auto").class_names == ("cat",)
+    file = parquet(tmp_path / "x.pq", columns)
+    assert PrivateImages.open(file, label="auto").class_names == ("cat",)
+
+
+def test_the_unit_is_kept_with_the_images(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "x.parquet", {"image": structs(png()), "label": [0], "patient": ["a"]})
+    assert PrivateImages.from_parquet(path, unit="patient").unit == "patient"
+    for unit in (None, "image"):
+        assert PrivateImages.from_parquet(path, unit=unit).unit == "image"
+        assert PrivateImages.open(path, unit=unit).unit == "image"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"owner": np.array([0, 0, 1]), "unit_count": 2}, "each image to be its own owner"),
+        ({"owner": np.array([0, 2, 2]), "unit_count": 3, "unit": "patient"}, "without gaps"),
+        ({"owner": np.array([0, 1])}, "one owner and one label for each image"),
+        ({"labels": np.array([0, 1])}, "one owner and one label for each image"),
+    ],
+)
+def test_guarantee_owners_are_what_the_unit_says(changed: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {
+        "images": np.zeros((3, 8, 8, 1), np.uint8),
+        "labels": None,
+        "class_names": None,
+        "owner": np.arange(3),
+        "unit_count": 3,
+    }
+    PrivateImages(**given)
+    with pytest.raises(DataError, match=message):
+        PrivateImages(**{**given, **changed})
+
+
 def test_one_other_size_is_resized_and_said(tmp_path: Path) -> None:
     root = folder(tmp_path, {"a.png": png(7, (16, 16)), "b.png": png(9, (16, 16))})
     images = PrivateImages.open(root, size=8, channels=3)
@@ -174,8 +215,8 @@ FOLDERS: list[tuple[dict[str, bytes], dict[str, Any], str]] = [
     ({}, {"label": "folder"}, "no images in"),
     ({"a/x.txt": b"1"}, {"label": "folder"}, "no images in"),
     ({"a/x.png": png(), "y.png": png()}, {"label": "folder"}, "1 images lie outside the class folders"),
-    ({"a/x.png": png()}, {"label": "kind"}, "a folder has no label column 'kind'"),
-    ({"a/x.png": png()}, {"label": "folder", "unit": "patient"}, "a folder has no unit column 'patient'"),
+    ({"a/x.png": png()}, {"label": "kind"}, "has no label column 'kind': it holds no metadata.csv"),
+    ({"a/x.png": png()}, {"label": "folder", "unit": "patient"}, "has no unit column 'patient': it holds no"),
     ({"a/x.png": png(), "a/broken.png": b"no"}, {"label": "folder"}, r"image cannot be read: .*broken\.png"),
     ({"a/x.png": png()[:-30]}, {"label": "folder"}, r"image cannot be read: .*x\.png"),
     ({"a/x.png": b""}, {"label": "folder"}, r"image cannot be read: .*x\.png"),
@@ -201,13 +242,22 @@ def test_a_bad_folder_is_one_clear_line(
 
 TABLES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"image": structs(png()), "label": [0]}, {"label": "labl"}, "no label column 'labl'"),
-    ({"image": structs(png()), "label": [0]}, {"unit": "patient"}, "no unit column 'patient'"),
+    (
+        {"image": structs(png()), "label": [0]},
+        {"unit": "patient"},
+        "no unit column 'patient' among image, label",
+    ),
     (
         {"image": structs(png(), png()), "unit": ["a", None]},
         {"unit": "unit"},
         "missing in 1 rows, first row 1",
     ),
     ({"image": structs(png(), png()), "unit": ["", "b"]}, {"unit": "unit"}, "missing in 1 rows, first row 0"),
+    (
+        {"image": structs(png(), png()), "unit": ["a", " NaN"]},
+        {"unit": "unit"},
+        "missing in 1 rows, first row 1",
+    ),
     ({"image": structs(png(), png()), "unit": [1.0, float("nan")]}, {"unit": "unit"}, "missing in 1 rows"),
     ({"image": structs(png(), png()), "label": [0, None]}, {"label": "label"}, "is null in row 1"),
     ({"image": structs(png()), "label": [0.5]}, {"label": "label"}, "whole numbers or text, got float"),

@@ -1,7 +1,7 @@
-"""Images of a folder: one folder per class, or flat without labels.
+"""Images of a folder: one folder per class, or any layout with a table of labels and owners beside it.
 
 Guarantees a fixed order (sorted names), so that a resumed run sees the same units. May import the standard
-library and PIL's list of suffixes. The layout is that of torchvision's and Hugging Face's ImageFolder.
+library. The layouts are those of Hugging Face's ImageFolder: class folders, and `metadata.csv`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from dp_diffusers.data.metadata import Metadata, numbers_or_text, read_metadata
 from dp_diffusers.data.sources import RawImages, source
 from dp_diffusers.errors import DataError, nearest
 
@@ -17,31 +18,46 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", 
 
 @source("folder")
 def read_folder(path: Path, *, label: str | None, unit: str | None) -> RawImages:
-    """Images below `path`. `label`: `folder` (the name of the class folder) or None.
+    """Images below `path`. `label`: `folder` (the name of the class folder), a column of `metadata.csv`, or
+    None.
 
-    Raises: `DataError` for a missing or empty folder, a mixture of both layouts, or a unit column.
+    `unit`: a column of `metadata.csv`, or None where each image is a unit.
+    Raises: `DataError` for a missing or empty folder, a mixture of both layouts, a column or a row that is
+        not there.
     """
     if not path.is_dir():
         raise DataError(f"folder not found: {path}", hint=_similar(path))
-    if unit is not None:
-        raise DataError(
-            f"a folder has no unit column {unit!r}",
-            hint="a parquet file with that column holds several per unit",
-        )
-    if label not in (None, "folder"):
-        hint = "data.label: folder takes the class from the folder's name; null is no labels"
-        raise DataError(f"a folder has no label column {label!r}", hint=hint)
-    files = _flat(path) if label is None else _by_class(path)
+    files = _by_class(path) if label == "folder" else _flat(path)
     if not files:
         raise DataError(f"no images in {path}", hint=f"known kinds: {', '.join(sorted(SUFFIXES))}")
+    names = [file.relative_to(path).as_posix() for file, _ in files]
+    columns = {} if unit is None else {"unit": unit}
+    if label not in (None, "folder"):
+        columns["label"] = str(label)
+    table: Metadata | None = None
+    found: dict[str, list[str]] = {}
+    for kind, name in columns.items():
+        table = table or read_metadata(path, kind, name)
+        found[kind] = table.column(kind, name, names)
 
     def encoded() -> Iterator[tuple[str, bytes]]:
         for file, _ in files:
             yield str(file), _bytes(file)
 
-    names = tuple(sorted({name for _, name in files}))
-    labels = [name for _, name in files] if label else None
-    return RawImages(count=len(files), encoded=encoded, labels=labels, class_names=names if label else None)
+    labels, class_names = _labels(files, label, found.get("label"))
+    units: list[object] | None = list(found["unit"]) if "unit" in found else None
+    return RawImages(count=len(files), encoded=encoded, labels=labels, class_names=class_names, units=units)
+
+
+def _labels(
+    files: list[tuple[Path, str]], label: str | None, column: list[str] | None
+) -> tuple[list[int] | list[str] | None, tuple[str, ...] | None]:
+    """Labels and declared class names: from the column, from the folders, or none."""
+    if column is not None:
+        return numbers_or_text(column), None
+    if label is None:
+        return None, None
+    return [name for _, name in files], tuple(sorted({name for _, name in files}))
 
 
 def _flat(path: Path) -> list[tuple[Path, str]]:

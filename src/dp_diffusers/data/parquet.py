@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dp_diffusers.data.sources import RawImages, source
-from dp_diffusers.errors import DataError, nearest
+from dp_diffusers.data.sources import RawImages, is_missing, no_column, source
+from dp_diffusers.errors import DataError
 
 Opened: TypeAlias = tuple[Path, pq.ParquetFile]
 
@@ -32,7 +32,7 @@ def read_parquet(path: Path, *, label: str | None, unit: str | None) -> RawImage
     for kind, name in (("label", label), ("unit", unit)):
         for place, file in files if name is not None else ():
             if name not in file.schema_arrow.names:
-                raise _no_column(place, kind, str(name), file.schema_arrow.names)
+                raise no_column(place, kind, str(name), file.schema_arrow.names)
     count = sum(file.metadata.num_rows for _, file in files)
     if count == 0:
         raise DataError(f"no images in {path}")
@@ -91,12 +91,6 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _no_column(path: Path, kind: str, name: str, names: list[str]) -> DataError:
-    close = nearest(name, names)
-    hint = f"did you mean {close!r}?" if close else f"columns: {', '.join(names)}"
-    return DataError(f"{path}: no {kind} column {name!r}", hint=hint)
-
-
 def _encoded(files: list[Opened], column: str) -> Iterator[tuple[str, bytes]]:
     for path, file in files:
         row = 0
@@ -123,7 +117,7 @@ def _labels(path: Path, name: str, values: list[Any]) -> list[Any]:
 
 
 def _units(path: Path, name: str, values: list[Any]) -> list[object]:
-    missing = [row for row, value in enumerate(values) if value is None or value == "" or value != value]
+    missing = [row for row, value in enumerate(values) if is_missing(value)]
     if missing:
         hint = "an image of unknown owner cannot be protected: fill in the id, or remove the row"
         raise DataError(

@@ -1,7 +1,8 @@
 """Private images in memory, with the unit of privacy that owns each of them.
 
 Guarantees:
-- every image has an owner, and owners are numbered 0..unit_count-1 without gaps;
+- every image has an owner, and owners are numbered 0..unit_count-1 without gaps; where the unit is the image,
+  each image is its own owner;
 - labels lie in range(len(class_names));
 - no file name, unit id or pixel appears in `repr` or in `notes`.
 May import numpy (PIL and pyarrow through its sources); never torch. Files are read without any cache on disk.
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dp_diffusers.data.decoding import Decoder, Resize
-from dp_diffusers.data.sources import RawImages, kind_of, open_source
+from dp_diffusers.data.sources import RawImages, default_label, kind_of, open_source
 from dp_diffusers.errors import DataError, nearest
 
 
@@ -26,7 +27,10 @@ class PrivateImages:
 
     images: uint8 `[N, H, W, C]`. labels: int64 `[N]`, or None. class_names: one per class, or None.
     owner: int64 `[N]`, dense unit ids. class_names_from_data: the names were not given by the caller, so a
-    certificate must say so. caption: a template such as `chest x-ray, {label}`. notes: what was changed.
+    certificate must say so. caption: a template such as `chest x-ray, {label}`. unit: whose images they are,
+    `image` or the name of the column that `owner` comes from; a budget must name the same. notes: what was
+    changed.
+    Raises: `DataError` for arrays that do not fit together, or owners that are not as `unit` says.
     """
 
     images: np.ndarray
@@ -36,7 +40,20 @@ class PrivateImages:
     unit_count: int
     class_names_from_data: bool = False
     caption: str | None = None
+    unit: str = "image"
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        count = len(self.images)
+        if self.owner.shape != (count,) or (self.labels is not None and self.labels.shape != (count,)):
+            raise DataError("expected one owner and one label for each image")
+        if not np.array_equal(np.unique(self.owner), np.arange(self.unit_count)):
+            raise DataError("expected owners to be numbered from 0 to unit_count - 1 without gaps")
+        if self.unit == "image" and self.unit_count != count:
+            raise DataError(
+                "expected each image to be its own owner, since the unit is the image",
+                hint="unit= names the column that says whose images they are",
+            )
 
     @classmethod
     def from_folder(
@@ -44,19 +61,22 @@ class PrivateImages:
         path: str | Path,
         labels: str | None = "folder",
         caption: str | None = None,
+        unit: str | None = None,
         *,
         classes: Sequence[str] | None = None,
         size: int | None = None,
         channels: int | None = None,
         resize: Resize | None = None,
     ) -> PrivateImages:
-        """Images below a folder; each image is a unit. `labels`: `folder` (class folders) or None.
+        """Images below a folder. `labels`: `folder` (class folders), a column of its `metadata.csv`, or None.
 
-        Raises: `DataError` for a missing or empty folder, an unreadable image, mixed sizes, an unknown class.
+        `unit`: the column of `metadata.csv` that says whose image it is; without it each image is a unit.
+        Raises: `DataError` for a missing or empty folder, an unreadable image, mixed sizes, an unknown class,
+        an image without a row, a column that is not there, a missing id.
         """
-        raw = open_source("folder", path, label=labels, unit=None)
+        raw = open_source("folder", path, label=labels, unit=_column(unit))
         decoder = Decoder(size=size, channels=channels, resize=resize)
-        return _assemble(raw, decoder, classes, caption)
+        return _assemble(raw, decoder, classes, caption, unit)
 
     @classmethod
     def from_parquet(
@@ -75,9 +95,9 @@ class PrivateImages:
 
         Raises: `DataError` for a column that is not there, a null label or unit id, an unreadable image.
         """
-        raw = open_source("parquet", path, label=label, unit=unit)
+        raw = open_source("parquet", path, label=label, unit=_column(unit))
         decoder = Decoder(size=size, channels=channels, resize=resize)
-        return _assemble(raw, decoder, classes, caption)
+        return _assemble(raw, decoder, classes, caption, unit)
 
     @classmethod
     def open(
@@ -92,18 +112,30 @@ class PrivateImages:
         channels: int | None = None,
         resize: Resize | None = None,
     ) -> PrivateImages:
-        """A folder or a parquet file, by what lies at `path`. `unit`: a column, or None or `image`."""
-        column = None if unit == "image" else unit
-        raw = open_source(kind_of(path), path, label=label, unit=column)
-        return _assemble(raw, Decoder(size=size, channels=channels, resize=resize), classes, caption)
+        """A folder or a parquet file, by what lies at `path`. `unit`: a column, or None or `image`.
+
+        `label`: a column, `folder`, `auto` (class folders of a folder, the column `label` of parquet files)
+        or None.
+        """
+        kind = kind_of(path)
+        raw = open_source(
+            kind, path, label=default_label(kind) if label == "auto" else label, unit=_column(unit)
+        )
+        decoder = Decoder(size=size, channels=channels, resize=resize)
+        return _assemble(raw, decoder, classes, caption, unit)
 
     def __repr__(self) -> str:
         height, width, channels = self.images.shape[1:]
         return f"PrivateImages({height}x{width}x{channels}, classes={len(self.class_names or ())})"
 
 
+def _column(unit: str | None) -> str | None:
+    """The column of a unit; None where each image is one."""
+    return None if unit == "image" else unit
+
+
 def _assemble(
-    raw: RawImages, decoder: Decoder, classes: Sequence[str] | None, caption: str | None
+    raw: RawImages, decoder: Decoder, classes: Sequence[str] | None, caption: str | None, unit: str | None
 ) -> PrivateImages:
     labels, names = label_numbers(raw, tuple(classes) if classes is not None else None)
     if caption is not None and "{label}" in caption and names is None:
@@ -118,6 +150,7 @@ def _assemble(
         unit_count=unit_count,
         class_names_from_data=names is not None and classes is None,
         caption=caption,
+        unit=unit or "image",
         notes=[*raw.notes, *decoder.notes],
     )
 

@@ -6,12 +6,12 @@ with PIL and pyarrow directly. May import numpy, PIL and pyarrow; never torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-from dp_diffusers.errors import DataError, unknown_name
+from dp_diffusers.errors import DataError, nearest, unknown_name
 
 
 @dataclass(kw_only=True)
@@ -30,6 +30,9 @@ class RawImages:
     units: list[object] | None = None
     notes: list[str] = field(default_factory=list)
 
+
+# How tables write that a value is not there.
+_MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null"})
 
 Source = Callable[..., RawImages]
 
@@ -57,6 +60,28 @@ def open_source(kind: str, path: str | Path, *, label: str | None, unit: str | N
         raise unknown_name("data source", kind, SOURCES)
     import_module(SOURCES[kind])
     return _REGISTERED[kind](Path(path), label=label, unit=unit)
+
+
+def default_label(kind: str) -> str:
+    """Where labels are if nobody says: the class folders of a folder, the column `label` of parquet files."""
+    return "label" if kind == "parquet" else "folder"
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell holds no value: null, NaN, or text that stands for it.
+
+    Rows of unknown owner would otherwise become one owner called `nan`, who is nobody.
+    """
+    if isinstance(value, str):
+        return value.strip().casefold() in _MISSING
+    return value is None or value != value
+
+
+def no_column(place: Path, kind: str, name: str, known: Sequence[str]) -> DataError:
+    """The error for a column that is not there; it names those that are."""
+    close = nearest(name, known)
+    hint = f"did you mean {close!r}?" if close else None
+    return DataError(f"{place}: no {kind} column {name!r} among {', '.join(known) or 'none'}", hint=hint)
 
 
 def kind_of(path: str | Path) -> str:

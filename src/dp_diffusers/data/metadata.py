@@ -1,0 +1,108 @@
+"""The columns of a folder of images: `metadata.csv`, whose rows name a file and say things about it.
+
+Guarantees that each image has exactly one row and that a missing value is refused, never guessed. May import
+the standard library. The layout is that of Hugging Face's ImageFolder: a column `file_name`, paths relative
+to the folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from dp_diffusers.data.sources import is_missing, no_column
+from dp_diffusers.errors import DataError
+
+METADATA = "metadata.csv"
+FILE_NAME = "file_name"
+Line: TypeAlias = tuple[int, list[str]]  # number in the file, cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """The table of a folder: for each file name its row, and the columns besides `file_name`."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: dict[str, dict[str, str]]
+
+    def column(self, kind: str, name: str, files: list[str]) -> list[str]:
+        """One value for each of `files` (names relative to the folder).
+
+        Raises `DataError` for an unknown column, a file without a row, a row without a file, a missing value.
+        """
+        if name not in self.columns:
+            raise no_column(self.path, kind, name, self.columns)
+        self._same_files(files)
+        values = [self.rows[file].get(name, "") for file in files]
+        # a class may well be called `none`, an owner may not
+        empty = is_missing if kind == "unit" else (lambda value: not value)
+        missing = [file for file, value in zip(files, values) if empty(value)]
+        if missing:
+            raise DataError(
+                f"{self.path}: {kind} column {name!r} is empty for {len(missing)} images, first {missing[0]}",
+                hint="fill in the value, or remove the image and its row",
+            )
+        return values
+
+    def _same_files(self, files: list[str]) -> None:
+        bare = [file for file in files if file not in self.rows]
+        if bare:
+            raise DataError(
+                f"{self.path}: {len(bare)} images have no row, first {bare[0]}",
+                hint="file_name holds paths relative to the folder, as in normal/0001.png",
+            )
+        known = set(files)
+        stray = [file for file in self.rows if file not in known]
+        if stray:
+            raise DataError(f"{self.path}: {len(stray)} rows name no image of the folder, first {stray[0]}")
+
+
+def read_metadata(folder: Path, kind: str, name: str) -> Metadata:
+    """The table of `folder`, read for its column `name`. Raises `DataError` where it is absent or damaged."""
+    path = folder / METADATA
+    if not path.is_file():
+        raise DataError(
+            f"{folder} has no {kind} column {name!r}: it holds no {METADATA}",
+            hint=f"{METADATA} with the columns {FILE_NAME} and {name}, one row per image; or a parquet file",
+        )
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", hint="a UTF-8 file of comma-separated values"
+        ) from error
+    return Metadata(path=path, columns=_columns(path, lines), rows=_rows(path, lines))
+
+
+def numbers_or_text(values: list[str]) -> list[int] | list[str]:
+    """Labels as numbers where all of them are whole numbers, since a CSV file has no types."""
+    whole = all(re.fullmatch(r"-?\d{1,9}", value) for value in values)
+    return [int(value) for value in values] if whole else values
+
+
+def _columns(path: Path, lines: list[Line]) -> tuple[str, ...]:
+    header = lines[0][1] if lines else []
+    if FILE_NAME not in header:
+        raise no_column(path, "image", FILE_NAME, header)
+    if len(set(header)) < len(header):
+        raise DataError(f"{path}: a column is there twice among {', '.join(header)}")
+    return tuple(name for name in header if name != FILE_NAME)
+
+
+def _rows(path: Path, lines: list[Line]) -> dict[str, dict[str, str]]:
+    header, rows = lines[0][1], {}
+    for number, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise DataError(f"{path}:{number}: expected {len(header)} values, got {len(cells)}")
+        row = dict(zip(header, cells))
+        name = PurePosixPath(row[FILE_NAME]).as_posix()
+        if name in rows:
+            raise DataError(f"{path}: {name} has two rows", hint="an image has one owner: keep one row")
+        rows[name] = row
+    return rows
