@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,30 @@ def test_python_api(tiny_base: Any, tmp_path: Path) -> None:
     assert len(pq.read_table(images / "data" / "train-00000-of-00001.parquet")) == 6
 
 
+@pytest.mark.parametrize("as_object", [False, True])
+def test_a_finished_run_opened_again_carries_its_adapter(
+    tiny_base_folder: Path, tiny_images: Any, tmp_path: Path, as_object: bool
+) -> None:
+    from dp_diffusers.diffusion.base import load_base
+    from dp_diffusers.mechanisms.none import NonPrivate
+
+    plan = dpd.Plan.calibrate(None, NonPrivate(steps=1, expected_units=10, population=30))
+    images, labels = tiny_images
+    data = dpd.PrivateImages(
+        images=images, labels=labels, class_names=("a", "b", "c"), owner=np.arange(30), unit_count=30
+    )
+
+    def run() -> dict[str, Any]:
+        base = replace(load_base(tiny_base_folder), in_memory=True) if as_object else tiny_base_folder
+        release = dpd.finetune(base, data, plan, out=tmp_path / "run")
+        return {name: value.clone() for name, value in release.family().network.state_dict().items()}
+
+    first, again = run(), run()
+    assert any(".lora_B." in name and value.any() for name, value in first.items())
+    assert set(first) == set(again)
+    assert all(bool((first[name] == again[name]).all()) for name in first)
+
+
 def test_more_classes_than_the_base_has_are_refused(tiny_recipe: Path, tmp_path: Path) -> None:
     names = "data.classes=[dark, grey, light, more]"
     with pytest.raises(DataError, match="3 classes"):
@@ -196,3 +221,13 @@ assert "dp_diffusers" not in sys.modules
 """
     path = tmp_path / "run" / "release" / "certificate.json"
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+
+
+def test_a_folder_whose_run_spent_nothing_is_free_for_another_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        train(Recipe.load(tiny_recipe, ["data.label=diagnosis"]), tmp_path / "run")
+    assert train(Recipe.load(tiny_recipe), tmp_path / "run").path.exists()
+    with pytest.raises(BudgetError):
+        train(Recipe.load(tiny_recipe), tmp_path / "other")
+    wider = Recipe.load(tiny_recipe, ["budget.ledger=other.ledger"])
+    assert train(wider, tmp_path / "other").path.exists()

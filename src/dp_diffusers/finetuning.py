@@ -11,24 +11,27 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
+from dp_diffusers import checkpoint
+from dp_diffusers.class_numbers import numbered_for
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base, fingerprint_in_memory, load_base
 from dp_diffusers.diffusion.family import Family, family_of
-from dp_diffusers.rehearsal import rehearse
-from dp_diffusers.errors import DataError, ParameterError, RunFolderError
+from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.file import differing_keys
+from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.run_folder import RunFolder, write_atomic
 from dp_diffusers.strategies import strategy_of
+from dp_diffusers.strategies.lora import has_adapter, load_adapter
 from dp_diffusers.training import Loop
 
 if TYPE_CHECKING:
@@ -118,12 +121,14 @@ def finetune(
         progress: called with keyword arguments `step, steps, epsilon, budget, seconds` or `message`.
 
     Raises:
-        InputError: something given cannot be used; nothing was spent.
+        InputError: something given cannot be used, or the images belong to another unit than the budget
+            protects; nothing was spent.
         BudgetError: the data set's cap does not allow the plan; nothing was spent.
     """
     training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
+    _require_unit(plan, data)
     settings = {
-        "base": str(base) if isinstance(base, str | Path) else _identity(base),
+        "base": _absolute(base) if isinstance(base, str | Path) else _identity(base),
         "plan": plan.fingerprint,
         "strategy": repr(strategy),
         "training": training.model_dump(mode="json"),
@@ -132,7 +137,7 @@ def finetune(
     folder = RunFolder(Path(out))
     opened = _as_base(base)
     if _is_done(folder, settings):
-        return Release.open(folder.root, base=opened)
+        return _reopened(folder, opened)
     job = Job(
         base=opened,
         plan=plan,
@@ -157,16 +162,25 @@ def _run(job: Job, folder: RunFolder) -> Release:
     family.network.to(device).train()
     rehearse(family)
     folder.create()
+    with folder.lock():
+        if (folder.read(RUN) or {}).get("done"):
+            raise RunFolderError(f"another process has just finished {folder.root}", hint="run the same again")
+        return _run_alone(job, folder, family, config)
+
+
+def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Release:
     write_atomic(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
-    account = None if job.plan.not_private else _account(job, folder)
     keys = job.plan.fresh_keys()
+    account = None
     try:
+        account = None if job.plan.not_private else _account(job, folder)
         if account is not None:
-            account.open_lane(keys.lane)
+            account.open_lane(keys.lane, keys.not_private)
         data = job.open_data(job.base)
-        for note in data.notes:
+        _require_unit(job.plan, data)
+        data, notes = numbered_for(data, job.base.classes, job.base.class_names)
+        for note in [*data.notes, *notes]:
             job.progress(message=note)
-        data = _with_fitting_labels(data, family)
         loop = Loop(
             family=family,
             data=data,
@@ -180,7 +194,8 @@ def _run(job: Job, folder: RunFolder) -> Release:
         )
         loop.run()
     except BaseException:
-        _cancel_if_unspent(account, folder)
+        if not folder.checkpoint.exists():
+            _forget_unspent(account, folder)
         raise
     return _finish(job, folder, family, config, data, account)
 
@@ -203,6 +218,9 @@ def _account(job: Job, folder: RunFolder) -> Any:
 
     known = folder.read(RUN)
     ledger = Ledger.open(job.ledger, expect_head=known.get("head") if known else None)
+    saved = checkpoint.load(folder.checkpoint) if known else None
+    if saved is not None and saved["head"] is not None:
+        ledger.require_head(saved["head"])
     run_id = known["run_id"] if known else uuid.uuid4().hex
     if not known:
         folder.write(RUN, {"run_id": run_id})
@@ -211,11 +229,25 @@ def _account(job: Job, folder: RunFolder) -> Any:
     return account
 
 
-def _cancel_if_unspent(account: Any, folder: RunFolder) -> None:
-    """A failure before the first charge gives the reservation back."""
-    if account is not None and account.steps_charged == 0:
+def _reopened(folder: RunFolder, base: Base) -> Release:
+    """The release of a finished run; a base that came as an object gets the adapter, if it is without one."""
+    if not base.in_memory:
+        return Release.open(folder.root)
+    if not has_adapter(base.unet):
+        load_adapter(base.unet, folder.adapter)
+    return Release.open(folder.root, base=base)
+
+
+def _forget_unspent(account: Any, folder: RunFolder) -> None:
+    """A failure before the first charge gives the reservation back, and the folder is free for another recipe."""
+    if account is not None:
+        if account.steps_charged:
+            return
         account.cancel()
-        (folder.private / RUN).unlink(missing_ok=True)
+    elif (folder.read(RUN) or {}).get("head"):
+        return  # an earlier start holds a reservation that this one could not open
+    for path in (folder.private / RUN, folder.recipe):
+        path.unlink(missing_ok=True)
 
 
 def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
@@ -232,17 +264,13 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
     return bool((folder.read(RUN) or {}).get("done"))
 
 
-def _with_fitting_labels(data: PrivateImages, family: Family) -> PrivateImages:
-    """Raises `DataError` where labels and class embeddings do not fit; an unconditional model ignores labels."""
-    classes = family.base.classes
-    if not classes:
-        return replace(data, labels=None)
-    if data.labels is None:
-        raise DataError("the base model is class-conditional but the images have no labels", hint="set data.label")
-    count = len(data.class_names) if data.class_names else int(data.labels.max(initial=-1)) + 1
-    if count > classes:
-        raise DataError(f"the base model has {classes} classes, the images have more", hint="set data.classes")
-    return data
+def _require_unit(plan: Plan, data: PrivateImages) -> None:
+    """Raises `ParameterError` unless the owners of the images are what the budget protects."""
+    if plan.budget is not None and plan.budget.unit != data.unit:
+        raise ParameterError(
+            f"the budget protects each {plan.budget.unit!r}, the unit of the images is {data.unit!r}",
+            hint="give Budget and PrivateImages the same unit=",
+        )
 
 
 def _device(name: str) -> torch.device:
@@ -261,6 +289,11 @@ def _as_base(base: Any) -> Base:
     return Base(
         unet=base.unet, scheduler=base.scheduler, identity=_identity(base), sha256=fingerprint_in_memory(base.unet)
     )
+
+
+def _absolute(base: str | Path) -> str:
+    """A folder's full path, so that the run is understood from anywhere; a hub id as it is."""
+    return str(Path(base).resolve()) if Path(base).exists() else str(base)
 
 
 def _identity(base: Any) -> str:
