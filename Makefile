@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test test-slow check docs
+.PHONY: setup demo test test-slow check bench docs
 
 setup: $(STAMP)
 
@@ -28,3 +28,6 @@ check: setup
 
 docs: setup
 	$(BIN)/python docs/generate_reference.py
+
+bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_time.py
