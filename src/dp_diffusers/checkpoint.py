@@ -31,8 +31,10 @@ def save_atomic(state: dict[str, Any], path: Path) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error.__context__, OSError):  # torch hides it behind an error of its own
+            raise error.__context__ from None
         raise
     sync_folder(path.parent)
 

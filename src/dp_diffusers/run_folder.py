@@ -2,17 +2,20 @@
 
 Guarantees:
 - `private/` is readable by its owner only (mode 0700), and nothing of it is ever copied to `release/`;
-- a folder that belongs to another recipe is refused, with the fields that differ.
+- a folder that belongs to another recipe is refused, with the fields that differ;
+- one process at a time works in it.
 May import the standard library only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dp_diffusers.errors import RunFolderError
 
@@ -57,6 +60,24 @@ class RunFolder:
         except OSError as error:
             raise RunFolderError(f"cannot write {self.root}: {error.strerror}", hint="choose another --out") from error
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps every other process out of this run until the block, or this process, ends.
+
+        Raises `RunFolderError` if another process is in it. Where a file system knows no locks there is none, and
+        the ledger's lanes alone keep two processes apart.
+        """
+        with (self.private / "lock").open("a") as stream:
+            try:
+                _flock(stream)
+            except BlockingIOError as error:
+                raise RunFolderError(
+                    f"another process is at work in {self.root}", hint="wait for it, or give another --out"
+                ) from error
+            except OSError:
+                pass
+            yield
+
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON document of `private/`, or None. Raises `RunFolderError` for a damaged one."""
         path = self.private / name
@@ -70,6 +91,14 @@ class RunFolder:
     def write(self, name: str, document: dict[str, Any]) -> None:
         """Writes a JSON document of `private/`, whole or not at all."""
         write_atomic(self.private / name, json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def _flock(stream: IO[str]) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        return
+    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_atomic(path: Path, text: str) -> None:

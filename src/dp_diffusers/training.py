@@ -144,8 +144,9 @@ class Loop:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a resume needs: released quantities and counters only."""
+        """What a resume needs: released quantities, counters, the ledger's head (an older ledger shows)."""
         return {
+            "head": self.account.ledger.head if self.account else None,
             "step": self.step,
             "complete": self.complete,
             "trainable": [parameter.detach() for parameter in self.trainable],

@@ -114,3 +114,24 @@ def test_guarantee_rows_are_independent(tiny_base: Callable[..., Any]) -> None:
         after = family.row_losses(clean, labels, draws)
     assert torch.allclose(before[1:], after[1:], rtol=1e-5)
     assert not torch.allclose(before[0], after[0], rtol=1e-3)
+
+
+def test_guarantee_draws_of_a_unit_do_not_depend_on_how_many_rows_another_unit_has() -> None:
+    objective, shape = Objective.of(_scheduler("epsilon"), label_dropout=0.5), (1, 4, 4)
+
+    def draws_of_first(counts: list[int]) -> Draws:
+        position = np.repeat(np.arange(len(counts)), counts)
+        slot = np.concatenate([np.arange(count) for count in counts])
+        units, slots = np.arange(len(counts)) + 5, max(counts)
+        draws = objective.draw(
+            RunKeys.for_tests(3), 7, units=units, position=position, slot=slot, slots=slots, shape=shape
+        )
+        mine = position == 0
+        return Draws(timesteps=draws.timesteps[mine], noise=draws.noise[mine], drop_label=draws.drop_label[mine])
+
+    alone = draws_of_first([3])
+    for others in ([3, 1], [3, 7], [3, 2, 12]):
+        together = draws_of_first(others)
+        assert torch.equal(together.timesteps, alone.timesteps)
+        assert torch.equal(together.noise, alone.noise)
+        assert torch.equal(together.drop_label, alone.drop_label)

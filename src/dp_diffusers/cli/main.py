@@ -7,6 +7,7 @@ May import typer and pathlib at the top, nothing heavy, so that --help is instan
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 import tempfile
@@ -97,10 +98,21 @@ def report(error: BaseException) -> ExitCode:
     if hasattr(error, "format_message"):  # a usage error of typer, whichever click it is built on
         complain(*_usage(error))
         return ExitCode.BAD_INPUT
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if _disk_is_full(error):
         complain("disk is full", "free some space; " + RESUME)
         return ExitCode.BAD_INPUT
     return _crashed(error)
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error; torch and safetensors wrap it in errors of their own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _usage(error: BaseException) -> tuple[str, str]:

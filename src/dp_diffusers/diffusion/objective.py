@@ -87,16 +87,18 @@ class Objective:
 
         Args:
             units: `[U]`, the distinct units of the pass; `position`, `slot`: `[R]`.
-            slots: rows of the unit with most rows; each unit's timesteps are spread over its slots (stratified),
-                which lowers their variance and stays a function of the unit alone.
+            slots: rows of the unit with most rows. Each unit's timesteps are spread over its own rows
+                (stratified), which lowers their variance and stays a function of the unit alone.
             shape: of one encoded image, `(c, h, w)`.
         """
         pixels = int(np.prod(shape))
+        # Never `slots`: that is the doing of other units.
+        own = np.bincount(position, minlength=len(units))[position]
         shift = stream.uniform("timestep", step, units, 1)[position, 0]
         normals = stream.normal("diffusion-noise", step, units, slots * pixels)
         dropped = stream.uniform("label-dropout", step, units, slots)[position, slot]
         return Draws(
-            timesteps=torch.from_numpy(self.levels((shift + slot / max(slots, 1)) % 1.0)),
+            timesteps=torch.from_numpy(self.levels((shift + slot / own) % 1.0)),
             noise=torch.from_numpy(normals.reshape(len(units), slots, *shape)[position, slot]),
             drop_label=torch.from_numpy(dropped < self.label_dropout),
         )

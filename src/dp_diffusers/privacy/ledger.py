@@ -67,14 +67,20 @@ class Ledger:
         was restored from an older copy or is another one. `create=False` refuses a path with no ledger.
         Raises `LedgerError` for a file that is locked, damaged, altered, or not a ledger.
         """
-        file = LedgerFile(path, create=create, busy_seconds=busy_seconds)
-        if expect_head is not None and not file.has_head(expect_head):
-            file.close()
-            raise LedgerError(
-                f"the ledger {path} does not contain the head {expect_head[:12]}… that this run knows",
-                hint="it is an older copy or another ledger; put back the one the run was charged to",
-            )
-        return cls(file)
+        ledger = cls(LedgerFile(path, create=create, busy_seconds=busy_seconds))
+        if expect_head is not None:
+            ledger.require_head(expect_head)
+        return ledger
+
+    def require_head(self, head: str) -> None:
+        """Closes the ledger and raises `LedgerError` unless `head` is, or once was, its head."""
+        if self.file.has_head(head):
+            return
+        self.close()
+        raise LedgerError(
+            f"the ledger {self.path} does not contain the head {head[:12]}… that this run knows",
+            hint="it is an older copy or another ledger; put back the one the run was charged to",
+        )
 
     def __enter__(self) -> Ledger:
         return self

@@ -70,7 +70,7 @@ class Lora:
 
         `seed` is the experiment's public seed: it decides the start of A and nothing private.
         """
-        if any(isinstance(layer, BaseTunerLayer) for layer in network.modules()):
+        if has_adapter(network):
             raise ModelError("the model has an adapter already", hint="merge it, or load the base model again")
         config = self.config or self._config(network)
         network.requires_grad_(False)
@@ -99,6 +99,11 @@ def _whole_layers(network: nn.Module, word: str) -> list[str]:
     if not found:
         raise ModelError(f"strategy.also names {word!r}, but the model has no such layer")
     return found
+
+
+def has_adapter(network: nn.Module) -> bool:
+    """Whether any adapter of peft's is in the network."""
+    return any(isinstance(layer, BaseTunerLayer) for layer in network.modules())
 
 
 def save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
