@@ -171,7 +171,7 @@ def _run(job: Job, folder: RunFolder) -> Release:
 def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Release:
     write_atomic(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
     keys = job.plan.fresh_keys()
-    account = None
+    account, fresh = None, folder.read(RUN) is None
     try:
         account = None if job.plan.not_private else _account(job, folder)
         if account is not None:
@@ -195,7 +195,7 @@ def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Rele
         loop.run()
     except BaseException:
         if not folder.checkpoint.exists():
-            _forget_unspent(account, folder)
+            _forget_unspent(account, folder, fresh)
         raise
     return _finish(job, folder, family, config, data, account)
 
@@ -225,7 +225,12 @@ def _account(job: Job, folder: RunFolder) -> Any:
     if not known:
         folder.write(RUN, {"run_id": run_id})
     account = ledger.resume(run_id) if ledger.has_run(run_id) else ledger.reserve(job.plan, run_id=run_id)
-    folder.write(RUN, {"run_id": run_id, "head": ledger.head})
+    try:
+        folder.write(RUN, {"run_id": run_id, "head": ledger.head})
+    except BaseException:
+        if not known:
+            account.cancel()
+        raise
     return account
 
 
@@ -238,14 +243,14 @@ def _reopened(folder: RunFolder, base: Base) -> Release:
     return Release.open(folder.root, base=base)
 
 
-def _forget_unspent(account: Any, folder: RunFolder) -> None:
+def _forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:
     """A failure before the first charge gives the reservation back, and the folder is free for another recipe."""
     if account is not None:
         if account.steps_charged:
             return
         account.cancel()
-    elif (folder.read(RUN) or {}).get("head"):
-        return  # an earlier start holds a reservation that this one could not open
+    elif not fresh:
+        return  # an earlier start may hold a reservation that this one could not open
     for path in (folder.private / RUN, folder.recipe):
         path.unlink(missing_ok=True)
 

@@ -1,0 +1,63 @@
+"""Labels in the numbering of the base model: by name where the names are shared, else by position.
+
+Guarantees that an image trains the class whose name it carries, that a match by position is said, and that
+names which fit in part are refused. May import numpy, never torch. Nothing of the images but their class
+names is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.errors import DataError
+
+BY_POSITION = (
+    "the images and the base model share no class name: labels are matched by position, "
+    "0 with the base's first class"
+)
+
+
+def numbered_for(
+    data: PrivateImages, classes: int, names: tuple[str, ...] | None
+) -> tuple[PrivateImages, list[str]]:
+    """The images as a base model with `classes` classes called `names` counts them, and what to say about it.
+
+    An unconditional model (`classes` 0) ignores labels.
+    Raises: `DataError` for labels that are missing, too many, or called partly like the base's classes.
+    """
+    if data.caption is not None:
+        raise DataError(
+            "the base model takes no captions", hint="leave the caption out; it learns from labels"
+        )
+    if not classes:
+        return replace(data, labels=None), []
+    if data.labels is None:
+        raise DataError(
+            "the base model is class-conditional but the images have no labels", hint="set data.label"
+        )
+    own = data.class_names
+    shared = set(own or ()) & set(names or ())
+    if own is None or names is None or not shared:
+        return data, _by_position(data, classes, names)
+    unknown = [name for name in own if name not in shared]
+    if unknown:
+        raise DataError(
+            f"the base model has some of the images' classes but not {unknown[0]!r} ({len(unknown)} unknown)",
+            hint=f"data.classes: either names of the base's ({', '.join(names)}), or none of them",
+        )
+    numbers = np.array([names.index(name) for name in own], np.int64)
+    return replace(data, labels=numbers[data.labels], class_names=names), []
+
+
+def _by_position(data: PrivateImages, classes: int, names: tuple[str, ...] | None) -> list[str]:
+    """What to say. Raises: `DataError` where the base has fewer classes."""
+    labels = data.labels if data.labels is not None else np.zeros(0, np.int64)
+    count = len(data.class_names) if data.class_names else int(labels.max(initial=-1)) + 1
+    if count > classes:
+        raise DataError(
+            f"the base model has {classes} classes, the images have more", hint="set data.classes"
+        )
+    return [BY_POSITION] if data.class_names and names else []
