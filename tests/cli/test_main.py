@@ -241,6 +241,26 @@ def test_init_writes_a_recipe_that_loads(capsys: pytest.CaptureFixture[str], tmp
     assert called(capsys, *arguments)[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("layout", "label"),
+    [
+        (("data/train.parquet",), "label"),
+        (("ant/x.png", "bee/y.png"), "folder"),
+        (("x.png",), None),
+    ],
+)
+def test_init_looks_where_the_labels_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, layout: tuple[str, ...], label: str | None
+) -> None:
+    from dp_diffusers.recipe import Recipe
+
+    for name in layout:
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"never opened")
+    assert called(capsys, "init", str(tmp_path / "images"), "--population", "10")[0] == 0
+    assert Recipe.load(tmp_path / "recipe.yaml").data.label == label
+
+
 def test_memory_is_estimated_from_config_files(tiny_base_folder: Path, tmp_path: Path) -> None:
     from dp_diffusers.cli.memory import _parameters, estimate_memory
     from dp_diffusers.recipe import Recipe

@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from dp_diffusers.errors import RecipeError
 from dp_diffusers.recipe import PretrainRecipe, Recipe, default_delta, defaulted
+from dp_diffusers.recipe.sections import Timesteps
 from dp_diffusers.recipe.yaml_lines import YamlSyntaxError, parse, parse_value
 
 SMALLEST: dict[str, Any] = {
@@ -61,7 +62,9 @@ def test_default_delta_is_below_one_over_population(population: int) -> None:
 
 
 def test_importing_recipes_costs_neither_numpy_nor_torch() -> None:
-    code = "import sys, dp_diffusers.recipe; assert not {'numpy', 'torch', 'dp_accounting'} & set(sys.modules)"
+    code = (
+        "import sys, dp_diffusers.recipe; assert not {'numpy', 'torch', 'dp_accounting'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -173,6 +176,21 @@ training:
         ("training=3", "expected training to be a mapping of keys, got 3", None),
         ("mechanism.max_units=10", "expected mechanism.max_units to be null, got 10", None),
         ("budget.adjacency=replace", "one of add_remove, zero_out, got 'replace'", None),
+        ("training.augmentations=2", "augmentations to be 1 in this version, got 2", "noise_draws"),
+        ("runtime.compile=true", "runtime.compile to be false in this version, got True", "models are not"),
+        (
+            "runtime.dtype=float16",
+            "to be one of float32, bfloat16, got 'float16'",
+            "did you mean 'bfloat16'?",
+        ),
+        ("generation.prompts=[a cat]", "generation.prompts to be null in this version", "pixel models"),
+        ("data.caption=x-ray", "data.caption to be null in this version, got 'x-ray'", "pixel models"),
+        (
+            "audit.canaries=500",
+            "audit.canaries to be 1000 in this version",
+            "it arrives with the verb `audit`",
+        ),
+        ("audit.public=x", "audit.public to be null in this version", "it arrives with the verb `audit`"),
     ],
 )
 def test_an_override_that_cannot_be(tmp_path: Path, override: str, message: str, hint: str | None) -> None:
@@ -180,6 +198,24 @@ def test_an_override_that_cannot_be(tmp_path: Path, override: str, message: str,
     assert said.startswith(f"--set {override}: ")
     assert re.search(message, said) or message in said
     assert hint is None or (hinted or "").startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("path", "label"),
+    [("a.parquet", "label"), ("a.PQ", "label"), ("a/", "auto"), ("a.parquet.d", "auto"), ("a", "auto")],
+)
+def test_the_default_label_follows_the_name_of_the_data_alone(tmp_path: Path, path: str, label: str) -> None:
+    recipe = Recipe.load(written(tmp_path, SMALLEST), [f"data.path={path}"])
+    assert recipe.data.label == label
+
+
+def test_every_distribution_of_noise_levels_can_be_asked_for(tmp_path: Path) -> None:
+    from dp_diffusers.diffusion.objective import TIMESTEPS
+
+    for name in TIMESTEPS:
+        recipe = Recipe.load(written(tmp_path, SMALLEST), [f"training.timesteps={name}"])
+        assert recipe.training.timesteps == name
+    assert set(get_args(Timesteps)) == set(TIMESTEPS)
 
 
 def test_overrides_are_read_as_yaml(tmp_path: Path) -> None:
@@ -226,7 +262,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "public").mkdir()
     inside = Recipe.load(written(tmp_path, {**SMALLEST, "data": {"path": "xrays/"}}))
     assert inside.base == str(tmp_path / "public")
-    assert inside.data.label == "folder"
+    assert inside.data.label == "auto"
     assert inside.budget.ledger == str(tmp_path / "xrays.ledger")
     hub = Recipe.load(written(tmp_path, {**SMALLEST, "base": "google/ddpm-cifar10-32"}))
     assert hub.base == "google/ddpm-cifar10-32"

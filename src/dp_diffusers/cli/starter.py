@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from dp_diffusers.data.sources import kind_of
 from dp_diffusers.errors import DataError, InputError
 from dp_diffusers.recipe import Recipe
 
@@ -52,8 +53,10 @@ def _recipe(path: Path, images: Path, *, population: int, base: str, epsilon: fl
     from dp_diffusers.recipe.file import RecipeSource, validate
 
     data: dict[str, Any] = {"path": _relative(images, path.parent)}
-    if images.is_dir():
+    if kind_of(images) == "folder":
         data["label"] = "folder" if any(item.is_dir() for item in images.iterdir()) else None
+    else:
+        data["label"] = "label"
     value: dict[str, Any] = {
         "base": base,
         "data": data,

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.problems import RefusedValueError, Section
+from dp_diffusers.recipe.sections import Timesteps
 from dp_diffusers.recipe.yaml_lines import dump
 
 
@@ -103,9 +104,7 @@ class PretrainTraining(Section):
     ema: float = Field(default=0.999, ge=0, lt=1, description="averaging of weights per step; 0 is off")
     label_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of images trained without label")
     warmup_steps: int = Field(default=200, ge=0, description="steps until the learning rate is reached")
-    timesteps: Literal["uniform", "logit_normal"] = Field(
-        default="uniform", description="distribution of the noise level"
-    )
+    timesteps: Timesteps = Field(default="uniform", description="distribution of the noise level")
     seed: int = Field(default=0, ge=0, description="initial weights, order of images, noise")
     save_every_seconds: float = Field(default=60, gt=0, description="seconds between checkpoints")
 

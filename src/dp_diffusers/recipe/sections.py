@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from dp_diffusers.recipe.problems import RefusedValueError, Section
 
+PARQUET_SUFFIXES = (".parquet", ".pq")
 Target = Literal["attention", "linear", "convolution", "all"]
+Timesteps = Literal["uniform", "logit_normal", "high_noise"]
 
 
 def _targets(value: object) -> object:
@@ -34,28 +36,49 @@ def _rows(value: object) -> object:
     raise RefusedValueError(f"expected runtime.rows_per_pass to be auto or a whole number > 0, got {value!r}")
 
 
+def _only(key: str, value: object, hint: str) -> AfterValidator:
+    """Refuses all but `value`: nobody shall believe in a setting that has no effect."""
+    shown = "null" if value is None else str(value).lower()
+
+    def check(given: Any) -> Any:
+        if given != value:
+            raise RefusedValueError(f"expected {key} to be {shown} in this version, got {given!r}", hint)
+        return given
+
+    return AfterValidator(check)
+
+
+NO_CAPTIONS = "pixel models learn from labels and take no captions; leave it out"
+NO_AUDIT = "it arrives with the verb `audit`; leave it out"
+
+
 class DataSettings(Section):
     """The private images."""
 
     path: str = Field(min_length=1, description="private images: a folder or a parquet file")
     label: str | None = Field(
-        description="`folder` (class folders), a label column of the parquet file, or null for no labels"
+        description="`folder` (class folders), a label column, null (no labels), or `auto`: the column "
+        "`label` of parquet files, else class folders"
     )
     classes: list[str] | None = Field(
         default=None,
         description="class names in order; null takes them from the data, and the certificate says so",
     )
-    caption: str | None = Field(default=None, description="caption of an image, as in `chest x-ray, {label}`")
+    caption: Annotated[str | None, _only("data.caption", None, NO_CAPTIONS)] = Field(
+        default=None, description="caption of an image: null in this version"
+    )
     resize: Literal["fit", "crop"] | None = Field(
-        default=None, description="`fit` pads, `crop` cuts to the model's size; null refuses mixed sizes"
+        default=None,
+        description="`fit` pads, `crop` cuts to a square of the model's size; null resizes square images of "
+        "one other size and says so; mixed sizes are refused",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _default_label(cls, value: Any) -> Any:
         if isinstance(value, dict) and "label" not in value:
-            is_file = Path(str(value.get("path", ""))).suffix == ".parquet"
-            return {**value, "label": "label" if is_file else "folder"}
+            suffix = Path(str(value.get("path", ""))).suffix.lower()
+            return {**value, "label": "label" if suffix in PARQUET_SUFFIXES else "auto"}
         return value
 
     @field_validator("classes")
@@ -80,7 +103,12 @@ class BudgetSettings(Section):
 
     epsilon: float = Field(ge=0.01, le=100, description="privacy loss of this run at most; smaller is safer")
     delta: float = Field(gt=1e-15, lt=1, description="must be below 1/population")
-    unit: str = Field(default="image", min_length=1, description="`image`, or the column that names a person")
+    unit: str = Field(
+        default="image",
+        min_length=1,
+        description="`image`, or the column that names a person, of the parquet file or of the folder's "
+        "metadata.csv",
+    )
     adjacency: Literal["add_remove", "zero_out"] = Field(
         default="add_remove", description="what neighbouring data sets differ by"
     )
@@ -154,9 +182,9 @@ class TrainingSettings(Section):
     noise_draws: int = Field(
         default=4, ge=1, description="noise draws per image and step, averaged before the clip"
     )
-    augmentations: int = Field(
-        default=1, ge=1, description="augmented copies per image, averaged before the clip"
-    )
+    augmentations: Annotated[
+        int, _only("training.augmentations", 1, "noise_draws makes several rows of an image")
+    ] = Field(default=1, description="augmented copies per image: 1 in this version")
     max_images_per_unit: int = Field(default=8, ge=1, description="images of one unit used in a step at most")
     learning_rate: float = Field(default=1e-3, gt=0, description="step size")
     optimizer: Literal["sgd", "adam", "adamw"] = Field(default="adam", description="sgd, adam or adamw")
@@ -165,9 +193,7 @@ class TrainingSettings(Section):
     )
     warmup_steps: int = Field(default=0, ge=0, description="steps until the learning rate is reached")
     ema: float = Field(default=0.95, ge=0, lt=1, description="averaging of weights per step; 0 is off")
-    timesteps: Literal["uniform", "logit_normal"] = Field(
-        default="uniform", description="distribution of the noise level"
-    )
+    timesteps: Timesteps = Field(default="uniform", description="distribution of the noise level")
     label_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of rows trained without label")
     seed: int = Field(default=0, ge=0, description="initial adapters only; never the noise")
 
@@ -178,13 +204,17 @@ class RuntimeSettings(Section):
     device: str = Field(
         default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, mps"
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="of the frozen model"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the forward and backward pass (autocast); norms, clip, sums and noise stay float32 "
+        "or better",
     )
     rows_per_pass: Annotated[Literal["auto"] | int, BeforeValidator(_rows)] = Field(
         default="auto", description="rows in memory at once"
     )
-    compile: bool = Field(default=False, description="torch.compile")
+    compile: Annotated[bool, _only("runtime.compile", False, "models are not compiled; leave it out")] = (
+        Field(default=False, description="torch.compile: false in this version")
+    )
 
 
 class GenerationSettings(Section):
@@ -192,7 +222,9 @@ class GenerationSettings(Section):
 
     images: int = Field(default=10_000, ge=1, description="number of synthetic images")
     labels: Literal["uniform"] = Field(default="uniform", description="the same number of each class")
-    prompts: list[str] | None = Field(default=None, description="prompts of a text-to-image model")
+    prompts: Annotated[list[str] | None, _only("generation.prompts", None, NO_CAPTIONS)] = Field(
+        default=None, description="prompts of a text-to-image model: null in this version"
+    )
     sampler: Literal["ddim", "dpmsolver++"] = Field(default="ddim", description="ddim or dpmsolver++")
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
     guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance; 1 is off")
@@ -200,7 +232,11 @@ class GenerationSettings(Section):
 
 
 class AuditSettings(Section):
-    """The empirical check of epsilon; never reads private data."""
+    """The empirical check of epsilon, without private data; it arrives with the verb `audit`."""
 
-    public: str | None = Field(default=None, description="public images; null: procedural ones")
-    canaries: int = Field(default=1000, ge=2, description="images that are inserted or left out")
+    public: Annotated[str | None, _only("audit.public", None, NO_AUDIT)] = Field(
+        default=None, description="public images; null (the only value in this version): procedural ones"
+    )
+    canaries: Annotated[int, _only("audit.canaries", 1000, NO_AUDIT)] = Field(
+        default=1000, description="images that are inserted or left out: 1000 in this version"
+    )
