@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trainer
+
+TRAINER = Path(__file__).parent / "trainer.py"
+
+
+class Trainings:
+    """Starts trainings as processes of their own, waits for them, kills them."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, str(TRAINER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert self._answer() == {"ready": True}
+
+    def start(
+        self, recipe: Path, *overrides: str, out: str = "run", die: Any = None, pause: float = 0.0
+    ) -> int:
+        """Starts `train RECIPE --out OUT`; the process id."""
+        folder = recipe.parent
+        argv = ["train", str(recipe), "--out", str(folder / out)]
+        for override in overrides:
+            argv += ["--set", override]
+        request = {"start": argv, "log": str(folder / "log"), "output": str(folder / "output")}
+        return int(self._ask({**request, "die": die, "pause": pause})["pid"])
+
+    def wait(self, pid: int) -> int:
+        """The exit code; minus the signal for a killed process."""
+        return int(self._ask({"wait": pid})["code"])
+
+    def run(self, recipe: Path, *overrides: str, **options: Any) -> int:
+        """Starts a training and waits for its end."""
+        return self.wait(self.start(recipe, *overrides, **options))
+
+    def kill(self, pid: int, sign: int = signal.SIGKILL) -> int:
+        """Sends a signal and waits; the exit code."""
+        os.kill(pid, sign)
+        return self.wait(pid)
+
+    def close(self) -> None:
+        """Ends the server."""
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(timeout=60)
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._server.stdout is not None
+        return dict(json.loads(self._server.stdout.readline()))
+
+
+@pytest.fixture(scope="session")
+def trainings() -> Iterator[Trainings]:
+    """A server of trainings, started once."""
+    server = Trainings()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cheap_trainings() -> Iterator[None]:
+    """Trainings in the process of the tests: plans are made once, certificates are verified by the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        trainer.remember_plans(patch.setattr)
+        trainer.spare_the_fresh_process(patch.setattr)
+        yield

@@ -1,0 +1,195 @@
+"""Trainings as processes of their own, started in a moment: a server with the libraries loaded forks them.
+
+A request is a line of JSON on stdin. `{"start": argv, "log": path, "output": path, "pause": seconds, "die":
+[target, when, nth]}` answers `{"pid": ...}`; `{"wait": pid}` answers `{"code": ...}`, minus the signal for a
+killed one. `python trainer.py LOG ARGUMENTS...` runs one training in this very process instead.
+
+The log gets two synced lines for each step: `begin LANE STEP` before the noise is drawn, `done LANE STEP`
+after. What was really released therefore lies between the two.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+
+def log_releases(path: str, pause: float) -> None:
+    """Wraps the release of a step in the two lines; waits up to `pause` seconds at both ends of it."""
+    from dp_diffusers.engine.private_gradient import PrivateGradient
+
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    chance = random.Random(os.getpid())
+    real = PrivateGradient.release
+
+    def write(word: str, lane: bytes, step: int) -> None:
+        os.write(log, f"{word} {lane.hex()} {step}\n".encode())
+        os.fsync(log)
+
+    def release(self: Any, step: int, receipt: Any) -> Any:
+        time.sleep(pause * chance.random())
+        lane = self._keys.lane
+        write("begin", lane, step)
+        released = real(self, step, receipt)
+        write("done", lane, step)
+        time.sleep(pause * chance.random())
+        return released
+
+    PrivateGradient.release = release  # type: ignore[method-assign]
+
+
+def wrap(target: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Replaces `module:name` or `module:Class.name` by `make` of it."""
+    module, path = target.split(":")
+    *owners, name = path.split(".")
+    holder: Any = import_module(module)
+    for owner in owners:
+        holder = getattr(holder, owner)
+    setattr(holder, name, make(getattr(holder, name)))
+
+
+def die_at(target: str, when: str, nth: int) -> None:
+    """Kills this process `before` or `after` the nth call of `target`, or `in` it with half a file written."""
+    calls = 0
+
+    def make(real: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(real)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == nth and when == "in":
+                args[1].write(b"PK half a checkpoint")
+                args[1].flush()
+            if calls == nth and when != "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*args, **kwargs)
+            if calls == nth:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return called
+
+    wrap(target, make)
+
+
+def spare_the_fresh_process(replace: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Leaves out the fresh process at the end of a training; the tests verify the certificate themselves."""
+    from dp_diffusers import release
+
+    replace(release, "verify_in_a_fresh_process", lambda folder: None)
+
+
+def plan_key(recipe: Any) -> str:
+    return str(recipe.budget.model_dump_json(exclude={"ledger"}) + recipe.mechanism.model_dump_json())
+
+
+def epsilon_key(
+    records: Any, delta: float, adjacency: str = "add_remove", *, grid: float | None = None
+) -> Any:
+    return tuple(records), delta, adjacency, grid
+
+
+def remember_plans(replace: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Plans and answers of the accountant are made once for all trainings."""
+    from dp_diffusers.privacy import accountant, calibration
+    from dp_diffusers.recipe import planning
+
+    replace(planning, "plan_of", remembered(planning.plan_of, plan_key))
+    replace(accountant, "epsilon", remembered(accountant.epsilon, epsilon_key))
+    replace(calibration, "prefix_table", remembered(calibration.prefix_table, lambda *values: values))
+
+
+def remembered(function: Callable[..., Any], key_of: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, called once for each key."""
+    known: dict[Any, Any] = {}
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        key = key_of(*args, **kwargs)
+        if key not in known:
+            known[key] = function(*args, **kwargs)
+        return known[key]
+
+    return called
+
+
+@functools.lru_cache
+def plan_ahead(overrides: tuple[str, ...], recipe: str) -> None:
+    """Makes the plan of a recipe and its costs, so that forks find them made."""
+    from dp_diffusers.privacy import accountant
+    from dp_diffusers.privacy.ledger import Ledger
+    from dp_diffusers.recipe import Recipe
+
+    plan = Recipe.load(recipe, overrides).plan()
+    with Ledger.open(":memory:") as ledger:
+        account = ledger.reserve(plan)
+        account.open_lane(bytes(16))
+        account.charge(0)
+        account.epsilon()
+    accountant.epsilon([plan.mechanism.record(plan.noise_multiplier)], plan.delta, "add_remove", grid=1e-4)
+
+
+def child(request: dict[str, Any]) -> int:
+    """One training; the exit code."""
+    output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    from dp_diffusers.cli.main import main
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    spare_the_fresh_process()
+    log_releases(request["log"], request["pause"])
+    if request.get("die"):
+        die_at(*request["die"])
+    return main(request["start"])
+
+
+def start(request: dict[str, Any]) -> dict[str, int]:
+    words = request["start"]
+    plan_ahead(tuple(value for word, value in itertools.pairwise(words) if word == "--set"), words[1])
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            code = child(request)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return {"pid": pid}
+
+
+def serve() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import dp_diffusers.cli.making
+    import dp_diffusers.finetuning  # noqa: F401
+
+    remember_plans()
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "start" in request:
+            answer = start(request)
+        else:
+            _, status = os.waitpid(request["wait"], 0)
+            answer = {"code": os.waitstatus_to_exitcode(status)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        from dp_diffusers.cli.main import main
+
+        log_releases(sys.argv[1], 0.01)
+        sys.exit(main(sys.argv[2:]))
+    serve()
