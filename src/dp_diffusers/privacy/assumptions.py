@@ -18,12 +18,11 @@ def assumptions_of(budget: Budget | None, *, test_keys: bool, class_names_from_d
     """The sentences for one release; `budget` None means the run without privacy."""
     if budget is None:
         return [_NOT_PRIVATE]
-    unit = budget.unit
     names = (
         "taken from the data and published without a charge" if class_names_from_data else "from the recipe"
     )
     sentences = [
-        f"Unit of privacy: one {unit}, meaning all images that carry its id; ids are taken to be right.",
+        f"Unit of privacy: {_unit(budget)}",
         f"Adjacency: {_adjacency(budget)}",
         f"Epsilon and delta: an upper bound for everything in this release, redone steps included; "
         f"other releases from the same data add to it, up to the cap of the ledger ({_cap(budget)}).",
@@ -43,6 +42,12 @@ def assumptions_of(budget: Budget | None, *, test_keys: bool, class_names_from_d
         "Data handling: the release covers what is in it; access to the private images is not its subject.",
     ]
     return [_TEST_KEYS, *sentences] if test_keys else sentences
+
+
+def _unit(budget: Budget) -> str:
+    if budget.unit == "image":
+        return "one image. Someone with several images is protected for each of them, not for all together."
+    return f"one {budget.unit}, meaning all images that carry its id; ids are taken to be right."
 
 
 def _adjacency(budget: Budget) -> str:

@@ -41,13 +41,11 @@ def _engineer(budget: Budget, record: GaussianMechanism, epsilon: float, epsilon
 
 
 def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
-    guess = 100.0 / (1.0 + math.exp(-epsilon))
-    certainty = f"{guess:.1f} %" if guess < 99.95 else "very nearly 100 %, which alone is no comfort,"
     lines = [
-        f"Protected is each {budget.unit}, meaning all images of it together: {_adjacency_sentence(budget)}",
+        f"Protected is each {_unit(budget)}: {_adjacency_sentence(budget)}",
         f"Whatever anyone believed beforehand about one {budget.unit} being in the data, the model and its "
-        f"images can change the odds by a factor of at most e^{epsilon:.3g} = {math.exp(epsilon):,.3g}. "
-        f"Someone who begins at even odds is right at most {certainty} of the time.",
+        f"images can change the odds by a factor of at most e^{epsilon:.3g} = {_factor(epsilon)}. "
+        + _odds_sentence(epsilon),
         f"This may fail with a probability of at most about delta = {budget.delta:g}, less than one in the "
         f"{record.population:,} of the data.",
         f"Assumed public, and not protected: that the data hold about {record.population:,} (declared, not "
@@ -57,6 +55,30 @@ def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
         "learnt; that is the purpose.",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _unit(budget: Budget) -> str:
+    """Whose presence is hidden; a column stands for all images that carry one of its ids."""
+    if budget.unit == "image":
+        return "image on its own (someone with several has them protected one by one, not together)"
+    return f"{budget.unit}, meaning all images that carry its id, together"
+
+
+def _factor(epsilon: float) -> str:
+    factor = math.exp(epsilon)
+    return f"{factor:.3g}" if factor < 100 else f"{factor:,.0f}" if factor < 1e9 else f"{factor:.1e}"
+
+
+def _odds_sentence(epsilon: float) -> str:
+    """The bound as the share of right guesses: e^epsilon / (1 + e^epsilon) for even odds beforehand."""
+    right = 100.0 / (1.0 + math.exp(-epsilon))
+    if right < 99.0:
+        return f"Someone who begins at even odds can be right at most {right:.1f} % of the time."
+    share = f"in {right:.2f} % of cases" if right < 99.99 else "in more than 99.99 % of cases"
+    return (
+        f"In the worst case that is near certainty: someone who begins at even odds could be right {share}. "
+        "At an epsilon this large the bound by itself promises little; a smaller one promises more."
+    )
 
 
 def _cap_sentence(budget: Budget) -> str:

@@ -1,0 +1,58 @@
+"""The plan in plain words: whose privacy, and how sure anyone can become."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.privacy.assumptions import assumptions_of
+from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.explanation import explain
+
+RECORD = DPSGD(steps=20, expected_units=100, population=1000).record(1.2)
+
+
+def _words(epsilon: float, unit: str = "image") -> str:
+    return explain(Budget(epsilon, 1e-5, unit=unit), RECORD, epsilon, epsilon * 1.05)
+
+
+def test_an_image_is_protected_on_its_own() -> None:
+    text = _words(1.0)
+    assert "each image on its own" in text
+    assert "all images" not in text
+    (first,) = [line for line in _assumptions("image") if line.startswith("Unit of privacy")]
+    assert "one image." in first
+    assert "id" not in first.split()
+
+
+def test_a_person_is_protected_with_all_images() -> None:
+    assert "each patient_id, meaning all images that carry its id, together:" in _words(1.0, "patient_id")
+    assert any(
+        "one patient_id, meaning all images that carry its id" in line for line in _assumptions("patient_id")
+    )
+
+
+def _assumptions(unit: str) -> list[str]:
+    return assumptions_of(Budget(1.0, 1e-5, unit=unit), test_keys=False, class_names_from_data=False)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0, 2.0, 4.0])
+def test_a_bound_that_says_something_is_a_percentage(epsilon: float) -> None:
+    right = 100 * math.exp(epsilon) / (1 + math.exp(epsilon))
+    assert f"can be right at most {right:.1f} % of the time" in _words(epsilon)
+    assert "near certainty" not in _words(epsilon)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "words"),
+    [
+        (8.0, "2,981. In the worst case"),
+        (8.0, "right in 99.97 % of cases"),
+        (12.0, "in more than 99.99 % of cases"),
+    ],
+)
+def test_a_large_epsilon_is_called_what_it_is(epsilon: float, words: str) -> None:
+    assert words in _words(epsilon)
+    assert "promises little" in _words(epsilon)
