@@ -176,7 +176,7 @@ def _given(option: Any) -> str:
     """`required`, or the default of an option; nothing for a flag."""
     if option.required:
         return "required"
-    value = option.default
+    value = getattr(option.default, "value", option.default)  # a choice has a value
     shown = value is not None and not isinstance(value, bool) and value != []
     return f"`{value}`" if shown and "Sentinel" not in repr(value) else ""
 

@@ -48,6 +48,32 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], verb: str) -> N
     assert "--quiet" in out
 
 
+@pytest.mark.parametrize("verb", ["", "ledger", "certificate", *VERBS])
+def test_help_is_plain_and_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    _, out, _ = called(capsys, *verb.split(), "--help")
+    assert "..." not in out.replace("[ARGS]...", "")
+    for odd in ("{", "}", "list[", "<path>", "<str>", "<int>", "<float>"):
+        assert odd not in "\n".join(line for line in out.splitlines() if line.startswith(("Usage", "  -")))
+    if verb == "evaluate":
+        assert "--public PATH" in out
+    if verb == "generate":
+        assert "--format parquet|imagefolder" in out
+
+
+def test_the_formats_of_images_are_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    from dp_diffusers.images_out import FORMATS
+
+    assert {item.value for item in making.ImageFormat} == set(FORMATS)
+    code, _, err = called(capsys, "generate", "run", "--format", "gif")
+    assert code == 2
+    assert "invalid value for '--format': 'gif' is not one of" in err
+    assert "imagefolder" in err
+
+
 def test_help_is_instant_and_loads_nothing_heavy() -> None:
     heavy = "('torch', 'numpy', 'pydantic', 'yaml', 'rich', 'dp_accounting')"
     code = (

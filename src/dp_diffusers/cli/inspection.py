@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dp_diffusers.cli.options import Json, Quiet
+from dp_diffusers.cli.options import Json, Quiet, Verb
 from dp_diffusers.cli.output import answer, complain, configure
 from dp_diffusers.errors import ExitCode, InputError, LedgerError
 
@@ -32,7 +32,7 @@ def _certificate() -> None:
     """What a release certifies."""
 
 
-@ledger.command("show")
+@ledger.command("show", cls=Verb)
 def show(
     path: Annotated[Path, typer.Argument(metavar="LEDGER", help="Ledger file.")],
     json: Json = False,
@@ -73,7 +73,7 @@ def _line(entry: dict[str, Any]) -> str:
     return f"{entry['seq']:>6}  {entry.get('at', ''):<25}  {entry['kind']:<8}  {entry['run']}".rstrip()
 
 
-@certificate.command("verify")
+@certificate.command("verify", cls=Verb)
 def verify(
     release: Annotated[Path, typer.Argument(metavar="RELEASE", help="Release folder.")],
     json: Json = False,

@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 from dp_diffusers.cli import inspection, making, preparation
+from dp_diffusers.cli.options import Verb
 from dp_diffusers.cli.output import complain, configure, settings
 from dp_diffusers.errors import DPDiffusersError, ExitCode, RecipeError, nearest
 
@@ -40,7 +41,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": making.evaluate,
 }
 for _name, _verb in VERBS.items():
-    app.command(_name)(_verb)
+    app.command(_name, cls=Verb)(_verb)
 app.add_typer(inspection.ledger, name="ledger")
 app.add_typer(inspection.certificate, name="certificate")
 
@@ -117,7 +118,7 @@ def _disk_is_full(error: BaseException | None) -> bool:
 
 def _usage(error: BaseException) -> tuple[str, str]:
     """A usage error as message and hint."""
-    text = str(error.format_message()).strip().rstrip(".")  # type: ignore[attr-defined]
+    text = str(error.format_message()).strip().rstrip(".").replace(": Value error, ", ": ")  # type: ignore[attr-defined]
     message, _, suggestion = text.partition(". Did you mean ")
     message = message.split("(Possible options")[0].strip().rstrip(".")
     known = [*VERBS, "ledger", "certificate"]

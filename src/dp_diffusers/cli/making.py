@@ -7,6 +7,7 @@ May import typer and pathlib at the top; the libraries are loaded when a verb ru
 from __future__ import annotations
 
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +21,16 @@ if TYPE_CHECKING:
     from dp_diffusers.privacy.certificate import Certificate
 
 
+class ImageFormat(str, Enum):
+    """How images are written: the names in `images_out.FORMATS`, known without loading it."""
+
+    parquet = "parquet"
+    imagefolder = "imagefolder"
+
+
 def pretrain(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the public model.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the public model.")],
     overrides: Overrides = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -40,7 +48,7 @@ def pretrain(
 
 def train(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option("--out", help="Run folder.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Run folder.")],
     overrides: Overrides = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -59,12 +67,19 @@ def train(
 def generate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a finished training.")],
     images: Annotated[
-        int | None, typer.Option("--images", min=1, help="Number of images (default: the recipe's).")
+        int | None,
+        typer.Option("--images", metavar="N", min=1, help="Number of images (default: the recipe's)."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write (default: RUN/release/images).")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where to write (default: RUN/release/images)."),
     ] = None,
-    format: Annotated[str, typer.Option("--format", help="parquet or imagefolder.")] = "parquet",
+    format: Annotated[
+        ImageFormat,
+        typer.Option(
+            "--format", metavar="parquet|imagefolder", help="parquet: one file; imagefolder: folders of PNG."
+        ),
+    ] = ImageFormat.parquet,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -72,7 +87,7 @@ def generate(
     configure(json=json, quiet=quiet, out=run)
     from dp_diffusers.release import generate as run_generation
 
-    folder = run_generation(run, images=images, out=out, format=format, progress=Terminal())
+    folder = run_generation(run, images=images, out=out, format=format.value, progress=Terminal())
     answer(str(folder), {"images": str(folder)})
 
 
@@ -80,17 +95,20 @@ def evaluate(
     images: Annotated[
         Path, typer.Argument(metavar="IMAGES", help="Synthetic images: a folder or a parquet file.")
     ],
-    reference: Annotated[Path, typer.Option("--reference", help="Held-out real images to test on.")],
+    reference: Annotated[
+        Path, typer.Option("--reference", metavar="PATH", help="Held-out real images to test on.")
+    ],
     with_public: Annotated[
         bool, typer.Option("--with-public", help="Also train on synthetic and public images.")
     ] = False,
     public: Annotated[
-        list[Path] | None, typer.Option("--public", help="Public images, labelled alike; may be repeated.")
+        list[Path] | None,
+        typer.Option("--public", metavar="PATH", help="Public images, labelled alike; may be repeated."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a classifier on synthetic images and test it on real ones."""
+    """Score synthetic images: train on them, test on real ones."""
     configure(json=json, quiet=quiet)
     from dp_diffusers.evaluation import evaluate as run_evaluation
 
@@ -101,11 +119,13 @@ def evaluate(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder of the demonstration.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the demonstration.")] = Path(
+        "runs/demo"
+    ),
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Everything once, in minutes: public model, private digits, images, certificate."""
+    """Everything once, in minutes, from digits to a certificate."""
     configure(json=json, quiet=quiet, out=out)
     from dp_diffusers.demo import demo as run_demo
 

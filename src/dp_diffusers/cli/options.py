@@ -9,6 +9,16 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
+from typer.core import TyperCommand
+
+
+class Verb(TyperCommand):
+    """A command whose usage line names its arguments plainly, `RECIPE` rather than `{RECIPE}`."""
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        """The words after the command's name."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
 
 RecipeFile: TypeAlias = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe: a YAML or JSON file.")]
 Overrides: TypeAlias = Annotated[

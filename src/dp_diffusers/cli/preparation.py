@@ -25,15 +25,22 @@ def init(
         typer.Argument(metavar="IMAGES", help="Folder or parquet file of private images (it is not opened)."),
     ],
     population: Annotated[
-        int, typer.Option("--population", help="Declared public number of units in the images.")
+        int,
+        typer.Option("--population", metavar="N", help="Declared public number of units in the images."),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Recipe to write (default: recipe.yaml beside the images).")
+        Path | None,
+        typer.Option(
+            "--out", metavar="PATH", help="Recipe to write (default: recipe.yaml beside the images)."
+        ),
     ] = None,
     base: Annotated[
-        str, typer.Option("--base", help="Public model: a diffusers folder or a hub id.")
+        str,
+        typer.Option("--base", metavar="MODEL", help="Public model: a diffusers folder or a hub id."),
     ] = "runs/public",
-    epsilon: Annotated[float, typer.Option("--epsilon", help="Privacy budget of a run.")] = 1.0,
+    epsilon: Annotated[
+        float, typer.Option("--epsilon", metavar="EPSILON", help="Privacy budget of a run.")
+    ] = 1.0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
