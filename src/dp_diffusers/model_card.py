@@ -1,12 +1,16 @@
 """The model card of a release: what it is, what it promises, how to load it.
 
-Guarantee: every number comes from the certificate; nothing private is read. May import the standard library only.
-The front matter is that of Hugging Face model cards.
+Guarantee: every number comes from the certificate and from the public base model; nothing private is read,
+and the lines that load the adapter run as they stand. May import the standard library only. The front matter
+is that of Hugging Face model cards.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dp_diffusers.diffusion.base import Base
 
 _CARD = """---
 library_name: peft
@@ -18,12 +22,9 @@ base_model: {base}
 {promise}
 
 ## Load it
+From this folder, with the base model at hand:
 ```python
-from diffusers import DDPMPipeline
-from peft import PeftModel
-
-pipe = DDPMPipeline.from_pretrained("the base model")
-pipe.unet = PeftModel.from_pretrained(pipe.unet, "adapter")
+{code}
 ```
 The base model's configuration and weights have sha256 `{sha256}`.
 
@@ -31,8 +32,8 @@ The base model's configuration and weights have sha256 `{sha256}`.
 {numbers}
 
 ## Verify it
-`dp-diffusers certificate verify .` recomputes epsilon from the mechanisms in `certificate.json` with dp-accounting
-alone, and hashes every file of this folder.
+`dp-diffusers certificate verify .` recomputes epsilon from the mechanisms in `certificate.json` with
+dp-accounting alone, and hashes every file of this folder.
 
 ## Assumptions
 {assumptions}
@@ -41,11 +42,48 @@ alone, and hashes every file of this folder.
 _NOT_PRIVATE = "NOT PRIVATE. This adapter was trained without noise; it may reveal its training images."
 
 
-def model_card(certificate: dict[str, Any]) -> str:
+_CODE = """import torch
+from diffusers import DDIMScheduler, DDPMPipeline
+from peft import PeftModel
+
+pipe = DDPMPipeline.from_pretrained("{base}")  # the base model: a folder or a hub id
+unet = PeftModel.from_pretrained(pipe.unet, "adapter").eval()
+scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
+scheduler.set_timesteps(25)
+{labels}images = torch.randn({shape})
+with torch.no_grad():
+    for step in scheduler.timesteps:
+        output = unet(images, step{condition}).sample
+        images = scheduler.step(output, step, images).prev_sample
+{patch}images = images.clamp(-1, 1) / 2 + 0.5  # {result}, values in [0, 1]"""
+
+_PATCH = """\
+# The model works on blocks of {size} x {size} pixels (its patch.json): put them back in their places.
+images = torch.nn.functional.pixel_shuffle(images, {size})
+"""
+
+
+def loading_lines(base: Base, identity: str) -> str:
+    """Python that loads the adapter and draws one image of each class (four, without classes)."""
+    size, count = base.patch.size, base.classes or 4
+    side = base.size // size
+    return _CODE.format(
+        base=identity,
+        labels=f"labels = torch.arange({count})  # one image of each class\n" if base.classes else "",
+        shape=f"{count}, {base.channels * size**2}, {side}, {side}",
+        condition=", class_labels=labels" if base.classes else "",
+        patch=_PATCH.format(size=size) if size > 1 else "",
+        result=f"[{count}, {base.channels}, {base.size}, {base.size}]",
+    )
+
+
+def model_card(certificate: dict[str, Any], base: Base) -> str:
     """The text of `README.md` in a release folder."""
     private = not certificate["not_private"]
+    identity = certificate["base_model"]["id"]
     return _CARD.format(
-        base=certificate["base_model"]["id"],
+        base=identity,
+        code=loading_lines(base, identity),
         sha256=certificate["base_model"]["sha256"],
         headline=f"epsilon = {certificate['epsilon']:.4g}" if private else "NOT PRIVATE",
         promise=_promise(certificate) if private else _NOT_PRIVATE,
@@ -57,9 +95,10 @@ def model_card(certificate: dict[str, Any]) -> str:
 def _promise(certificate: dict[str, Any]) -> str:
     return (
         f"Trained with differential privacy: (epsilon, delta) = ({certificate['epsilon']:.4g}, "
-        f"{certificate['delta']:.3g}) per {certificate['unit']}, adjacency {certificate['adjacency']}. Whatever anyone "
-        f"does with this adapter or its images, the odds of telling whether one {certificate['unit']} was among the "
-        "training data change by a factor of at most e^epsilon, except with probability delta."
+        f"{certificate['delta']:.3g}) per {certificate['unit']}, adjacency {certificate['adjacency']}. Whatever "
+        "anyone does with this adapter or its images, the odds of telling whether one "
+        f"{certificate['unit']} was among the training data change by a factor of at most e^epsilon, except "
+        "with probability delta."
     )
 
 

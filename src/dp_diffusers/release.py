@@ -112,7 +112,7 @@ def write_release(
         adapter={"trainable_parameters": trainable},
         class_names_from_data=data.class_names_from_data,
     )
-    (folder.release / "README.md").write_text(model_card(json.loads(certificate.to_json())))
+    (folder.release / "README.md").write_text(model_card(json.loads(certificate.to_json()), base))
     certificate = certificate.issue(folder.release)
     verify_in_a_fresh_process(folder.release)
     return Release(folder=folder, certificate=certificate)
