@@ -1,7 +1,7 @@
 """How much longer a private LoRA step takes than a plain one on the same rows, on a pixel model.
 
-Prints one JSON document with ratios to the plain step (median of paired, interleaved rounds, with the lowest and
-highest) and says nothing about any other model or machine. Run it on an idle machine: `make bench`.
+Prints one JSON document with ratios to the plain step (median of paired, interleaved rounds, with the lowest
+and highest) and says nothing about any other model or machine. Run it on an idle machine: `make bench`.
 """
 
 from __future__ import annotations
