@@ -35,7 +35,9 @@ def test_the_whole_path(tiny_recipe: Path, tmp_path: Path) -> None:
     assert certificate["mechanisms"][0]["steps_charged"] == 3
     assert not certificate["not_private"]
     assert 4.95 <= certificate["epsilon"] <= 5
-    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "README.md"} <= set(certificate["files"])
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors", "README.md"} <= set(
+        certificate["files"]
+    )
     assert (tmp_path / "run" / "private").stat().st_mode & 0o777 == 0o700
     with _ledger(tiny_recipe) as ledger:
         assert ledger.spent().epsilon == pytest.approx(certificate["epsilon"])
@@ -62,7 +64,9 @@ def test_a_changed_recipe_is_refused_with_the_fields_that_differ(tiny_recipe: Pa
     assert train(slower, tmp_path / "run").path.exists()
 
 
-def test_a_second_run_beyond_the_cap_is_refused_before_anything_is_read(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_second_run_beyond_the_cap_is_refused_before_anything_is_read(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
     train(Recipe.load(tiny_recipe), tmp_path / "run")
     with pytest.raises(BudgetError, match="above its cap"):
         train(Recipe.load(tiny_recipe), tmp_path / "other")
@@ -71,7 +75,9 @@ def test_a_second_run_beyond_the_cap_is_refused_before_anything_is_read(tiny_rec
 
 
 @pytest.mark.parametrize("failure", ["missing file", "no such column", "another size"])
-def test_a_failure_before_the_first_charge_spends_nothing(tiny_recipe: Path, tmp_path: Path, failure: str) -> None:
+def test_a_failure_before_the_first_charge_spends_nothing(
+    tiny_recipe: Path, tmp_path: Path, failure: str
+) -> None:
     overrides = {
         "missing file": ["data.path=nowhere.parquet"],
         "no such column": ["data.label=diagnosis"],
@@ -223,7 +229,9 @@ assert "dp_diffusers" not in sys.modules
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
 
 
-def test_a_folder_whose_run_spent_nothing_is_free_for_another_recipe(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_folder_whose_run_spent_nothing_is_free_for_another_recipe(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError):
         train(Recipe.load(tiny_recipe, ["data.label=diagnosis"]), tmp_path / "run")
     assert train(Recipe.load(tiny_recipe), tmp_path / "run").path.exists()

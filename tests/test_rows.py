@@ -27,7 +27,7 @@ def test_every_chosen_image_appears_once_per_draw(draws: int, limit: int) -> Non
     table = RowTable(OWNER, noise_draws=draws, max_images=8)
     passes = _passes(table, [0, 1, 2, 3], limit)
     for unit, images in _by_unit(passes).items():
-        expected = np.flatnonzero(OWNER == unit)
+        expected = np.flatnonzero(unit == OWNER)
         assert sorted(images) == sorted(np.repeat(expected, draws).tolist())
     for rows in passes:
         assert len(rows.owner) <= max(limit, 4 * draws)

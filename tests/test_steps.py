@@ -23,7 +23,8 @@ def test_unknown_optimizers_are_refused() -> None:
 
 
 def test_schedules() -> None:
-    assert [rate_factor(step, 10, schedule="constant", warmup=3) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    warming = [rate_factor(step, 10, schedule="constant", warmup=3) for step in range(4)]
+    assert warming == [0.25, 0.5, 0.75, 1.0]
     assert rate_factor(5, 10, schedule="linear", warmup=0) == 0.5
     assert rate_factor(5, 10, schedule="cosine", warmup=0) == pytest.approx(0.5)
     for schedule in ("constant", "linear", "cosine"):

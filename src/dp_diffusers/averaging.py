@@ -1,7 +1,7 @@
 """An exponential moving average of parameters, updated once per logical step.
 
-Guarantee: the average is a function of released parameters only. May import torch. The bias of the zero start is
-avoided by starting at the parameters and ramping the decay (Karras et al. 2024 discuss the choice).
+Guarantee: the average is a function of released parameters only. May import torch. The bias of the zero start
+is avoided by starting at the parameters and ramping the decay (Karras et al. 2024 discuss the choice).
 """
 
 from __future__ import annotations

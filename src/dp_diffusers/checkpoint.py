@@ -1,8 +1,8 @@
 """Saving and loading of training state, whole or not at all.
 
-Guarantee: a checkpoint file is either the previous one or the new one, never half of either, whatever instant the
-process dies at. May import torch. A checkpoint holds weights, optimiser, averages and counters: never a key, never
-an un-noised sum.
+Guarantee: a checkpoint file is either the previous one or the new one, never half of either, whatever instant
+the process dies at. May import torch. A checkpoint holds weights, optimiser, averages and counters: never a
+key, never an un-noised sum.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ SECONDS_BETWEEN = 60.0
 
 
 def save_atomic(state: dict[str, Any], path: Path) -> None:
-    """Writes `state` to `path` through a synced temporary file. Raises `OSError` (a full disk) with `path` untouched."""
+    """Writes `state` to `path` through a synced temporary file.
+
+    Raises `OSError` (a full disk) with `path` untouched.
+    """
     temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("wb") as stream:
@@ -46,7 +49,9 @@ def load(path: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:
-        raise RunFolderError(f"checkpoint {path} is damaged", hint="delete it to start this run again") from error
+        raise RunFolderError(
+            f"checkpoint {path} is damaged", hint="delete it to start this run again"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,8 +1,8 @@
-"""The main job on real images, without a hub: from drawn public digits and handwritten private ones to a release.
+"""The main job on real images, without a hub: drawn public digits, handwritten private ones, a release.
 
-Guarantee: the private images (1,797 handwritten digits that scikit-learn ships; Alpaydin & Kaynak 1998) are split by
-a fixed hash, and the held-out quarter is used for the final figure only. May import everything. Each stage is the
-same function that the command line calls.
+Guarantee: the private images (1,797 handwritten digits that scikit-learn ships; Alpaydin & Kaynak 1998) are
+split by a fixed hash, and the held-out quarter is used for the final figure only. May import everything. Each
+stage is the same function that the command line calls.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ training: {steps: 1100, batch_size: 128, learning_rate: 2.0e-3, ema: 0.995, warm
 RECIPE = """\
 # Private fine-tuning of the demo: epsilon = 8 for each of the handwritten digits.
 base: public-model
-data: {path: private-digits/data/train-00000-of-00001.parquet, label: label, classes: ["0", "1", "2", "3", "4", "5",
-       "6", "7", "8", "9"]}
+data: {path: private-digits/data/train-00000-of-00001.parquet, label: label,
+       classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]}
 budget: {epsilon: 8, delta: 1.0e-4, ledger: private-digits.ledger}
 mechanism: {steps: 60, expected_units: 400, population: 1350, clip_norm: 0.01}
 strategy: {rank: 8, targets: all, freeze_a: true, also: [bias, embedding]}
-training: {noise_draws: 2, learning_rate: 3.0e-3, ema: 0.9, warmup_steps: 4, schedule: linear, label_dropout: 0.0}
+training: {noise_draws: 2, learning_rate: 3.0e-3, ema: 0.9, warmup_steps: 4, schedule: linear,
+           label_dropout: 0.0}
 generation: {images: 2000, sampler: "dpmsolver++", steps: 15}
 """
 
@@ -100,7 +101,9 @@ def handwritten_digits() -> tuple[np.ndarray, np.ndarray]:
 
     bunch: Any = load_digits()
     small = np.clip(bunch.images * (255 / 16), 0, 255).astype(np.uint8)
-    large = [np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for image in small]
+    large = [
+        np.asarray(Image.fromarray(image).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for image in small
+    ]
     return np.stack(large)[..., None], bunch.target.astype(np.int64)
 
 

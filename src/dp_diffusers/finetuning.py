@@ -1,8 +1,8 @@
-"""From a public model and private images to a release: everything around the loop, in the order that keeps it safe.
+"""From a public model and private images to a release: all around the loop, in the order that keeps it safe.
 
 Guarantees:
-- plan, base, strategy and dry run come first and touch no private byte; the whole cost is in the ledger before the
-  first private pixel is read; a failure before the first charge cancels the reservation;
+- plan, base, strategy and dry run come first and touch no private byte; the whole cost is in the ledger
+  before the first private pixel is read; a failure before the first charge cancels the reservation;
 - the same call again resumes, or says that it is done; with anything else changed it refuses.
 May import torch. `train` is the command line's way in, `finetune` that of Python.
 """
@@ -154,7 +154,9 @@ def finetune(
 
 def _run(job: Job, folder: RunFolder) -> Release:
     if job.ledger is None and not job.plan.not_private:
-        raise ParameterError("a private plan needs a ledger", hint="give ledger=, the file that keeps the account")
+        raise ParameterError(
+            "a private plan needs a ledger", hint="give ledger=, the file that keeps the account"
+        )
     device = _device(job.runtime.device)
     family = family_of(job.base, timesteps=job.training.timesteps, label_dropout=job.training.label_dropout)
     strategy = strategy_of(job.strategy)
@@ -164,7 +166,9 @@ def _run(job: Job, folder: RunFolder) -> Release:
     folder.create()
     with folder.lock():
         if (folder.read(RUN) or {}).get("done"):
-            raise RunFolderError(f"another process has just finished {folder.root}", hint="run the same again")
+            raise RunFolderError(
+                f"another process has just finished {folder.root}", hint="run the same again"
+            )
         return _run_alone(job, folder, family, config)
 
 
@@ -200,11 +204,19 @@ def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Rele
     return _finish(job, folder, family, config, data, account)
 
 
-def _finish(job: Job, folder: RunFolder, family: Family, config: Any, data: PrivateImages, account: Any) -> Release:
+def _finish(
+    job: Job, folder: RunFolder, family: Family, config: Any, data: PrivateImages, account: Any
+) -> Release:
     if account is not None:
         account.settle()
     release = write_release(
-        folder, base=job.base, network=family.network, config=config, plan=job.plan, data=data, account=account
+        folder,
+        base=job.base,
+        network=family.network,
+        config=config,
+        plan=job.plan,
+        data=data,
+        account=account,
     )
     release.base = job.base if job.base.in_memory else None
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})
@@ -244,7 +256,7 @@ def _reopened(folder: RunFolder, base: Base) -> Release:
 
 
 def _forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:
-    """A failure before the first charge gives the reservation back, and the folder is free for another recipe."""
+    """A failure before the first charge gives the reservation back; the folder is free for another recipe."""
     if account is not None:
         if account.steps_charged:
             return
@@ -256,7 +268,10 @@ def _forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:
 
 
 def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
-    """Whether this recipe finished here. Raises `RunFolderError` naming what differs from the recipe of the folder."""
+    """Whether this recipe finished here.
+
+    Raises `RunFolderError` naming what differs from the recipe of the folder.
+    """
     if not folder.recipe.exists():
         return False
     earlier = yaml.safe_load(folder.recipe.read_text())
@@ -292,7 +307,10 @@ def _as_base(base: Any) -> Base:
     if not hasattr(base, "unet") or not hasattr(base, "scheduler"):
         raise ParameterError(f"expected a pipeline with a unet and a scheduler, got {type(base).__name__}")
     return Base(
-        unet=base.unet, scheduler=base.scheduler, identity=_identity(base), sha256=fingerprint_in_memory(base.unet)
+        unet=base.unet,
+        scheduler=base.scheduler,
+        identity=_identity(base),
+        sha256=fingerprint_in_memory(base.unet),
     )
 
 

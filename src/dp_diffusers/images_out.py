@@ -1,7 +1,7 @@
 """Synthetic images on disk: one parquet file that `datasets` opens as images, or a folder of PNG files.
 
-Guarantees: pixels survive exactly; a folder is either complete or absent under its final name. May import numpy,
-pyarrow and PIL. The parquet schema carries the `huggingface` metadata that makes a column an image.
+Guarantees: pixels survive exactly; a folder is either complete or absent under its final name. May import
+numpy, pyarrow and PIL. The parquet schema carries the `huggingface` metadata that makes a column an image.
 """
 
 from __future__ import annotations
@@ -49,15 +49,18 @@ def png(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _write_parquet(images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path) -> None:
+def _write_parquet(
+    images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path
+) -> None:
     encoded = [{"bytes": png(image), "path": None} for image in images]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = {"image": pa.array(encoded, type=kind)}
     features: dict[str, dict[str, object]] = {"image": {"_type": "Image"}}
     if labels is not None:
         columns["label"] = pa.array(labels, type=pa.int64())
-        features["label"] = {"names": list(names), "_type": "ClassLabel"} if names else {"dtype": "int64",
-                                                                                        "_type": "Value"}
+        features["label"] = (
+            {"names": list(names), "_type": "ClassLabel"} if names else {"dtype": "int64", "_type": "Value"}
+        )
     table = pa.table(columns).replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
@@ -66,7 +69,9 @@ def _write_parquet(images: np.ndarray, labels: np.ndarray | None, names: Sequenc
     pq.write_table(table, path)
 
 
-def _write_folder(images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path) -> None:
+def _write_folder(
+    images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path
+) -> None:
     folder.mkdir(parents=True)
     rows = []
     for index, image in enumerate(images):

@@ -95,8 +95,8 @@ def model_card(certificate: dict[str, Any], base: Base) -> str:
 def _promise(certificate: dict[str, Any]) -> str:
     return (
         f"Trained with differential privacy: (epsilon, delta) = ({certificate['epsilon']:.4g}, "
-        f"{certificate['delta']:.3g}) per {certificate['unit']}, adjacency {certificate['adjacency']}. Whatever "
-        "anyone does with this adapter or its images, the odds of telling whether one "
+        f"{certificate['delta']:.3g}) per {certificate['unit']}, adjacency {certificate['adjacency']}. "
+        "Whatever anyone does with this adapter or its images, the odds of telling whether one "
         f"{certificate['unit']} was among the training data change by a factor of at most e^epsilon, except "
         "with probability delta."
     )

@@ -1,8 +1,9 @@
 """Public pre-training: a class-conditional diffusion model from public images, saved as a diffusers folder.
 
-Guarantee: nothing private is read here; the same recipe gives the same model on the same machine, resumed or not.
-May import torch and diffusers, never the engine or the accountant. Training is that of Ho et al. (2020) with the
-cosine noise schedule of Nichol & Dhariwal (2021), label dropout for guidance, and an average of the weights.
+Guarantee: nothing private is read here; the same recipe gives the same model on the same machine, resumed or
+not. May import torch and diffusers, never the engine or the accountant. Training is that of Ho et al. (2020)
+with the cosine noise schedule of Nichol & Dhariwal (2021), label dropout for guidance, and an average of the
+weights.
 """
 
 from __future__ import annotations
@@ -47,7 +48,12 @@ def pretrain(recipe: Any, out: Path, progress: Progress) -> Path:
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
     progress(message="preparing public images")
-    images = load_public([source.model_dump() for source in recipe.data], recipe.model.size, recipe.model.channels, recipe.training.seed)
+    images = load_public(
+        [source.model_dump() for source in recipe.data],
+        recipe.model.size,
+        recipe.model.channels,
+        recipe.training.seed,
+    )
     base = new_base(recipe.model, images.class_names, seed=recipe.training.seed)
     _train(base, images, recipe.training, out, settings, progress)
     _write(base, out, settings, len(images.images))
@@ -59,7 +65,7 @@ def new_base(model: Any, class_names: tuple[str, ...], *, seed: int) -> Base:
     """A freshly initialised base. Raises `ModelError` when sizes do not fit each other."""
     if model.size % (model.patch * 2 ** (len(model.widths) - 1)):
         raise ModelError(
-            f"size {model.size} cannot be halved {len(model.widths) - 1} times after patches of {model.patch}",
+            f"size {model.size} cannot be halved {len(model.widths) - 1} times on patches of {model.patch}",
             hint="fewer widths, or a smaller patch",
         )
     torch.manual_seed(seed)
@@ -81,13 +87,19 @@ def new_base(model: Any, class_names: tuple[str, ...], *, seed: int) -> Base:
         beta_schedule=model.schedule,
         prediction_type=model.prediction,
     )
-    return Base(unet=unet, scheduler=scheduler, patch=Patch(size=model.patch), class_names=class_names or None)
+    return Base(
+        unet=unet, scheduler=scheduler, patch=Patch(size=model.patch), class_names=class_names or None
+    )
 
 
-def _train(base: Base, images: PublicImages, training: Any, out: Path, settings: Any, progress: Progress) -> None:
+def _train(
+    base: Base, images: PublicImages, training: Any, out: Path, settings: Any, progress: Progress
+) -> None:
     family = PixelFamily(base, timesteps=training.timesteps, label_dropout=training.label_dropout)
     network = base.unet.train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=training.learning_rate, weight_decay=0.01, fused=True
+    )
     average = Average(network.parameters(), training.ema)
     start = _resume(out, settings, network, optimizer, average)
 
@@ -100,7 +112,9 @@ def _train(base: Base, images: PublicImages, training: Any, out: Path, settings:
             "average": average.state_dict(),
         }
 
-    saver = checkpoint.Saver(path=out / STATE, state=state, seconds=training.save_every_seconds, every_step_below=0)
+    saver = checkpoint.Saver(
+        path=out / STATE, state=state, seconds=training.save_every_seconds, every_step_below=0
+    )
     labels = torch.from_numpy(images.labels) if base.classes else None
     for step in range(start, training.steps):
         began = time.monotonic()
@@ -142,7 +156,9 @@ def _resume(out: Path, settings: Any, network: Any, optimizer: Any, average: Ave
     if state is None:
         return 0
     if state["settings"] != json.dumps(settings, sort_keys=True):
-        raise RunFolderError(f"{out} holds the work of another recipe", hint="give another --out, or delete it")
+        raise RunFolderError(
+            f"{out} holds the work of another recipe", hint="give another --out, or delete it"
+        )
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     average.load_state_dict(state["average"])
@@ -154,7 +170,9 @@ def _finished(out: Path, settings: Any) -> bool:
     if not record.exists():
         return False
     if json.loads(record.read_text())["recipe"] != settings:
-        raise RunFolderError(f"{out} holds the model of another recipe", hint="give another --out, or delete it")
+        raise RunFolderError(
+            f"{out} holds the model of another recipe", hint="give another --out, or delete it"
+        )
     return True
 
 

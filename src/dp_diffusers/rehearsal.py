@@ -1,8 +1,8 @@
 """The dry run: before anything is spent, the engine is tried on this very model with random tensors.
 
-Guarantees that the loop may rely on: every trainable tensor has unit gradients equal to those of a batch of one, and
-changing one row leaves the losses of the others as they were. May import torch; joins the engine's check with a
-model family. No private byte is read.
+Guarantees that the loop may rely on: every trainable tensor has unit gradients equal to those of a batch of
+one, and changing one row leaves the losses of the others as they were. May import torch; joins the engine's
+check with a model family. No private byte is read.
 """
 
 from __future__ import annotations

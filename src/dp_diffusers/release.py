@@ -167,7 +167,7 @@ def sample_all(
     folder: RunFolder,
     progress: Progress,
 ) -> np.ndarray:
-    """uint8 `[count, H, W, C]`, kept part by part in `private/`, so that an interrupted generation goes on."""
+    """uint8 `[count, H, W, C]`, kept part by part in `private/`: an interrupted generation goes on."""
     sampling = Sampling(
         sampler=settings.sampler, steps=settings.steps, guidance=settings.guidance, seed=settings.seed
     )
@@ -206,7 +206,9 @@ def _parts_of(parts: Path, sampling: Sampling, count: int) -> list[np.ndarray]:
 def _count(images: int | None, per_label: int | None, default: int, classes: int) -> int:
     if images is not None and per_label is not None:
         raise ParameterError("give images or per_label, not both")
-    count = per_label * max(classes, 1) if per_label is not None else images if images is not None else default
+    if per_label is not None:
+        images = per_label * max(classes, 1)
+    count = default if images is None else images
     if count < 1:
         raise ParameterError(f"expected at least one image, got {count}")
     return count

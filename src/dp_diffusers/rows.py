@@ -2,7 +2,7 @@
 
 Guarantees:
 - the rows of a unit are a pure function of (stream, step, unit) and of that unit's own images;
-- their weights sum to one, and all rows of a unit are neighbours, so it is clipped once however passes are cut.
+- their weights sum to one, and all rows of a unit are neighbours: it is clipped once however passes are cut.
 May import numpy only; the stream is handed in.
 """
 
@@ -18,7 +18,7 @@ from dp_diffusers.streams import UnitStream
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """R rows of one pass: row r shows image `image[r]` of unit `units[position[r]]` as that unit's row `slot[r]`."""
+    """R rows of one pass: row r shows image `image[r]` of unit `units[position[r]]`, its row `slot[r]`."""
 
     units: np.ndarray  # [U] int64
     position: np.ndarray  # [R] int64
@@ -55,7 +55,7 @@ class RowTable:
         return len(self._counts)
 
     def passes(self, stream: UnitStream, step: int, units: np.ndarray, rows_per_pass: int) -> Iterator[Rows]:
-        """The rows of a step, in passes of at most `rows_per_pass` rows (or one unit's, where that is more)."""
+        """The rows of a step, in passes of at most `rows_per_pass` rows, or one unit's where that is more."""
         if not len(units):
             return
         used = np.minimum(self._counts[units], self.max_images)
@@ -84,7 +84,7 @@ class RowTable:
         )
 
     def _order(self, stream: UnitStream, step: int, units: np.ndarray) -> np.ndarray:
-        """int64 `[U, max images of these units]`: each unit's own images in a secret order, absent ones last."""
+        """int64 `[U, most images of a unit]`: each unit's own images in a secret order, absent ones last."""
         counts = self._counts[units]
         widest = int(counts.max())
         if widest == 1:

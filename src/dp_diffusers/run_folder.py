@@ -58,14 +58,16 @@ class RunFolder:
             self.private.mkdir(mode=0o700, exist_ok=True)
             self.private.chmod(0o700)
         except OSError as error:
-            raise RunFolderError(f"cannot write {self.root}: {error.strerror}", hint="choose another --out") from error
+            raise RunFolderError(
+                f"cannot write {self.root}: {error.strerror}", hint="choose another --out"
+            ) from error
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps every other process out of this run until the block, or this process, ends.
 
-        Raises `RunFolderError` if another process is in it. Where a file system knows no locks there is none, and
-        the ledger's lanes alone keep two processes apart.
+        Raises `RunFolderError` if another process is in it. Where a file system knows no locks there is none,
+        and the ledger's lanes alone keep two processes apart.
         """
         with (self.private / "lock").open("a") as stream:
             try:

@@ -1,7 +1,7 @@
 """The optimiser's side of a private step: everything here is post-processing of released gradients.
 
-Guarantee: no learning rate, schedule or average can change epsilon. May import torch. Adam is that of Kingma & Ba
-(2015) without weight decay; adamw adds decay of 0.01.
+Guarantee: no learning rate, schedule or average can change epsilon. May import torch. Adam is that of Kingma
+& Ba (2015) without weight decay; adamw adds decay of 0.01.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from torch import nn
 from dp_diffusers.errors import unknown_name
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
-EPS = 1e-12  # released gradients have the scale of the clip norm over the expected units, far below Adam's usual 1e-8
+# Released gradients have the scale of the clip norm over the expected units, far below Adam's usual 1e-8.
+EPS = 1e-12
 
 
-def optimizer_of(name: str, parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+def optimizer_of(
+    name: str, parameters: Iterable[nn.Parameter], learning_rate: float
+) -> torch.optim.Optimizer:
     """`sgd` (θ −= learning_rate · released / expected_units), `adam` or `adamw`."""
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate)

@@ -1,8 +1,8 @@
 """The seam through which randomness enters: a stream of numbers for each unit.
 
-Guarantee asked of every implementation: row `i` of a result is a pure function of (stream, domain, step, units[i]),
-and a shorter row is a prefix of a longer one. May import numpy only, so that data and diffusion code can name the
-seam without knowing the engine behind it.
+Guarantee asked of every implementation: row `i` of a result is a pure function of (stream, domain, step,
+units[i]), and a shorter row is a prefix of a longer one. May import numpy only, so that data and diffusion
+code can name the seam without knowing the engine behind it.
 """
 
 from __future__ import annotations

@@ -54,14 +54,16 @@ class Loop:
         self.optimizer = optimizer_of(self.training.optimizer, self.trainable, self.training.learning_rate)
         self.average = Average(self.trainable, self.training.ema)
         self.table = RowTable(
-            self.data.owner, noise_draws=self.training.noise_draws, max_images=self.training.max_images_per_unit
+            self.data.owner,
+            noise_draws=self.training.noise_draws,
+            max_images=self.training.max_images_per_unit,
         )
         self.device = next(network.parameters()).device
         self.step = 0
         self.complete = False
 
     def run(self) -> None:
-        """Trains to the plan's last step, or to the limit of the budget, and leaves the average in the network."""
+        """Trains to the plan's last step or the limit of the budget; leaves the average in the network."""
         self.resume()
         if not self.complete:
             self.train()
@@ -82,8 +84,11 @@ class Loop:
                 self.progress(message=f"the budget is spent: the last {steps - step} steps are given up")
                 break
             for rows in self.passes(step, sampler.units(step)):
-                box.accumulate(self.row_losses(rows, step), _tensor(rows.owner, self.device),
-                               _tensor(rows.weight, self.device))
+                box.accumulate(
+                    self.row_losses(rows, step),
+                    _tensor(rows.owner, self.device),
+                    _tensor(rows.weight, self.device),
+                )
             box.release(step, receipt)  # paid above; everything below is post-processing
             self.optimizer.param_groups[0]["lr"] = self.learning_rate(step)
             self.optimizer.step()
@@ -125,7 +130,7 @@ class Loop:
         )
 
     def check_all_changed(self, before: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
-        """After the first step of a start, every trainable tensor must differ: an adapter that stays is a bug."""
+        """After the first step of a start every trainable tensor differs: an adapter that stays is a bug."""
         if before is None or self.learning_rate(self.step) == 0:
             return None
         stuck = sum(torch.equal(old, new) for old, new in zip(before, self.trainable, strict=True))

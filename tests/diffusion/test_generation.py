@@ -64,7 +64,9 @@ def test_guidance_without_a_null_class_is_refused(tiny_base: Callable[..., Any])
     assert _all(family, 2).shape == (2, 8, 8, 1)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"batch": 0}, {"guidance": float("nan")}, {"sampler": "dddim"}])
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"batch": 0}, {"guidance": float("nan")}, {"sampler": "dddim"}]
+)
 def test_bad_sampling_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
         Sampling(**options)

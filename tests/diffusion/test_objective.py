@@ -34,7 +34,11 @@ def test_noisy_images_and_targets_are_those_of_diffusers(prediction: str) -> Non
     clean, draws = torch.randn(4, 1, 4, 4), _draws(4, (1, 4, 4))
     noisy = scheduler.add_noise(clean, draws.noise, draws.timesteps)
     assert torch.allclose(objective.noisy(clean, draws), noisy, atol=1e-6)
-    expected = draws.noise if prediction == "epsilon" else scheduler.get_velocity(clean, draws.noise, draws.timesteps)
+    expected = (
+        draws.noise
+        if prediction == "epsilon"
+        else scheduler.get_velocity(clean, draws.noise, draws.timesteps)
+    )
     assert torch.allclose(objective.target(clean, draws), expected, atol=1e-6)
     assert torch.allclose(objective.losses(expected, clean, draws), torch.zeros(4), atol=1e-9)
 
@@ -62,7 +66,13 @@ def _draw(objective: Objective, units: list[int], slots: int) -> dict[int, Draws
     position = np.repeat(np.arange(len(units)), slots)
     slot = np.tile(np.arange(slots), len(units))
     draws = objective.draw(
-        RunKeys.for_tests(3), 7, units=np.array(units), position=position, slot=slot, slots=slots, shape=(1, 4, 4)
+        RunKeys.for_tests(3),
+        7,
+        units=np.array(units),
+        position=position,
+        slot=slot,
+        slots=slots,
+        shape=(1, 4, 4),
     )
     return {
         unit: Draws(
@@ -127,7 +137,9 @@ def test_guarantee_draws_of_a_unit_do_not_depend_on_how_many_rows_another_unit_h
             RunKeys.for_tests(3), 7, units=units, position=position, slot=slot, slots=slots, shape=shape
         )
         mine = position == 0
-        return Draws(timesteps=draws.timesteps[mine], noise=draws.noise[mine], drop_label=draws.drop_label[mine])
+        return Draws(
+            timesteps=draws.timesteps[mine], noise=draws.noise[mine], drop_label=draws.drop_label[mine]
+        )
 
     alone = draws_of_first([3])
     for others in ([3, 1], [3, 7], [3, 2, 12]):

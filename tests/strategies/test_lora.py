@@ -118,7 +118,9 @@ def test_frozen_a_is_orthonormal(tiny_base: Callable[..., Any]) -> None:
         (3, "expected a strategy or a peft.LoraConfig, got int", ""),
     ],
 )
-def test_bad_strategies_are_refused(tiny_base: Callable[..., Any], spec: Any, message: str, hint: str) -> None:
+def test_bad_strategies_are_refused(
+    tiny_base: Callable[..., Any], spec: Any, message: str, hint: str
+) -> None:
     with pytest.raises(InputError, match=message) as caught:
         strategy_of(spec).apply(tiny_base().unet)
     assert hint in (caught.value.hint or "")
@@ -129,7 +131,9 @@ def test_adapters_that_do_not_fit_are_refused(tiny_base: Callable[..., Any], tmp
         load_adapter(tiny_base().unet, tmp_path)
 
 
-def test_a_process_without_this_package_loads_the_adapter(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_process_without_this_package_loads_the_adapter(
+    tiny_base: Callable[..., Any], tmp_path: Path
+) -> None:
     base = tiny_base()
     base.save(tmp_path / "base")
     config = Lora(rank=2, targets="all").apply(base.unet)

@@ -1,8 +1,8 @@
 """A base model on disk: an ordinary diffusers folder, and the patch transform that may stand in front of it.
 
-Guarantee: what is saved here opens with stock diffusers, and what is opened here is checked first, so that a missing
-or damaged folder is one clear line. May import torch and diffusers, never the engine or the accountant. The layout
-is that of diffusers' `DDPMPipeline`: `model_index.json`, `unet/`, `scheduler/`.
+Guarantee: what is saved here opens with stock diffusers, and what is opened here is checked first, so that a
+missing or damaged folder is one clear line. May import torch and diffusers, never the engine or the
+accountant. The layout is that of diffusers' `DDPMPipeline`: `model_index.json`, `unet/`, `scheduler/`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CLASSES_FILE = "classes.json"
 
 @dataclass(kw_only=True)
 class Base:
-    """A public diffusion model: network, noise schedule, patch transform, class names, and where it came from."""
+    """A public diffusion model: network, noise schedule, patch transform, class names, where it came from."""
 
     unet: nn.Module
     scheduler: Any
@@ -49,7 +49,10 @@ class Base:
 
     @property
     def classes(self) -> int:
-        """Number of real classes; 0 for an unconditional model. Without names, the last embedding is the null class."""
+        """Number of real classes; 0 for an unconditional model.
+
+        Without names, the last embedding is the null class.
+        """
         if not self.embeddings:
             return 0
         return len(self.class_names) if self.class_names else self.embeddings - 1
@@ -68,7 +71,10 @@ class Base:
 
 
 def load_base(source: str | Path) -> Base:
-    """Opens a diffusers folder or hub id. Raises `ModelError` when it is not there, damaged, or of another kind."""
+    """Opens a diffusers folder or hub id.
+
+    Raises `ModelError` when it is not there, damaged, or of another kind.
+    """
     folder = _local_folder(source)
     unet, scheduler = _load_parts(folder)
     _refuse_non_finite(unet, folder)
@@ -99,7 +105,9 @@ def fingerprint_in_memory(network: nn.Module) -> str:
     """sha256 over configuration, names and values of a network that has no folder."""
     digest = hashlib.sha256(json.dumps(dict(network.config), sort_keys=True, default=str).encode())
     for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode() + b"\0" + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            name.encode() + b"\0" + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -134,8 +142,10 @@ def _load_parts(folder: Path) -> tuple[nn.Module, Any]:
         unet = UNet2DModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False, use_safetensors=True)
         scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
     except Exception as error:  # safetensors, JSON and shape errors alike: the folder cannot be used
-        raise ModelError(f"{folder} is damaged: {_first_line(error)}", hint="make or download it again") from error
-    # A float view into the file is not 64-byte aligned, and another kernel path would then differ in the last bit.
+        raise ModelError(
+            f"{folder} is damaged: {_first_line(error)}", hint="make or download it again"
+        ) from error
+    # A float view into the file is not 64-byte aligned: another kernel path would differ in the last bit.
     for parameter in unet.parameters():
         parameter.data = parameter.data.clone()
     return unet, scheduler

@@ -1,7 +1,8 @@
 """What the training loop and the generator need of a model, whatever its kind.
 
-Guarantee: a family returns one loss per row and never mixes rows, so that the engine can bound what each owner adds.
-May import torch, never the engine or the accountant. A new kind of model is one file and one line in `FAMILIES`.
+Guarantee: a family returns one loss per row and never mixes rows, so that the engine can bound what each
+owner adds. May import torch, never the engine or the accountant. A new kind of model is one file and one line
+in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Family(Protocol):
     def decode(self, encoded: torch.Tensor) -> np.ndarray:
         """The inverse of `encode`, rounded to uint8 `[N, H, W, C]`."""
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
         """The network's output, `[R, c, h, w]`."""
 
     def row_losses(self, clean: torch.Tensor, labels: torch.Tensor | None, draws: Draws) -> torch.Tensor:
@@ -58,4 +61,6 @@ def family_of(base: Base, **options: Any) -> Family:
         family = getattr(import_module(module), name)
         if family.matches(base):
             return family(base, **options)  # type: ignore[no-any-return]
-    raise ModelError(f"no model family knows {type(base.unet).__name__}", hint=f"known: {', '.join(FAMILIES)}")
+    raise ModelError(
+        f"no model family knows {type(base.unet).__name__}", hint=f"known: {', '.join(FAMILIES)}"
+    )

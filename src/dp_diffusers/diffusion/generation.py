@@ -4,7 +4,8 @@ Guarantees:
 - image i is a function of (model, seed, i, its label): neither batch size nor resuming changes it (up to the
   last bits of the arithmetic);
 - every label gets exactly the number of images asked for.
-May import torch and diffusers, never the engine: a generator's seed is public, what it makes is post-processing.
+May import torch and diffusers, never the engine: a generator's seed is public, what it makes is
+post-processing.
 Samplers: DDIM (Song et al. 2021), DPM-Solver++ (Lu et al. 2022); guidance after Ho & Salimans (2022).
 """
 
@@ -77,7 +78,9 @@ def sample(
     Raises `ParameterError` when guidance is asked of a model without a null class.
     """
     if sampling.guidance != 1.0 and family.null_label is None:
-        raise ParameterError("guidance needs a model with a null class", hint="set generation.guidance to 1.0")
+        raise ParameterError(
+            "guidance needs a model with a null class", hint="set generation.guidance to 1.0"
+        )
     network = family.network
     training = network.training
     network.eval()
@@ -85,7 +88,9 @@ def sample(
         for first in range(start, count, sampling.batch):
             indices = range(first, min(first + sampling.batch, count))
             chosen = None if labels is None else torch.from_numpy(labels[first : first + len(indices)])
-            yield family.decode(_denoise(family, chosen, _initial_noise(family, sampling.seed, indices), sampling))
+            yield family.decode(
+                _denoise(family, chosen, _initial_noise(family, sampling.seed, indices), sampling)
+            )
     finally:
         network.train(training)
 
@@ -100,7 +105,9 @@ def _denoise(
     images = noise.to(device) * scheduler.init_noise_sigma
     labels = None if labels is None else labels.to(device)
     for timestep in scheduler.timesteps:
-        output = _guided(family, scheduler.scale_model_input(images, timestep), timestep, labels, sampling.guidance)
+        output = _guided(
+            family, scheduler.scale_model_input(images, timestep), timestep, labels, sampling.guidance
+        )
         images = scheduler.step(output, timestep, images).prev_sample
     return images
 

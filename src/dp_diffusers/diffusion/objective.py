@@ -3,8 +3,8 @@
 Guarantees:
 - the draws of a unit are a pure function of (stream, step, unit): no other unit's presence can change them;
 - a row's loss depends on that row alone.
-May import torch and numpy, never the engine: the stream is handed in. Prediction types are those of the scheduler's
-configuration: epsilon (Ho et al. 2020), v (Salimans & Ho 2022).
+May import torch and numpy, never the engine: the stream is handed in. Prediction types are those of the
+scheduler's configuration: epsilon (Ho et al. 2020), v (Salimans & Ho 2022).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Objective:
         slots: int,
         shape: tuple[int, ...],
     ) -> Draws:
-        """The draws of R rows, of which row r belongs to unit `units[position[r]]` and is that unit's row `slot[r]`.
+        """The draws of R rows: row r belongs to unit `units[position[r]]` and is that unit's row `slot[r]`.
 
         Args:
             units: `[U]`, the distinct units of the pass; `position`, `slot`: `[R]`.

@@ -1,8 +1,8 @@
 """A patch transform: the cheapest autoencoder there is, and an exact one.
 
-Guarantee: `inverse(forward(x))` is `x` bit for bit, and norms are kept, because the transform only moves pixels
-into channels. May import torch only. It is the pixel-unshuffle of Shi et al. (2016), used in front of a diffusion
-model so that the network works on a grid `size` times smaller.
+Guarantee: `inverse(forward(x))` is `x` bit for bit, and norms are kept, because the transform only moves
+pixels into channels. May import torch only. It is the pixel-unshuffle of Shi et al. (2016), used in front of
+a diffusion model so that the network works on a grid `size` times smaller.
 """
 
 from __future__ import annotations

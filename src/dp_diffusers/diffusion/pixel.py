@@ -1,8 +1,8 @@
 """Class-conditional pixel models: diffusers' `UNet2DModel`, with or without a patch transform in front.
 
-Guarantee: rows are independent, because the network has no layer that mixes them (the dry run checks it). May import
-torch and diffusers, never the engine. With one class embedding more than classes, the last one is the null class of
-classifier-free guidance (Ho & Salimans 2022).
+Guarantee: rows are independent, because the network has no layer that mixes them (the dry run checks it). May
+import torch and diffusers, never the engine. With one class embedding more than classes, the last one is the
+null class of classifier-free guidance (Ho & Salimans 2022).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dp_diffusers.errors import DataError
 class PixelFamily:
     """A `UNet2DModel` on pixels, or on patches of them."""
 
-    def __init__(
-        self, base: Base, *, timesteps: str = "uniform", label_dropout: float = 0.0
-    ) -> None:
+    def __init__(self, base: Base, *, timesteps: str = "uniform", label_dropout: float = 0.0) -> None:
         self.base = base
         self.null_label = base.classes if base.embeddings > base.classes else None
         self.objective = Objective.of(
-            base.scheduler, timesteps=timesteps, label_dropout=label_dropout if self.null_label is not None else 0.0
+            base.scheduler,
+            timesteps=timesteps,
+            label_dropout=label_dropout if self.null_label is not None else 0.0,
         )
 
     @classmethod
@@ -49,7 +49,9 @@ class PixelFamily:
         """uint8 `[N, H, W, C]` to float32 `[N, c, h, w]` in [-1, 1]. Raises `DataError` for another size."""
         expected = (self.base.size, self.base.size, self.base.channels)
         if images.shape[1:] != expected:
-            raise DataError(f"expected images of {expected} (height, width, channels), got {images.shape[1:]}")
+            raise DataError(
+                f"expected images of {expected} (height, width, channels), got {images.shape[1:]}"
+            )
         pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
         return self.base.patch.forward(pixels / 127.5 - 1.0).contiguous()
 
@@ -59,7 +61,9 @@ class PixelFamily:
         rounded = ((pixels + 1.0) * 127.5).round().to(torch.uint8)
         return rounded.permute(0, 2, 3, 1).contiguous().numpy()
 
-    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def predict(
+        self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
         """The U-Net's output, `[R, c, h, w]`."""
         return self.network(noisy, timesteps, class_labels=labels).sample  # type: ignore[no-any-return]
 

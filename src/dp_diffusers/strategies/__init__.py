@@ -1,7 +1,7 @@
 """What is trained: a strategy names the tensors, everything else stays frozen.
 
-Guarantee: after `apply`, the trainable tensors of the network are the strategy's and no others. May import torch and
-peft, never the engine or the accountant. A new strategy is one file and one line in `STRATEGIES`.
+Guarantee: after `apply`, the trainable tensors of the network are the strategy's and no others. May import
+torch and peft, never the engine or the accountant. A new strategy is one file and one line in `STRATEGIES`.
 """
 
 from __future__ import annotations

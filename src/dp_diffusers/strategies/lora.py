@@ -1,10 +1,11 @@
 """Low-rank adapters (Hu et al. 2022) through peft, as in DP-LoRA (2024).
 
 Guarantees:
-- only the adapter (and the named extras) is trainable, and a new adapter leaves the model's function unchanged;
+- only the adapter (and the named extras) is trainable, and a new adapter leaves the model's function
+  unchanged;
 - what is saved has peft's own layout and loads with stock peft.
-May import torch and peft. Freezing A (Sun et al. 2024) makes the adapter linear in what is trained, so the noise
-of B is not multiplied by the noise of A.
+May import torch and peft. Freezing A (Sun et al. 2024) makes the adapter linear in what is trained, so the
+noise of B is not multiplied by the noise of A.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ class Lora:
         alpha: the update is scaled by alpha / rank; None means alpha = rank, a scale of one.
         targets: `attention`, `linear`, `convolution`, `all`, or names of layers.
         freeze_a: keep A at a random orthonormal start and train B alone.
-        also: further tensors to train: `embedding` (class embeddings) and `norm` (normalisation layers), both kept
-            whole in the adapter, and `bias` (of the adapters).
+        also: further tensors to train: `embedding` (class embeddings) and `norm` (normalisation layers), both
+            kept whole in the adapter, and `bias` (of the adapters).
         config: a ready `peft.LoraConfig`, used as it is.
     """
 
@@ -71,7 +72,9 @@ class Lora:
         `seed` is the experiment's public seed: it decides the start of A and nothing private.
         """
         if has_adapter(network):
-            raise ModelError("the model has an adapter already", hint="merge it, or load the base model again")
+            raise ModelError(
+                "the model has an adapter already", hint="merge it, or load the base model again"
+            )
         config = self.config or self._config(network)
         network.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
@@ -129,7 +132,9 @@ def load_adapter(network: nn.Module, folder: Path) -> None:
     plain = {name.removeprefix("base_model.model."): value for name, value in state.items()}
     outcome = set_peft_model_state_dict(network, plain, adapter_name=ADAPTER)
     if outcome.unexpected_keys:
-        raise ModelError(f"{folder} does not fit the base model: {outcome.unexpected_keys[0]} has no place in it")
+        raise ModelError(
+            f"{folder} does not fit the base model: {outcome.unexpected_keys[0]} has no place in it"
+        )
 
 
 def _orthonormal_a(network: nn.Module) -> None:

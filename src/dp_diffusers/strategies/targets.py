@@ -1,8 +1,8 @@
 """Which layers an adapter goes on: words for groups of layers, or the names themselves.
 
-Guarantee: every name returned is a layer that peft can adapt, and an empty match is refused. May import torch.
-`attention` is what the paper adapts (query, key, value and output projections); `convolution` adds what carries
-style in a U-Net.
+Guarantee: every name returned is a layer that peft can adapt, and an empty match is refused. May import
+torch. `attention` is what the paper adapts (query, key, value and output projections); `convolution` adds
+what carries style in a U-Net.
 """
 
 from __future__ import annotations
