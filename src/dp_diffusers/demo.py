@@ -51,9 +51,9 @@ class DemoResult:
     """What the demo shows."""
 
     release: Path
-    epsilon: float
+    epsilon: float | None
     accuracy: float
-    public_accuracy: float
+    public_accuracy: float | None
     picture: Path
 
 
@@ -79,7 +79,7 @@ def demo(out: Path, progress: Progress) -> DemoResult:
         release=release.path,
         epsilon=release.certificate.epsilon,
         accuracy=scores.accuracy.mean,
-        public_accuracy=scores.public_model.mean,
+        public_accuracy=scores.public_model.mean if scores.public_model else None,
         picture=picture,
     )
 

@@ -79,20 +79,25 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Release:
         training=recipe.training,
         runtime=recipe.runtime,
         ledger=recipe.budget.ledger,
-        open_data=lambda base: PrivateImages.open(
-            recipe.data.path,
-            label=recipe.data.label,
-            unit=None if recipe.budget.unit == "image" else recipe.budget.unit,
-            classes=recipe.data.classes,
-            size=base.size,
-            channels=base.channels,
-            caption=recipe.data.caption,
-            resize=recipe.data.resize,
-        ),
+        open_data=lambda base: _opened(recipe, base),
         settings=settings,
         progress=progress,
     )
     return _run(job, folder)
+
+
+def _opened(recipe: Recipe, base: Base) -> PrivateImages:
+    """The recipe's images, as the base takes them."""
+    return PrivateImages.open(
+        recipe.data.path,
+        label=recipe.data.label,
+        unit=recipe.budget.unit,
+        classes=recipe.data.classes,
+        size=base.size,
+        channels=base.channels,
+        caption=recipe.data.caption,
+        resize=recipe.data.resize,
+    )
 
 
 def finetune(
@@ -153,10 +158,8 @@ def finetune(
 
 
 def _run(job: Job, folder: RunFolder) -> Release:
-    if job.ledger is None and not job.plan.not_private:
-        raise ParameterError(
-            "a private plan needs a ledger", hint="give ledger=, the file that keeps the account"
-        )
+    if not job.plan.not_private:
+        _ledger_of(job)
     device = _device(job.runtime.device)
     family = family_of(job.base, timesteps=job.training.timesteps, label_dropout=job.training.label_dropout)
     strategy = strategy_of(job.strategy)
@@ -224,12 +227,21 @@ def _finish(
     return release
 
 
+def _ledger_of(job: Job) -> str:
+    """The ledger's file. Raises `ParameterError` where none was given."""
+    if job.ledger is None:
+        raise ParameterError(
+            "a private plan needs a ledger", hint="give ledger=, the file that keeps the account"
+        )
+    return job.ledger
+
+
 def _account(job: Job, folder: RunFolder) -> Any:
     """The run's reservation: the one it has, or a new one. Its name is on disk before it is in the ledger."""
     from dp_diffusers.privacy.ledger import Ledger
 
     known = folder.read(RUN)
-    ledger = Ledger.open(job.ledger, expect_head=known.get("head") if known else None)
+    ledger = Ledger.open(_ledger_of(job), expect_head=known.get("head") if known else None)
     saved = checkpoint.load(folder.checkpoint) if known else None
     if saved is not None and saved["head"] is not None:
         ledger.require_head(saved["head"])

@@ -29,13 +29,14 @@ from dp_diffusers.diffusion.patch import Patch
 from dp_diffusers.diffusion.pixel import PixelFamily
 from dp_diffusers.errors import ModelError, RunFolderError
 from dp_diffusers.pictures import save_grid
+from dp_diffusers.recipe import ModelSettings, PretrainRecipe, PretrainTraining
 
 Progress = Callable[..., None]
 STATE = "pretraining.pt"
 RECORD = "pretraining.json"
 
 
-def pretrain(recipe: Any, out: Path, progress: Progress) -> Path:
+def pretrain(recipe: PretrainRecipe, out: Path, progress: Progress) -> Path:
     """Runs a pre-training recipe; resumes an interrupted one; returns the diffusers folder.
 
     Raises `RunFolderError` when `out` holds the work of another recipe, `DataError` for unusable images.
@@ -61,7 +62,7 @@ def pretrain(recipe: Any, out: Path, progress: Progress) -> Path:
     return out
 
 
-def new_base(model: Any, class_names: tuple[str, ...], *, seed: int) -> Base:
+def new_base(model: ModelSettings, class_names: tuple[str, ...], *, seed: int) -> Base:
     """A freshly initialised base. Raises `ModelError` when sizes do not fit each other."""
     if model.size % (model.patch * 2 ** (len(model.widths) - 1)):
         raise ModelError(
@@ -93,7 +94,7 @@ def new_base(model: Any, class_names: tuple[str, ...], *, seed: int) -> Base:
 
 
 def _train(
-    base: Base, images: PublicImages, training: Any, out: Path, settings: Any, progress: Progress
+    base: Base, images: PublicImages, training: PretrainTraining, out: Path, settings: Any, progress: Progress
 ) -> None:
     family = PixelFamily(base, timesteps=training.timesteps, label_dropout=training.label_dropout)
     network = base.unet.train()
@@ -115,23 +116,28 @@ def _train(
     saver = checkpoint.Saver(
         path=out / STATE, state=state, seconds=training.save_every_seconds, every_step_below=0
     )
-    labels = torch.from_numpy(images.labels) if base.classes else None
     for step in range(start, training.steps):
         began = time.monotonic()
-        rng = np.random.default_rng([training.seed, step])
-        chosen = images.choose(rng, training.batch_size)
-        draws = _draws(family, rng, len(chosen), training.label_dropout)
-        clean = family.encode(images.images[chosen])
-        loss = family.row_losses(clean, None if labels is None else labels[chosen], draws).mean()
+        loss = _loss(family, images, training, step)
         optimizer.param_groups[0]["lr"] = training.learning_rate * _cosine(step, training)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         average.update()
         saver.maybe_save()
         progress(step=step + 1, steps=training.steps, seconds=time.monotonic() - began, loss=loss.detach())
     average.copy_to()
+
+
+def _loss(family: PixelFamily, images: PublicImages, training: PretrainTraining, step: int) -> torch.Tensor:
+    """The mean loss of a step: batch and draws are a function of (seed, step) alone."""
+    rng = np.random.default_rng([training.seed, step])
+    chosen = images.choose(rng, training.batch_size)
+    draws = _draws(family, rng, len(chosen), training.label_dropout)
+    clean = family.encode(images.images[chosen])
+    labels = torch.from_numpy(images.labels[chosen]) if family.base.classes else None
+    return family.row_losses(clean, labels, draws).mean()
 
 
 def _draws(family: PixelFamily, rng: np.random.Generator, count: int, dropout: float) -> Draws:
@@ -144,7 +150,7 @@ def _draws(family: PixelFamily, rng: np.random.Generator, count: int, dropout: f
     )
 
 
-def _cosine(step: int, training: Any) -> float:
+def _cosine(step: int, training: PretrainTraining) -> float:
     if step < training.warmup_steps:
         return (step + 1) / (training.warmup_steps + 1)
     done = (step - training.warmup_steps) / max(training.steps - training.warmup_steps, 1)

@@ -30,7 +30,8 @@ class Rows:
     @property
     def owner(self) -> np.ndarray:
         """int64 `[R]`: the unit of each row."""
-        return self.units[self.position]
+        owner: np.ndarray = self.units[self.position]
+        return owner
 
 
 class RowTable:

@@ -75,7 +75,7 @@ class Loop:
         sampler = self.plan.sampler(self.table.unit_count, self.keys)
         box = self.plan.private_gradient(self.family.network, self.keys)
         saver = checkpoint.Saver(path=self.folder.checkpoint, state=self.state)
-        before = [parameter.detach().clone() for parameter in self.trainable]
+        before: list[torch.Tensor] | None = [parameter.detach().clone() for parameter in self.trainable]
         for step in range(self.step, steps):
             began = time.monotonic()
             try:

@@ -9,7 +9,6 @@ import stat
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,12 @@ VERBS = [
     "ledger show",
     "certificate verify",
 ]
+
+
+def processor_time() -> float:
+    """Seconds of processor time of all finished child processes: other work on the machine does not count."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -82,9 +87,9 @@ def test_help_is_instant_and_loads_nothing_heavy() -> None:
     )
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = processor_time()
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(processor_time() - began)
     assert statistics.median(seconds) < 0.3
 
 
@@ -210,11 +215,11 @@ def test_plan_needs_neither_torch_nor_the_images(tmp_path: Path) -> None:
         "assert 'torch' not in sys.modules\nsys.exit(code)"
     )
     command = [sys.executable, "-c", code, "plan", str(recipe(tmp_path)), "--json"]
-    began = time.perf_counter()
+    began = processor_time()
     found = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "NO_COLOR": "1"}
     )
-    assert time.perf_counter() - began < 5  # 2 s on an idle machine
+    assert processor_time() - began < 4  # below 2 s on an idle machine
     document = json.loads(found.stdout)
     assert set(document) == {
         "epsilon",

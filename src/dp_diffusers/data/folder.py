@@ -31,14 +31,7 @@ def read_folder(path: Path, *, label: str | None, unit: str | None) -> RawImages
     if not files:
         raise DataError(f"no images in {path}", hint=f"known kinds: {', '.join(sorted(SUFFIXES))}")
     names = [file.relative_to(path).as_posix() for file, _ in files]
-    columns = {} if unit is None else {"unit": unit}
-    if label not in (None, "folder"):
-        columns["label"] = str(label)
-    table: Metadata | None = None
-    found: dict[str, list[str]] = {}
-    for kind, name in columns.items():
-        table = table or read_metadata(path, kind, name)
-        found[kind] = table.column(kind, name, names)
+    found = _columns(path, names, label, unit)
 
     def encoded() -> Iterator[tuple[str, bytes]]:
         for file, _ in files:
@@ -47,6 +40,19 @@ def read_folder(path: Path, *, label: str | None, unit: str | None) -> RawImages
     labels, class_names = _labels(files, label, found.get("label"))
     units: list[object] | None = list(found["unit"]) if "unit" in found else None
     return RawImages(count=len(files), encoded=encoded, labels=labels, class_names=class_names, units=units)
+
+
+def _columns(path: Path, names: list[str], label: str | None, unit: str | None) -> dict[str, list[str]]:
+    """What `metadata.csv` says of the files `names`, for `label` and `unit` where they name a column."""
+    asked = {} if unit is None else {"unit": unit}
+    if label not in (None, "folder"):
+        asked["label"] = str(label)
+    table: Metadata | None = None
+    found: dict[str, list[str]] = {}
+    for kind, name in asked.items():
+        table = table or read_metadata(path, kind, name)
+        found[kind] = table.column(kind, name, names)
+    return found
 
 
 def _labels(

@@ -38,12 +38,12 @@ class Base:
     @property
     def channels(self) -> int:
         """Channels of an image, before the patch transform."""
-        return int(self.unet.config.in_channels) // self.patch.size**2
+        return int(config_of(self.unet).in_channels) // self.patch.size**2
 
     @property
     def size(self) -> int:
         """Height and width of an image in pixels, before the patch transform."""
-        sample = self.unet.config.sample_size
+        sample = config_of(self.unet).sample_size
         side = sample if isinstance(sample, int) else sample[0]
         return int(side) * self.patch.size
 
@@ -60,7 +60,7 @@ class Base:
     @property
     def embeddings(self) -> int:
         """Number of class embeddings; one more than classes when the last is the null class."""
-        return int(self.unet.config.num_class_embeds or 0)
+        return int(config_of(self.unet).num_class_embeds or 0)
 
     def save(self, folder: Path) -> None:
         """Writes the diffusers folder with its sidecars."""
@@ -68,6 +68,11 @@ class Base:
         self.patch.save(folder)
         if self.class_names is not None:
             (folder / CLASSES_FILE).write_text(json.dumps(list(self.class_names)) + "\n")
+
+
+def config_of(network: nn.Module) -> Any:
+    """The configuration that diffusers keeps with a network."""
+    return network.config
 
 
 def load_base(source: str | Path) -> Base:
@@ -103,7 +108,7 @@ def fingerprint(folder: Path) -> str:
 
 def fingerprint_in_memory(network: nn.Module) -> str:
     """sha256 over configuration, names and values of a network that has no folder."""
-    digest = hashlib.sha256(json.dumps(dict(network.config), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(dict(config_of(network)), sort_keys=True, default=str).encode())
     for name, value in sorted(network.state_dict().items()):
         digest.update(
             name.encode() + b"\0" + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from dp_diffusers.diffusion.base import Base
-from dp_diffusers.diffusion.objective import Draws
+from dp_diffusers.diffusion.objective import Draws, Objective
 from dp_diffusers.errors import ModelError
 
 FAMILIES: dict[str, str] = {"pixel": "dp_diffusers.diffusion.pixel:PixelFamily"}
@@ -26,6 +26,7 @@ class Family(Protocol):
 
     base: Base
     null_label: int | None
+    objective: Objective
 
     @classmethod
     def matches(cls, base: Base) -> bool:

@@ -102,7 +102,7 @@ def _denoise(
     device = next(family.network.parameters()).device
     scheduler = SAMPLERS[sampling.sampler](family.base.scheduler.config)
     scheduler.set_timesteps(sampling.steps)
-    images = noise.to(device) * scheduler.init_noise_sigma
+    images: torch.Tensor = noise.to(device) * scheduler.init_noise_sigma
     labels = None if labels is None else labels.to(device)
     for timestep in scheduler.timesteps:
         output = _guided(
@@ -116,7 +116,7 @@ def _guided(
     family: Family, images: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None, guidance: float
 ) -> torch.Tensor:
     timesteps = timestep.to(images.device).expand(len(images))
-    if guidance == 1.0 or labels is None:
+    if guidance == 1.0 or labels is None or family.null_label is None:
         return family.predict(images, timesteps, labels)
     null = torch.full_like(labels, family.null_label)
     both = family.predict(images.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([labels, null]))

@@ -123,8 +123,8 @@ class Objective:
     def levels(self, u: np.ndarray) -> np.ndarray:
         """int64 timesteps from uniform numbers, by the chosen distribution."""
         count = len(self.alphas_cumprod)
-        levels = np.floor(TIMESTEPS[self.timesteps](u) * count).astype(np.int64)
-        return np.clip(levels, 0, count - 1)
+        levels: np.ndarray = np.floor(TIMESTEPS[self.timesteps](u) * count).astype(np.int64)
+        return levels.clip(0, count - 1)
 
     def _scales(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         alpha = self.alphas_cumprod.to(like.device)[timesteps].view(-1, 1, 1, 1)

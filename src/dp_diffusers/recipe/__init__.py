@@ -15,7 +15,14 @@ from pydantic import Field, model_validator
 
 from dp_diffusers.recipe.checks import cross_checks
 from dp_diffusers.recipe.file import differing_keys, read, validate
-from dp_diffusers.recipe.pretrain import PretrainRecipe
+from dp_diffusers.recipe.pretrain import (
+    DrawnDigitsSource,
+    FilesSource,
+    ModelSettings,
+    PretrainRecipe,
+    PretrainRuntime,
+    PretrainTraining,
+)
 from dp_diffusers.recipe.problems import RefusedValueError, Section
 from dp_diffusers.recipe.sections import (
     AuditSettings,
@@ -36,9 +43,14 @@ __all__ = [
     "AuditSettings",
     "BudgetSettings",
     "DataSettings",
+    "DrawnDigitsSource",
+    "FilesSource",
     "GenerationSettings",
     "MechanismSettings",
+    "ModelSettings",
     "PretrainRecipe",
+    "PretrainRuntime",
+    "PretrainTraining",
     "Recipe",
     "RuntimeSettings",
     "StrategySettings",
