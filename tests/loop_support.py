@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,3 +94,58 @@ def logged(path: Path) -> Callable[[Any], Any]:
         return release
 
     return wrap
+
+
+def cheap_trainings(replace: Callable[[Any, str, Any], None]) -> None:
+    """Plans and answers of the accountant are made once, and no fresh process verifies a certificate.
+
+    `replace`: `setattr`, or that of a monkeypatch. Tests verify certificates themselves.
+    """
+    from dp_diffusers import release
+    from dp_diffusers.privacy import accountant, calibration
+    from dp_diffusers.recipe import Recipe
+
+    replace(release, "verify_in_a_fresh_process", lambda folder: None)
+    replace(Recipe, "plan", remembered(Recipe.plan, plan_key))
+    replace(accountant, "epsilon", remembered(accountant.epsilon, epsilon_key))
+    replace(calibration, "prefix_table", remembered(calibration.prefix_table, lambda *values: values))
+
+
+_KNOWN: dict[tuple[str, Any], Any] = {}
+
+
+def remembered(function: Callable[..., Any], key_of: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, called once for each key."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        key = (function.__qualname__, key_of(*args, **kwargs))
+        if key not in _KNOWN:
+            _KNOWN[key] = function(*args, **kwargs)
+        return _KNOWN[key]
+
+    return called
+
+
+def plan_key(recipe: Any) -> str:
+    return str(recipe.budget.model_dump_json(exclude={"ledger"}) + recipe.mechanism.model_dump_json())
+
+
+def epsilon_key(
+    records: Any, delta: float, adjacency: str = "add_remove", *, grid: float | None = None
+) -> Any:
+    return tuple(records), delta, adjacency, grid
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Waits for a condition; fails after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def small_budget(recipe: Path, steps: int | None = None) -> None:
+    """Rewrites the tiny recipe: with more noise, the accountant is quicker."""
+    text = recipe.read_text().replace("budget: {epsilon: 5,", "budget: {epsilon: 1,")
+    recipe.write_text(text if steps is None else text.replace("steps: 3, exp", f"steps: {steps}, exp"))

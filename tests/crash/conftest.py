@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trainer
+
+from loop_support import cheap_trainings, small_budget
 
 TRAINER = Path(__file__).parent / "trainer.py"
 
@@ -82,6 +83,12 @@ def trainings() -> Iterator[Trainings]:
 def _cheap_trainings() -> Iterator[None]:
     """Trainings in the process of the tests: plans are made once, certificates are verified by the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        trainer.remember_plans(patch.setattr)
-        trainer.spare_the_fresh_process(patch.setattr)
+        cheap_trainings(patch.setattr)
         yield
+
+
+@pytest.fixture
+def tiny_recipe(tiny_recipe: Path) -> Path:
+    """The tiny recipe with twelve steps: enough to be hit, and one plan for all of these tests."""
+    small_budget(tiny_recipe, steps=12)
+    return tiny_recipe

@@ -15,10 +15,9 @@ import pytest
 
 import dp_diffusers as dpd
 from dp_diffusers.privacy.ledger import Ledger
-from loop_support import charges, epsilon_of_charges, problems, read_log
+from loop_support import charges, epsilon_of_charges, problems, read_log, until
 
-BUDGET = 5.0
-STEPS = "mechanism.steps=12"
+BUDGET = 1.0
 MANY_STEPS = "mechanism.steps=150"
 LEDGER = "dp_diffusers.privacy.ledger:Ledger."
 ACCOUNT = "dp_diffusers.privacy.reservation:Reservation."
@@ -60,10 +59,12 @@ def finished(trainings: Any, recipe: Path, *overrides: str) -> dict[str, Any]:
 def kill_when(trainings: Any, pid: int, folder: Path, released: int, delay: float) -> int:
     """Kills a training a moment after it began `released` more steps; checks the account all the while."""
     goal = len(read_log(folder / "log")[0]) + released
-    deadline = time.monotonic() + 120
-    while len(read_log(folder / "log")[0]) < goal and time.monotonic() < deadline:
+
+    def begun() -> bool:
         assert problems(folder) == []
-        time.sleep(0.02)
+        return len(read_log(folder / "log")[0]) >= goal
+
+    until(begun)
     time.sleep(delay)
     return int(trainings.kill(pid))
 
@@ -71,10 +72,10 @@ def kill_when(trainings: Any, pid: int, folder: Path, released: int, delay: floa
 def test_guarantee_killed_twice_at_random_it_ends_and_all_is_paid(trainings: Any, tiny_recipe: Path) -> None:
     folder, chance = tiny_recipe.parent, random.Random(0)
     for _ in range(2):
-        pid = trainings.start(tiny_recipe, STEPS, pause=0.02)
+        pid = trainings.start(tiny_recipe, pause=0.02)
         assert kill_when(trainings, pid, folder, 3, 0.05 * chance.random()) == -signal.SIGKILL
         assert problems(folder) == []
-    finished(trainings, tiny_recipe, STEPS)
+    finished(trainings, tiny_recipe)
     began, done = read_log(folder / "log")
     assert len({lane for lane, _ in began}) == 3
     assert len(done) >= 4
@@ -83,10 +84,10 @@ def test_guarantee_killed_twice_at_random_it_ends_and_all_is_paid(trainings: Any
 def test_guarantee_killed_at_every_seam_of_one_run(trainings: Any, tiny_recipe: Path) -> None:
     folder = tiny_recipe.parent
     for instant in INSTANTS:
-        code = trainings.run(tiny_recipe, STEPS, die=instant)
+        code = trainings.run(tiny_recipe, die=instant)
         assert code == -signal.SIGKILL, (instant, code, (folder / "output").read_text()[-500:])
         assert problems(folder) == [], instant
-    finished(trainings, tiny_recipe, STEPS)
+    finished(trainings, tiny_recipe)
     with Ledger.open(folder / "tiny.ledger") as ledger:
         assert len(ledger.runs()) == 1
 
@@ -129,32 +130,31 @@ def test_guarantee_twenty_kills(
 
 def test_ctrl_c_is_130_and_resumable(trainings: Any, tiny_recipe: Path) -> None:
     folder = tiny_recipe.parent
-    pid = trainings.start(tiny_recipe, STEPS, pause=0.02)
-    while len(read_log(folder / "log")[0]) < 3:
-        time.sleep(0.02)
+    pid = trainings.start(tiny_recipe, pause=0.02)
+    until(lambda: len(read_log(folder / "log")[0]) >= 3)
     assert trainings.kill(pid, signal.SIGINT) == 130
     assert "interrupted" in (folder / "output").read_text()
     assert "Traceback" not in (folder / "output").read_text()
     assert problems(folder) == []
-    finished(trainings, tiny_recipe, STEPS)
+    finished(trainings, tiny_recipe)
     assert "resuming at step" in (folder / "output").read_text()
 
 
 def test_guarantee_one_of_two_processes_in_a_run_folder_is_refused(trainings: Any, tiny_recipe: Path) -> None:
     folder = tiny_recipe.parent
-    first = trainings.start(tiny_recipe, STEPS, pause=0.02)
-    second = trainings.start(tiny_recipe, STEPS, pause=0.02)
+    first = trainings.start(tiny_recipe, pause=0.02)
+    second = trainings.start(tiny_recipe, pause=0.02)
     assert sorted([trainings.wait(first), trainings.wait(second)]) == [0, 2]
     assert "another process is at work" in (folder / "output").read_text()
     assert "Traceback" not in (folder / "output").read_text()
     assert len(charges(folder / "tiny.ledger")) == len(read_log(folder / "log")[1]) == 12
-    finished(trainings, tiny_recipe, STEPS)
+    finished(trainings, tiny_recipe)
 
 
 @pytest.mark.slow
 def test_guarantee_two_runs_at_once_stay_below_the_cap(trainings: Any, tiny_recipe: Path) -> None:
     folder = tiny_recipe.parent
-    both = [trainings.start(tiny_recipe, STEPS, out=name, pause=0.02) for name in ("run", "other")]
+    both = [trainings.start(tiny_recipe, out=name, pause=0.02) for name in ("run", "other")]
     assert sorted(map(trainings.wait, both)) == [0, 3], (folder / "output").read_text()
     assert "above its cap" in (folder / "output").read_text()
     assert problems(folder) == []
@@ -166,14 +166,13 @@ def test_guarantee_without_the_folder_lock_lanes_keep_two_processes_apart(
 ) -> None:
     """Some disks have no locks: with the lock unlinked, the newer process fences the older one."""
     folder = tiny_recipe.parent
-    first = trainings.start(tiny_recipe, STEPS, pause=0.05)
-    while len(read_log(folder / "log")[0]) < 3:
-        time.sleep(0.02)
+    first = trainings.start(tiny_recipe, pause=0.05)
+    until(lambda: len(read_log(folder / "log")[0]) >= 3)
     (folder / "run" / "private" / "lock").unlink()
-    second = trainings.start(tiny_recipe, STEPS, pause=0.0)
+    second = trainings.start(tiny_recipe, pause=0.0)
     assert trainings.wait(first) == 2
     assert trainings.wait(second) == 0
     assert "taken over by another process" in (folder / "output").read_text()
     assert "Traceback" not in (folder / "output").read_text()
     assert problems(folder) == []
-    finished(trainings, tiny_recipe, STEPS)
+    finished(trainings, tiny_recipe)

@@ -20,7 +20,11 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from loop_support import cheap_trainings
 
 
 def log_releases(path: str, pause: float) -> None:
@@ -58,7 +62,7 @@ def wrap(target: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) 
 
 
 def die_at(target: str, when: str, nth: int) -> None:
-    """Kills this process `before` or `after` the nth call of `target`, or `in` it with half a file written."""
+    """Kills this process `before` or `after` the nth call of `target`, or `in` it: half a file is written."""
     calls = 0
 
     def make(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -79,47 +83,6 @@ def die_at(target: str, when: str, nth: int) -> None:
         return called
 
     wrap(target, make)
-
-
-def spare_the_fresh_process(replace: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Leaves out the fresh process at the end of a training; the tests verify the certificate themselves."""
-    from dp_diffusers import release
-
-    replace(release, "verify_in_a_fresh_process", lambda folder: None)
-
-
-def plan_key(recipe: Any) -> str:
-    return str(recipe.budget.model_dump_json(exclude={"ledger"}) + recipe.mechanism.model_dump_json())
-
-
-def epsilon_key(
-    records: Any, delta: float, adjacency: str = "add_remove", *, grid: float | None = None
-) -> Any:
-    return tuple(records), delta, adjacency, grid
-
-
-def remember_plans(replace: Callable[[Any, str, Any], None] = setattr) -> None:
-    """Plans and answers of the accountant are made once for all trainings."""
-    from dp_diffusers.privacy import accountant, calibration
-    from dp_diffusers.recipe import planning
-
-    replace(planning, "plan_of", remembered(planning.plan_of, plan_key))
-    replace(accountant, "epsilon", remembered(accountant.epsilon, epsilon_key))
-    replace(calibration, "prefix_table", remembered(calibration.prefix_table, lambda *values: values))
-
-
-def remembered(function: Callable[..., Any], key_of: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, called once for each key."""
-    known: dict[Any, Any] = {}
-
-    @functools.wraps(function)
-    def called(*args: Any, **kwargs: Any) -> Any:
-        key = key_of(*args, **kwargs)
-        if key not in known:
-            known[key] = function(*args, **kwargs)
-        return known[key]
-
-    return called
 
 
 @functools.lru_cache
@@ -146,7 +109,6 @@ def child(request: dict[str, Any]) -> int:
     from dp_diffusers.cli.main import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    spare_the_fresh_process()
     log_releases(request["log"], request["pause"])
     if request.get("die"):
         die_at(*request["die"])
@@ -174,7 +136,7 @@ def serve() -> None:
     import dp_diffusers.cli.making
     import dp_diffusers.finetuning  # noqa: F401
 
-    remember_plans()
+    cheap_trainings(setattr)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
