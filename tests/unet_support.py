@@ -1,4 +1,4 @@
-"""The loop's own rows, draws and losses on a real `UNet2DModel`, with next to no noise: what a step adds up."""
+"""The loop's own rows, draws and losses on a real `UNet2DModel`, with next to no noise: what it adds up."""
 
 from __future__ import annotations
 
