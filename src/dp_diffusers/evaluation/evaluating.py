@@ -59,12 +59,7 @@ def evaluate(
     names = synthetic.class_names
     test = _reference(_opened(reference, shape), names)
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
-    sets = {SYNTHETIC: synthetic}
-    if public_model is not None:
-        sets[PUBLIC_MODEL] = _opened(public_model, shape).numbered_as(names)
-    elif run is not None:
-        progress(message="images of the public model, without the adapter")
-        sets[PUBLIC_MODEL] = public_model_images(run, synthetic).numbered_as(names)
+    sets = {SYNTHETIC: synthetic, **_of_the_public_model(public_model, run, synthetic, progress)}
     sets |= _public_sets(synthetic, _public(public, run, shape, names), with_public)
     passes = classifier.default_passes(shape[0]) if passes is None else passes
     rows = [_row(name, part, test, seeds, passes, progress) for name, part in sets.items()]
@@ -81,6 +76,19 @@ def evaluate(
         passes=passes,
         notes=tuple(dict.fromkeys(note for part in (*sets.values(), test) for note in part.notes)),
     )
+
+
+def _of_the_public_model(
+    given: Images | None, run: Path | None, synthetic: LabelledImages, progress: Progress
+) -> dict[str, LabelledImages]:
+    """Images of the public model: those given, else made by the run's base without its adapter, else none."""
+    names = synthetic.class_names
+    if given is not None:
+        return {PUBLIC_MODEL: _opened(given, synthetic.images.shape[1:]).numbered_as(names)}
+    if run is None:
+        return {}
+    progress(message="images of the public model, without the adapter")
+    return {PUBLIC_MODEL: public_model_images(run, synthetic).numbered_as(names)}
 
 
 def _row(
