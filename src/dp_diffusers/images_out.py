@@ -31,15 +31,27 @@ def write_images(
 
     Raises `ParameterError` for an unknown format or a folder that is there.
     """
+    require_writable(folder, format)
+    temporary = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    build_images(images, labels, names, temporary, format=format)
+    temporary.rename(folder)
+
+
+def build_images(
+    images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path, *, format: str
+) -> None:
+    """As `write_images`, straight into `folder`: the caller moves it to its final name when it is whole."""
+    write = _write_parquet if format == "parquet" else _write_folder
+    write(images, labels, names, folder)
+
+
+def require_writable(folder: Path, format: str) -> None:
+    """Raises `ParameterError` for an unknown format or a folder that is there already."""
     if format not in FORMATS:
         raise ParameterError(f"unknown image format {format!r}", hint=f"one of {', '.join(FORMATS)}")
     if folder.exists():
         raise ParameterError(f"{folder} is there already", hint="give another --out, or delete it")
-    temporary = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    write = _write_parquet if format == "parquet" else _write_folder
-    write(images, labels, names, temporary)
-    temporary.rename(folder)
 
 
 def png(image: np.ndarray) -> bytes:

@@ -9,9 +9,9 @@ May import torch, peft and diffusers.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +22,18 @@ import yaml
 from torch import nn
 
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base, load_base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.generation import Sampling, balanced_labels, sample
 from dp_diffusers.errors import ModelError, ParameterError, RunFolderError, VerificationError
-from dp_diffusers.images_out import write_images
+from dp_diffusers.images_out import build_images, require_writable, write_images
+from dp_diffusers.kept_images import FOLDER as IMAGES
+from dp_diffusers.kept_images import KeptImages, Parts
 from dp_diffusers.model_card import model_card
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.recipe import GenerationSettings
+from dp_diffusers.released_classes import ReleasedClasses, released_classes
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
 
@@ -66,14 +70,29 @@ class Release:
         """The resolved recipe, as a plain document."""
         return yaml.safe_load(self.folder.recipe.read_text())  # type: ignore[no-any-return]
 
-    def family(self, *, adapted: bool = True) -> Family:
-        """The base model, with the adapter or without (the ε = 0 model).
+    def classes(self, base: Base) -> ReleasedClasses | None:
+        """What its images are made of; certificates that do not say mean all classes of the base."""
+        recorded = self.certificate.classes
+        if recorded is not None and base.classes:
+            return ReleasedClasses.from_dict(recorded)
+        return released_classes(base.classes, base.class_names, None)
 
-        Raises `ModelError` when the base is not the one that the certificate names.
+    def family(self, *, adapted: bool = True, device: str | None = None) -> Family:
+        """The base model, with the adapter or without (the ε = 0 model), on `device`.
+
+        device: as in a recipe; None takes `runtime.device` of the run. Raises `ModelError` when the base is
+        not the one that the certificate names, `ParameterError` for a device that is not there.
         """
+        name = device or (self.settings().get("runtime") or {}).get("device", "auto")
+        place = device_of(name)
+        family = self._family(adapted)
+        family.network.to(place)
+        return family
+
+    def _family(self, adapted: bool) -> Family:
         if self.base is not None:
             return self._in_memory(self.base, adapted)
-        base = load_base(self.settings()["base"])
+        base = load_base(self.settings()["base"]).with_classes(_declared_classes(self.folder))
         if base.sha256 != self.certificate.base_model["sha256"]:
             raise ModelError("the base model is not the one that this adapter was trained on")
         family = family_of(base)
@@ -105,17 +124,25 @@ def write_release(
     """Writes adapter, model card and certificate, and has a fresh process verify them."""
     save_adapter(network, config, folder.adapter)
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    classes = released_classes(base.classes, base.class_names, _declared_classes(folder))
     certificate = Certificate.draft(
         plan=plan,
         account=account,
         base_model={"id": base.identity, "sha256": base.sha256},
         adapter={"trainable_parameters": trainable},
         class_names_from_data=data.class_names_from_data,
+        classes=None if classes is None else classes.to_dict(),
     )
-    (folder.release / "README.md").write_text(model_card(json.loads(certificate.to_json()), base))
+    (folder.release / "README.md").write_text(model_card(certificate.to_dict(), base))
     certificate = certificate.issue(folder.release)
     verify_in_a_fresh_process(folder.release)
     return Release(folder=folder, certificate=certificate)
+
+
+def _declared_classes(folder: RunFolder) -> list[str] | None:
+    """The class names that the recipe gave, or whoever called `finetune`: never names found in the data."""
+    settings = yaml.safe_load(folder.recipe.read_text()) if folder.recipe.exists() else {}
+    return (settings.get("data") or {}).get("classes") or settings.get("classes")
 
 
 def verify_in_a_fresh_process(release: Path) -> None:
@@ -134,73 +161,88 @@ def generate(
     out: str | Path | None = None,
     format: str = "parquet",
     settings: GenerationSettings | None = None,
+    device: str | None = None,
     progress: Progress = _silent,
 ) -> Path:
     """Makes synthetic images; returns their folder (`RUN/release/images` unless `out` says otherwise).
+
+    The same call again goes on where it stopped, or does nothing once the release holds its images.
 
     Args:
         release: a release, or the run folder of one.
         images: how many in all, as evenly over the labels as divides; `per_label`: how many of each label.
         format: `parquet` or `imagefolder`.
         settings: sampler, steps, guidance, seed; None takes the run's recipe.
+        device: `auto`, `cpu` or `cuda`; None takes the run's recipe. It does not change the images beyond
+            the last bits of the arithmetic.
+        progress: called with `step, steps, unit, seconds` or `message`; a step is an image.
 
     Raises `ParameterError` for counts that make no sense, or an `out` that is there already.
     """
     release = release if isinstance(release, Release) else Release.open(release)
-    chosen = settings or GenerationSettings(**release.settings().get("generation", {}))
-    family = release.family()
-    count = _count(images, per_label, chosen.images, family.base.classes)
-    target = Path(out) if out is not None else release.path / "images"
-    labels = balanced_labels(count, family.base.classes)
-    pixels = sample_all(family, labels, count, chosen, release.folder, progress)
-    write_images(pixels, labels, family.base.class_names, target, format=format)
-    if out is None:
-        release.certificate = release.certificate.reissue(release.path)
+    chosen = settings or GenerationSettings(**(release.settings().get("generation") or {}))
+    release.folder.create()
+    with release.folder.lock():
+        kept = KeptImages(release.folder)
+        if out is None and kept.uncertified(release.certificate.files):
+            _certify_images(release)
+        family = release.family(device=device)
+        classes = release.classes(family.base)
+        request = _request(images, per_label, chosen, classes)
+        if out is None and kept.request() == {**request, "format": format}:
+            Parts(release.folder, request).clear()
+            progress(message=f"{kept.target} holds these images already")
+            return kept.target
+        target = kept.target if out is None else Path(out)
+        require_writable(target, format)
+        parts = Parts(release.folder, request)
+        pixels, labels = _sampled(family, classes, request["count"], chosen, parts, progress)
+        names = None if classes is None else classes.names
+        if out is None:
+            built = kept.building
+            build_images(pixels, labels, names, built, format=format)
+            kept.place(built, {**request, "format": format})
+            _certify_images(release)
+        else:
+            write_images(pixels, labels, names, target, format=format)
+        parts.clear()
     return target
 
 
-def sample_all(
+def _certify_images(release: Release) -> None:
+    release.certificate = release.certificate.reissue(release.path, replaced=[IMAGES])
+
+
+def _request(
+    images: int | None, per_label: int | None, settings: GenerationSettings, classes: ReleasedClasses | None
+) -> dict[str, Any]:
+    """What decides the images of a run, beside its adapter."""
+    count = _count(images, per_label, settings.images, 0 if classes is None else len(classes.labels))
+    fields = settings.model_dump(mode="json", include={"sampler", "steps", "guidance", "seed"})
+    return {"count": count, **fields, "classes": None if classes is None else classes.to_dict()}
+
+
+def _sampled(
     family: Family,
-    labels: np.ndarray | None,
+    classes: ReleasedClasses | None,
     count: int,
     settings: GenerationSettings,
-    folder: RunFolder,
+    parts: Parts,
     progress: Progress,
-) -> np.ndarray:
-    """uint8 `[count, H, W, C]`, kept part by part in `private/`: an interrupted generation goes on."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """uint8 `[count, H, W, C]` and each image's class, int64 `[count]`; goes on after the parts kept."""
     sampling = Sampling(
         sampler=settings.sampler, steps=settings.steps, guidance=settings.guidance, seed=settings.seed
     )
-    parts = folder.private / "images.partial"
-    done = _parts_of(parts, sampling, count)
-    start = sum(len(part) for part in done)
-    for part in sample(family, labels, count, sampling, start=start):
-        np.save(parts / f"{len(done):05d}.npy", part)
-        done.append(part)
-        progress(message=f"images {sum(map(len, done))}/{count}")
-    for path in parts.glob("*"):
-        path.unlink()
-    parts.rmdir()
-    return np.concatenate(done)
-
-
-def _parts_of(parts: Path, sampling: Sampling, count: int) -> list[np.ndarray]:
-    note = json.dumps([repr(sampling), count])
-    marker = parts / "sampling.json"
-    if not marker.exists() or marker.read_text() != note:
-        parts.mkdir(exist_ok=True)
-        for path in parts.glob("*"):
-            path.unlink()
-        marker.write_text(note)
-        return []
-    found = []
-    for path in sorted(parts.glob("*.npy")):
-        try:
-            found.append(np.load(path))
-        except (ValueError, EOFError, OSError):  # the part that was being written when the process died
-            path.unlink()
-            break
-    return found
+    labels = None if classes is None else balanced_labels(count, len(classes.labels))
+    numbers = None if classes is None or labels is None else np.array(classes.labels, np.int64)[labels]
+    began = time.monotonic()
+    for part in sample(family, numbers, count, sampling, start=parts.count):
+        parts.add(part)
+        now = time.monotonic()
+        progress(step=parts.count, steps=count, unit="images", seconds=(now - began) / len(part))
+        began = now
+    return np.concatenate(parts.done), labels
 
 
 def _count(images: int | None, per_label: int | None, default: int, classes: int) -> int:

@@ -74,6 +74,12 @@ def generate(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Where to write (default: RUN/release/images)."),
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override generation.* or runtime.*; may be repeated."
+        ),
+    ] = None,
     format: Annotated[
         ImageFormat,
         typer.Option(
@@ -85,9 +91,21 @@ def generate(
 ) -> None:
     """Make labelled synthetic images from a release."""
     configure(json=json, quiet=quiet, out=run)
+    from dp_diffusers.recipe.after import after_training
+    from dp_diffusers.release import Release
     from dp_diffusers.release import generate as run_generation
 
-    folder = run_generation(run, images=images, out=out, format=format.value, progress=Terminal())
+    release = Release.open(run)
+    chosen = after_training(release.settings(), overrides or (), release.folder.recipe)
+    folder = run_generation(
+        release,
+        images=images,
+        out=out,
+        format=format.value,
+        settings=chosen.generation,
+        device=chosen.runtime.device,
+        progress=Terminal(),
+    )
     answer(str(folder), {"images": str(folder)})
 
 
@@ -129,9 +147,11 @@ def demo(
     configure(json=json, quiet=quiet, out=out)
     from dp_diffusers.demo import demo as run_demo
 
-    result = asdict(run_demo(out, Terminal()))
-    document = {key: str(value) if isinstance(value, Path) else value for key, value in result.items()}
-    answer("\n".join(f"{key}: {value}" for key, value in document.items()), document)
+    result = run_demo(out, Terminal())
+    document = {
+        key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()
+    }
+    answer(result.explain(), document)
 
 
 def _cost(certificate: Certificate) -> dict[str, Any]:

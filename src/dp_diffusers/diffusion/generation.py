@@ -125,10 +125,11 @@ def _guided(
 
 
 def _initial_noise(family: Family, seed: int, indices: range) -> torch.Tensor:
-    rows = [torch.randn(family.shape, generator=_generator(seed, index)) for index in indices]
+    """On the CPU, whatever the network's device: a seed means the same images everywhere."""
+    rows = [torch.randn(family.shape, generator=_generator(seed, index), device="cpu") for index in indices]
     return torch.stack(rows)
 
 
 def _generator(seed: int, index: int) -> torch.Generator:
     digest = hashlib.sha256(f"image/{seed}/{index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "little"))

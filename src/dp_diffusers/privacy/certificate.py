@@ -18,7 +18,7 @@ from dp_diffusers.errors import GuaranteeError, ParameterError, VerificationErro
 from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism
-from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, hashes, write_whole
+from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, forget_unfinished, hashes, write_whole
 from dp_diffusers.privacy.reservation import Reservation
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Certificate:
     files: Mapping[str, str] = field(default_factory=dict)
     base_model: Mapping[str, Any]
     adapter: Mapping[str, Any]
+    classes: Mapping[str, Any] | None = None
+    """What images are made of: {labels, names, declared}; None without classes or if not recorded."""
     not_private: bool
     assumptions: tuple[str, ...]
     signature: Mapping[str, str] | None = None
@@ -79,11 +81,12 @@ class Certificate:
         base_model: Mapping[str, Any],
         adapter: Mapping[str, Any],
         class_names_from_data: bool = False,
+        classes: Mapping[str, Any] | None = None,
     ) -> Certificate:
         """The certificate of a run that has settled, still without files; `issue` hashes them.
 
         `account`: the run's reservation, None without privacy. `base_model`: {id, sha256}; `adapter`:
-        {trainable_parameters}. Raises `GuaranteeError` if plan and account do not belong together or the
+        {trainable_parameters}; `classes`: public ones only. Raises `GuaranteeError` if plan and account do not belong together or the
         run is not settled.
         """
         numbers = _without_privacy(plan) if plan.record is None else _with_privacy(plan, account)
@@ -91,6 +94,7 @@ class Certificate:
             software=_software(),
             base_model=dict(base_model),
             adapter={"sha256": None, **adapter},
+            classes=None if classes is None else dict(classes),
             assumptions=tuple(
                 assumptions_of(
                     plan.budget,
@@ -104,6 +108,7 @@ class Certificate:
     def issue(self, release: str | Path) -> Certificate:
         """Hashes every file below `release`, writes certificate.json there and returns what it says."""
         folder = Path(release)
+        forget_unfinished(folder / CERTIFICATE_NAME)
         files = hashes(folder)
         adapter = {**self.adapter, "sha256": files.get(ADAPTER_FILE)}
         issued = dataclasses.replace(self, files=files, adapter=adapter, signature=None)
@@ -154,7 +159,7 @@ class Certificate:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ParameterError(f"not a certificate of schema {SCHEMA}")
         names = {item.name for item in dataclasses.fields(cls)} - {"further"}
-        missing = sorted(names - {"signature"} - set(document))
+        missing = sorted(names - {"signature", "classes"} - set(document))
         if missing:
             raise ParameterError(f"not a certificate: {', '.join(missing)} missing")
         _check_types(document)
@@ -231,6 +236,8 @@ def _entry(numbers: Mapping[str, Any], planned: int, charged: int) -> dict[str, 
 
 def _check_types(document: Mapping[str, Any]) -> None:
     kinds: dict[str, type] = dict.fromkeys(("accountant", "ledger", "files", "base_model", "adapter"), dict)
+    if document.get("classes") is not None:
+        kinds["classes"] = dict
     kinds |= {"mechanisms": list, "assumptions": list, "not_private": bool}
     for name, kind in kinds.items():
         if not isinstance(document[name], kind):

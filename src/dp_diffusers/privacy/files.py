@@ -83,6 +83,12 @@ def write_whole(path: Path, text: str) -> None:
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def forget_unfinished(path: Path) -> None:
+    """Deletes what a `write_whole` of `path` left behind when its process died."""
+    for left in path.parent.glob(f".{path.name}.*.new"):
+        left.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -123,7 +123,7 @@ class Recipe(Section):
         """Every key with its value, as YAML; loading it gives an equal recipe."""
         return dump(self.model_dump())
 
-    def differences(self, other: Recipe, ignoring: str = "runtime.") -> list[str]:
+    def differences(self, other: Recipe, ignoring: tuple[str, ...] | str = "runtime.") -> list[str]:
         """Dotted keys whose values differ, in the order of the recipe, without those below `ignoring`."""
         return differing_keys(self.model_dump(), other.model_dump(), ignoring)
 

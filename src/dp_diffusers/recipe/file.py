@@ -58,8 +58,8 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> RecipeSource:
     source = RecipeSource(path=file, value=located.value, lines=located.lines)
     for key, line in located.duplicates.items():
         source.findings.append((key, f"duplicated key {str(key[-1])!r}, again on line {line}", "keep one"))
-    for override in overrides:
-        _override(source, override)
+    for item in overrides:
+        override(source, item)
     return source
 
 
@@ -83,22 +83,22 @@ def _similar_file(file: Path) -> str | None:
     return f"did you mean {str(file.parent / close)!r}?" if close else None
 
 
-def _override(source: RecipeSource, override: str) -> None:
-    """Applies `a.b=c`; the value is read as YAML."""
-    dotted, equals, text = override.partition("=")
+def override(source: RecipeSource, item: str) -> None:
+    """Applies `a.b=c`; the value is read as YAML. Raises `RecipeError` for anything else."""
+    dotted, equals, text = item.partition("=")
     keys = tuple(int(key) if key.isdigit() else key for key in dotted.strip().split("."))
     if not equals or not all(key != "" for key in keys):
         hint = "write it as --set training.noise_draws=8"
-        raise RecipeError([(f"--set {override}: expected key=value", hint)])
+        raise RecipeError([(f"--set {item}: expected key=value", hint)])
     try:
         value = parse_value(text)
     except YamlSyntaxError as error:
-        raise RecipeError([(f"--set {override}: {error.message}", None)]) from error
+        raise RecipeError([(f"--set {item}: {error.message}", None)]) from error
     container = _container(source.value, keys[:-1])
     if container is None or (isinstance(container, list) and not _is_index(container, keys[-1])):
-        raise RecipeError([(f"--set {override}: {dotted!r} does not lead to a key", None)])
+        raise RecipeError([(f"--set {item}: {dotted!r} does not lead to a key", None)])
     container[keys[-1]] = value
-    source.overrides[keys] = f"--set {override}"
+    source.overrides[keys] = f"--set {item}"
 
 
 def _container(value: Any, keys: KeyPath) -> Any:
@@ -148,14 +148,15 @@ def _line(path: KeyPath, source: RecipeSource) -> int:
     return int(found.group(1)) if found and not place.startswith("--set") else 0
 
 
-def differing_keys(one: Any, other: Any, ignoring: str, prefix: str = "") -> list[str]:
-    """Dotted keys at which two nests of mappings differ; keys that begin with `ignoring` do not count."""
+def differing_keys(one: Any, other: Any, ignoring: tuple[str, ...] | str, prefix: str = "") -> list[str]:
+    """Dotted keys at which two nests of mappings differ; those that begin with any of `ignoring` do not count."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [prefix.rstrip(".")] if one != other else []
+    ignored = tuple(filter(None, (ignoring,) if isinstance(ignoring, str) else ignoring))
     keys = [*one, *(key for key in other if key not in one)]
     found: list[str] = []
     for key in keys:
         dotted = f"{prefix}{key}."
-        if not (ignoring and dotted.startswith(ignoring)):
-            found += differing_keys(one.get(key), other.get(key), ignoring, dotted)
+        if not dotted.startswith(ignored):
+            found += differing_keys(one.get(key), other.get(key), ignored, dotted)
     return found

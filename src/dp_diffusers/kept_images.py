@@ -1,0 +1,114 @@
+"""How images get into a release, so that a process may die at any instant and the next one goes on.
+
+Guarantees:
+- a folder of images appears in `release/` whole, by one rename from `private/`;
+- what was sampled is kept in `private/` until the certificate lists the images;
+- a folder that was placed but not certified is known by its hashes, which were on disk before it was placed.
+May import numpy and the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dp_diffusers.errors import ParameterError
+from dp_diffusers.privacy.files import hashes
+from dp_diffusers.run_folder import RunFolder
+
+FOLDER = "images"
+RECORD = "images.json"
+_BUILDING = "images.new"
+_PARTS = "images.partial"
+
+
+@dataclass(frozen=True)
+class KeptImages:
+    """The images of a run: `release/images`, and what `private/` knows about them."""
+
+    folder: RunFolder
+
+    @property
+    def target(self) -> Path:
+        """Where the images of a release lie."""
+        return self.folder.release / FOLDER
+
+    @property
+    def building(self) -> Path:
+        """Where they are written first: empty ground on the same file system, outside the release."""
+        path = self.folder.private / _BUILDING
+        shutil.rmtree(path, ignore_errors=True)
+        return path
+
+    def place(self, built: Path, request: Mapping[str, Any]) -> None:
+        """Moves a finished folder into the release, after writing down what it is."""
+        self.folder.write(RECORD, {"request": dict(request), "files": hashes(built)})
+        built.rename(self.target)
+
+    def request(self) -> dict[str, Any] | None:
+        """What the images now in the release were asked for with; None where that is not known."""
+        record = self.folder.read(RECORD)
+        return record["request"] if record is not None and self._is_whole(record) else None
+
+    def uncertified(self, listed: Mapping[str, str]) -> bool:
+        """Whether the images are in place, whole, and not yet what the certificate lists.
+
+        Raises `ParameterError` for files that no generation of this run has put there.
+        """
+        if not self.target.exists():
+            return False
+        found = {f"{FOLDER}/{name}": digest for name, digest in hashes(self.target).items()}
+        if all(listed.get(name) == digest for name, digest in found.items()):
+            return False
+        if self.request() is None:
+            raise ParameterError(
+                f"{self.target} holds files that the certificate does not list",
+                hint="move the folder away, and generate again",
+            )
+        return True
+
+    def _is_whole(self, record: Mapping[str, Any]) -> bool:
+        return self.target.exists() and hashes(self.target) == record["files"]
+
+
+class Parts:
+    """Images sampled so far, in `private/`; those of another request are dropped."""
+
+    def __init__(self, folder: RunFolder, request: Mapping[str, Any]) -> None:
+        self._folder = folder.private / _PARTS
+        self.done: list[np.ndarray] = []
+        note, marker = json.dumps(request, sort_keys=True), self._folder / "request.json"
+        if marker.exists() and marker.read_text() == note:
+            self._read()
+            return
+        self.clear()
+        self._folder.mkdir()
+        marker.write_text(note)
+
+    @property
+    def count(self) -> int:
+        """Number of images kept."""
+        return sum(map(len, self.done))
+
+    def add(self, images: np.ndarray) -> None:
+        """Keeps uint8 `[n, H, W, C]` images."""
+        np.save(self._folder / f"{len(self.done):05d}.npy", images)
+        self.done.append(images)
+
+    def clear(self) -> None:
+        """Deletes what was kept."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _read(self) -> None:
+        for path in sorted(self._folder.glob("*.npy")):
+            try:
+                self.done.append(np.load(path))
+            except (ValueError, EOFError, OSError):  # the part that was being written when the process died
+                path.unlink()
+                break

@@ -1,0 +1,331 @@
+"""Images of a release: killed at any instant and made again, of which classes, with which settings, where."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import dp_diffusers as dpd
+from dp_diffusers import images_out, kept_images, release
+from dp_diffusers.diffusion import generation
+from dp_diffusers.errors import ParameterError, RunFolderError
+from dp_diffusers.finetuning import train
+from dp_diffusers.privacy import certificate
+from dp_diffusers.recipe import GenerationSettings, Recipe
+from dp_diffusers.release import Release, generate
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing in the product catches it."""
+
+
+def _kill(*_: Any, **__: Any) -> None:
+    raise KilledError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_fresh_process() -> Iterator[None]:
+    """Each test verifies what matters to it itself."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(release, "verify_in_a_fresh_process", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without privacy (no accounting to wait for) on the tiny base; never written to."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    from conftest import TINY_RECIPE
+    from dp_diffusers.diffusion.base import Base
+    from dp_diffusers.diffusion.patch import Patch
+
+    folder = tmp_path_factory.mktemp("trained")
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=4,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=8,
+        num_class_embeds=4,
+    )
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    names = ("class 0", "class 1", "class 2")
+    Base(unet=unet, scheduler=scheduler, patch=Patch(size=2), class_names=names).save(folder / "base")
+    images = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 1)).astype(np.uint8)
+    images_out.write_images(
+        images, np.arange(30) % 2, ["class 2", "class 0"], folder / "images", format="parquet"
+    )
+    text = TINY_RECIPE.format(
+        base=folder / "base", data=folder / "images" / images_out.PARQUET, ledger="x.ledger", steps=1
+    )
+    (folder / "recipe.yaml").write_text(text)
+    train(Recipe.load(folder / "recipe.yaml", ["mechanism.name=none"]), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may change."""
+    return Path(shutil.copytree(trained / "run", tmp_path / "run"))
+
+
+def _again(trained: Path, out: Path, *overrides: str) -> Release:
+    return train(Recipe.load(trained / "recipe.yaml", ["mechanism.name=none", *overrides]), out)
+
+
+def _labels(images: Path) -> tuple[list[str], list[int]]:
+    table = pq.read_table(images / images_out.PARQUET)
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    return features["label"]["names"], np.bincount(table["label"].to_numpy()).tolist()
+
+
+def _half_written(*arguments: Any, **_: Any) -> None:
+    """Dies in the middle of the images' folder."""
+    folder = next(item for item in arguments if isinstance(item, Path))
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "half").write_bytes(b"half")
+    raise KilledError
+
+
+def _unfinished_certificate(path: Path, text: str) -> None:
+    """Dies before the new certificate takes its name."""
+    path.with_name(f".{path.name}.{os.getpid()}.new").write_text(text)
+    raise KilledError
+
+
+def _second_part(*arguments: Any, **_: Any) -> Any:
+    yield np.zeros((4, 8, 8, 1), np.uint8)
+    raise KilledError
+
+
+WINDOWS: dict[str, tuple[Any, str, Any]] = {
+    "while sampling": (release, "sample", _second_part),
+    "while the images are written": (release, "build_images", _half_written),
+    "before they are placed": (kept_images.KeptImages, "place", _kill),
+    "as they are placed": (Path, "rename", _kill),
+    "before the certificate lists them": (release, "_certify_images", _kill),
+    "while the certificate is written": (certificate, "write_whole", _unfinished_certificate),
+    "after the certificate lists them": (kept_images.Parts, "clear", None),
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_guarantee_a_generation_killed_anywhere_is_made_whole_by_the_next(
+    run: Path, window: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, name, death = WINDOWS[window]
+    if death is None:
+        clear, calls = kept_images.Parts.clear, []
+
+        def death(self: Any) -> None:  # the second call: the first one makes room
+            calls.append(1)
+            if len(calls) > 1:
+                raise KilledError
+            clear(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, name, death)
+        with pytest.raises(KilledError):
+            generate(run, images=9)
+    before = dpd.Certificate.verify(run / "release")
+    images = generate(run, images=9)
+    assert dpd.Certificate.verify(run / "release").valid
+    assert sum(_labels(images)[1]) == 9
+    assert not [item for item in (run / "private").iterdir() if item.name.startswith("images.p")]
+    if window in ("while sampling", "while the images are written", "before they are placed"):
+        assert before.valid, "what is not finished lies outside the release"
+
+
+def test_the_same_generation_again_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate(run, images=9)
+    before = (run / "release" / "certificate.json").read_bytes()
+    monkeypatch.setattr(release, "sample", _kill)
+    assert generate(run, images=9) == run / "release" / "images"
+    assert (run / "release" / "certificate.json").read_bytes() == before
+    with pytest.raises(ParameterError, match="is there already"):
+        generate(run, images=6)
+
+
+def test_images_that_were_deleted_are_replaced(run: Path) -> None:
+    shutil.rmtree(generate(run, images=9))
+    generate(run, images=6)
+    assert dpd.Certificate.verify(run / "release").valid
+
+
+def test_files_that_no_generation_put_there_are_never_certified(run: Path) -> None:
+    (run / "release" / "images").mkdir()
+    (run / "release" / "images" / "patient.png").write_bytes(b"private")
+    with pytest.raises(ParameterError, match="does not list"):
+        generate(run, images=9)
+    assert not dpd.Certificate.verify(run / "release").valid
+
+
+def test_guarantee_what_was_placed_is_certified_only_unchanged(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(release, "_certify_images", _kill)
+        with pytest.raises(KilledError):
+            generate(run, images=9)
+    (run / "release" / "images" / "patient.png").write_bytes(b"private")
+    with pytest.raises(ParameterError, match="does not list"):
+        generate(run, images=9)
+
+
+def test_sampling_goes_on_where_it_stopped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = dict(zip(("sampler", "steps"), ("ddim", 3)))
+    whole = generate(run, images=9, out=run / "whole", settings=GenerationSettings(**small))
+    starts: list[int] = []
+
+    def in_threes(*arguments: Any, start: int) -> Any:
+        starts.append(start)
+        family, numbers, count, sampling = arguments
+        sampling = generation.Sampling(**{**vars(sampling), "batch": 3})
+        for index, part in enumerate(generation.sample(family, numbers, count, sampling, start=start)):
+            if len(starts) == 1 and index == 1:
+                raise KilledError
+            yield part
+
+    monkeypatch.setattr(release, "sample", in_threes)
+    for _ in range(2):
+        try:
+            parts = generate(run, images=9, out=run / "parts", settings=GenerationSettings(**small))
+        except KilledError:
+            continue
+    assert starts == [0, 3]
+    read = [pq.read_table(folder / images_out.PARQUET)["image"].to_pylist() for folder in (whole, parts)]
+    pixels = [[torch.frombuffer(bytearray(row["bytes"]), dtype=torch.uint8) for row in rows] for rows in read]
+    assert len(pixels[0]) == len(pixels[1]) == 9
+
+
+def test_images_are_made_of_the_declared_classes_only(trained: Path, tmp_path: Path) -> None:
+    made = _again(trained, tmp_path / "run", 'data.classes=["class 2", "class 0"]')
+    assert made.certificate.classes == {
+        "labels": [2, 0],
+        "names": ["class 2", "class 0"],
+        "declared": True,
+    }
+    assert _labels(generate(made, per_label=3)) == (["class 2", "class 0"], [3, 3])
+    assert "torch.tensor([2, 0])" in (made.path / "README.md").read_text()
+
+
+def test_images_carry_the_declared_names_where_classes_are_matched_by_position(
+    trained: Path, tmp_path: Path
+) -> None:
+    made = _again(trained, tmp_path / "run", "data.classes=[healthy, ill]")
+    assert made.certificate.classes is not None
+    assert made.certificate.classes["labels"] == [0, 1]
+    assert _labels(generate(made, images=6)) == (["healthy", "ill"], [3, 3])
+
+
+def test_guarantee_class_names_found_in_the_data_choose_nothing(run: Path) -> None:
+    made = Release.open(run)
+    assert made.certificate.classes is not None
+    assert not made.certificate.classes["declared"]
+    names, counts = _labels(generate(made, images=6))
+    assert names == ["class 0", "class 1", "class 2"]
+    assert counts == [2, 2, 2]
+
+
+def test_the_sampled_labels_are_those_of_the_base(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _again(trained, tmp_path / "run", 'data.classes=["class 2", "class 0"]')
+    asked: list[list[int]] = []
+
+    def spy(family: Any, labels: Any, count: int, sampling: Any, *, start: int) -> Any:
+        asked.append(labels.tolist())
+        return generation.sample(family, labels, count, sampling, start=start)
+
+    monkeypatch.setattr(release, "sample", spy)
+    generate(made, images=4)
+    assert sorted(asked[0]) == [0, 0, 2, 2]
+
+
+def test_certificates_without_classes_mean_all_of_the_base(run: Path) -> None:
+    path = run / "release" / "certificate.json"
+    document = json.loads(path.read_text())
+    del document["classes"]
+    path.write_text(json.dumps(document))
+    assert dpd.Certificate.verify(run / "release").valid
+    assert _labels(generate(run, images=3))[1] == [1, 1, 1]
+
+
+def test_python_callers_declare_classes_too(trained: Path, tmp_path: Path) -> None:
+    from dp_diffusers.mechanisms.none import NonPrivate
+
+    data = dpd.PrivateImages(
+        images=np.zeros((30, 8, 8, 1), np.uint8),
+        labels=np.arange(30) % 2,
+        class_names=("class 2", "class 0"),
+        owner=np.arange(30),
+        unit_count=30,
+    )
+    plan = dpd.Plan.calibrate(None, NonPrivate(steps=1, expected_units=10, population=30))
+    made = dpd.finetune(trained / "base", data, plan, out=tmp_path / "run")
+    assert made.certificate.classes is not None
+    assert made.certificate.classes["labels"] == [2, 0]
+
+
+def test_generation_may_be_changed_after_a_training(trained: Path, run: Path) -> None:
+    kept = (run / "recipe.yaml").read_bytes()
+    assert _again(trained, run, "generation.steps=7").path == run / "release"
+    assert (run / "recipe.yaml").read_bytes() == kept
+    with pytest.raises(RunFolderError, match=r"training\.ema differ"):
+        _again(trained, run, "generation.steps=7", "training.ema=0.5")
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_the_network_is_moved_to_the_device_of_the_run(
+    run: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("device: auto", f"device: {device}"))
+    asked: list[str] = []
+    meta = torch.device("meta")
+    monkeypatch.setattr(release, "device_of", lambda name: asked.append(name) or meta)
+    family = Release.open(run).family()
+    assert asked == [device]
+    assert {parameter.device.type for parameter in family.network.parameters()} == {"meta"}
+
+
+def test_a_device_that_is_not_there_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ParameterError, match="is not there"):
+        generate(run, images=3, device="cuda")
+    with pytest.raises(ParameterError, match="unknown device"):
+        generate(run, images=3, device="gpu")
+
+
+def test_guarantee_the_initial_noise_is_drawn_on_the_cpu(tiny_base: Callable[..., Any]) -> None:
+    """Whatever the device of the network, even the default one, the noise of image i is the same."""
+    from dp_diffusers.diffusion.pixel import PixelFamily
+
+    family = PixelFamily(tiny_base())
+    there = generation._initial_noise(family, 0, range(3))
+    family.network.to("meta")
+    with torch.device("meta"):
+        here = generation._initial_noise(family, 0, range(3))
+    assert here.device.type == "cpu"
+    assert torch.equal(there, here)
+
+
+def test_progress_counts_images(run: Path) -> None:
+    lines: list[dict[str, Any]] = []
+    generate(run, images=9, progress=lambda **facts: lines.append(facts))
+    assert [(line["step"], line["steps"], line["unit"]) for line in lines] == [(9, 9, "images")]
