@@ -52,9 +52,32 @@ class DemoResult:
 
     release: Path
     epsilon: float | None
+    delta: float | None
     accuracy: float
     public_accuracy: float | None
     picture: Path
+    accuracy_interval: tuple[float, float]
+    public_interval: tuple[float, float] | None
+
+    def explain(self) -> str:
+        """Readable lines for a terminal."""
+        lines = [f"release: {self.release} (certificate valid)"]
+        if self.epsilon is not None:
+            lines.append(f"epsilon {self.epsilon:.4g} at delta {self.delta:g} for each private image")
+        lines.append(
+            "accuracy on held-out real digits, trained on private synthetic images: "
+            + _accuracy(self.accuracy, self.accuracy_interval)
+        )
+        if self.public_accuracy is not None and self.public_interval is not None:
+            lines.append(
+                "the same, trained on images of the public model alone: "
+                + _accuracy(self.public_accuracy, self.public_interval)
+            )
+        return "\n".join([*lines, f"picture: {self.picture}"])
+
+
+def _accuracy(mean: float, interval: tuple[float, float]) -> str:
+    return f"{mean:.1f} % (95 % interval {interval[0]:.1f} to {interval[1]:.1f})"
 
 
 def demo(out: Path, progress: Progress) -> DemoResult:
@@ -69,18 +92,20 @@ def demo(out: Path, progress: Progress) -> DemoResult:
     prepare(out)
     pretrain(PretrainRecipe.load(out / "pretrain.yaml"), out / "public-model", progress)
     release = train(Recipe.load(out / "recipe.yaml"), out / "run", progress)
-    images = release.path / "images"
-    if not images.exists():
-        generate(release, images=IMAGES, progress=progress)
+    images = generate(release, images=IMAGES, progress=progress)
     scores = evaluate(images, out / "held-out-digits", progress=progress)
     verify_in_a_fresh_process(release.path)
     picture = draw(images, out / "synthetic-digits.png")
+    public = scores.public_model
     return DemoResult(
         release=release.path,
         epsilon=release.certificate.epsilon,
+        delta=release.certificate.delta,
         accuracy=scores.accuracy.mean,
-        public_accuracy=scores.public_model.mean if scores.public_model else None,
+        public_accuracy=None if public is None else public.mean,
         picture=picture,
+        accuracy_interval=(scores.accuracy.low, scores.accuracy.high),
+        public_interval=None if public is None else (public.low, public.high),
     )
 
 

@@ -6,6 +6,7 @@ top. The JSON documents are the design's contract.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,9 @@ from dp_diffusers.errors import ExitCode, InputError, LedgerError
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger
+    from dp_diffusers.privacy.reservation import Run
 
+BAR = 20  # characters of the bar that shows what is spent
 ledger = typer.Typer(help="The account of a data set.", rich_markup_mode=None)
 certificate = typer.Typer(help="What a release certifies.", rich_markup_mode=None)
 
@@ -45,10 +48,8 @@ def show(
     if not path.is_file():
         raise LedgerError(f"ledger not found: {path}", hint="the first training writes one")
     with Ledger.open(path, create=False) as opened:
-        document = _account(opened)
-    cap = "no limit" if document["cap_epsilon"] is None else f"cap {document['cap_epsilon']:g}"
-    text = f"epsilon {document['spent_epsilon']:.4g} spent at delta {document['delta']:g}, {cap}"
-    answer("\n".join([text, *map(_line, document["entries"])]), document)
+        document, lines = _account(opened), list(_runs(opened.runs()))
+    answer("\n".join([*lines, _total(document)]), document)
 
 
 def _account(opened: Ledger) -> dict[str, Any]:
@@ -68,9 +69,25 @@ def _account(opened: Ledger) -> dict[str, Any]:
     }
 
 
-def _line(entry: dict[str, Any]) -> str:
-    """One entry as text."""
-    return f"{entry['seq']:>6}  {entry.get('at', ''):<25}  {entry['kind']:<8}  {entry['run']}".rstrip()
+def _runs(runs: Sequence[Run]) -> Iterator[str]:
+    """One line for each run; an open run counts at its limit, a cancelled one not at all."""
+    if runs:
+        yield f"{'run':<32}  {'status':<9}  {'steps/limit':>13}  epsilon"
+    for run in runs:
+        steps = f"{run.steps_charged}/{run.limit}"
+        epsilon = 0.0 if run.status == "cancelled" else run.cost.epsilon
+        reserved = "  reserved" if run.status == "open" else ""
+        yield f"{run.run_id:<32}  {run.status:<9}  {steps:>13}  {epsilon:.4g}{reserved}"
+
+
+def _total(document: dict[str, Any]) -> str:
+    """What is spent, against the cap."""
+    spent, cap = document["spent_epsilon"], document["cap_epsilon"]
+    text = f"epsilon {spent:.4g} spent at delta {document['delta']:g}, "
+    if cap is None:
+        return text + "no limit"
+    filled = min(BAR, round(BAR * spent / cap))
+    return f"{text}cap {cap:g}  [{'#' * filled}{'.' * (BAR - filled)}] {100 * spent / cap:.0f} %"
 
 
 @certificate.command("verify", cls=Verb)
@@ -88,8 +105,15 @@ def verify(
     if (release / "release").is_dir():  # a run folder was meant
         release = release / "release"
     found = Certificate.verify(release)
-    document = {"valid": found.valid, "epsilon": found.epsilon, "problems": list(found.problems)}
-    answer("valid" if found.valid else "not valid", document)
+    document = {
+        "valid": found.valid,
+        "epsilon": found.epsilon,
+        "problems": list(found.problems),
+        "not_private": found.not_private,
+        "delta": found.delta,
+        "unit": found.unit,
+    }
+    answer(found.explain(), document)
     for problem in found.problems:
         complain(str(problem))
     if not found.valid:

@@ -1,4 +1,4 @@
-"""One line of progress: `step 812/2000  ε 0.61/1.00  1.3 s/step  1.2 GB  eta 4m`.
+"""One line of progress: `step 812/2000  ε 0.61/1.00  1.3 s/step  1.2 GB  eta 4m`, or `images 250/2000 …`.
 
 Guarantees that no private number is shown: a loss appears only where the caller declared the training public.
 May import the standard library alone (torch only if it is loaded already). Fields: the design's command line.
@@ -20,7 +20,10 @@ class Progress(Protocol):
     """What the library reports to: keyword facts of a step, or a `message`."""
 
     def __call__(self, **facts: Any) -> None:
-        """`message`; or `step`, `steps` and optionally `epsilon`, `budget`, `seconds`, `loss`."""
+        """`message`; or `step`, `steps` and optionally `unit`, `epsilon`, `budget`, `seconds`, `loss`.
+
+        `unit`: what is counted, `step` or `images`; `seconds`: time that the last one took.
+        """
 
 
 class Terminal:
@@ -34,6 +37,7 @@ class Terminal:
         self._width = 0
         self._seconds_per_step: float | None = None
         self._previous: float | None = None
+        self._task: tuple[str, int] | None = None
 
     def __call__(
         self,
@@ -41,6 +45,7 @@ class Terminal:
         message: str | None = None,
         step: int | None = None,
         steps: int | None = None,
+        unit: str = "step",
         seconds: float | None = None,
         **facts: Any,
     ) -> None:
@@ -51,8 +56,8 @@ class Terminal:
             self.close()
             print(message, file=self._stream, flush=True)
         if step is not None and steps is not None:
-            self._time(seconds)
-            self._show(step, steps, facts)
+            self._time(seconds, (unit, steps))
+            self._show(step, steps, unit, facts)
 
     def close(self) -> None:
         """Ends a line that was drawn in place."""
@@ -60,8 +65,10 @@ class Terminal:
             print(file=self._stream, flush=True)
             self._width = 0
 
-    def _time(self, seconds: float | None) -> None:
-        """A running mean over about ten steps."""
+    def _time(self, seconds: float | None, task: tuple[str, int]) -> None:
+        """A running mean over about ten calls; another task begins anew."""
+        if task != self._task:
+            self._task, self._seconds_per_step, self._previous = task, None, None
         now = time.monotonic()
         if seconds is None and self._previous is not None:
             seconds = now - self._previous
@@ -70,13 +77,13 @@ class Terminal:
             mean = self._seconds_per_step
             self._seconds_per_step = seconds if mean is None else 0.9 * mean + 0.1 * seconds
 
-    def _show(self, step: int, steps: int, facts: dict[str, Any]) -> None:
+    def _show(self, step: int, steps: int, unit: str, facts: dict[str, Any]) -> None:
         wait = DRAW_EVERY_SECONDS if self._in_place else LINE_EVERY_SECONDS
         now = time.monotonic()
         if step < steps and now - self._drawn < wait:
             return
         self._drawn = now
-        line = progress_line(step, steps, self._seconds_per_step, facts, public=self._public)
+        line = progress_line(step, steps, self._seconds_per_step, facts, public=self._public, unit=unit)
         if not self._in_place:
             print(line, file=self._stream, flush=True)
             return
@@ -87,23 +94,37 @@ class Terminal:
 
 
 def progress_line(
-    step: int, steps: int, seconds: float | None, facts: dict[str, Any], *, public: bool = False
+    step: int,
+    steps: int,
+    seconds: float | None,
+    facts: dict[str, Any],
+    *,
+    public: bool = False,
+    unit: str = "step",
 ) -> str:
     """The line for one step; facts that are absent are left out."""
-    parts = [f"step {step}/{steps}"]
+    parts = [f"{unit} {step}/{steps}"]
     if facts.get("epsilon") is not None:
         limit = f"/{facts['budget']:.2f}" if facts.get("budget") is not None else ""
         parts.append(f"ε {facts['epsilon']:.2f}{limit}")
     if public and facts.get("loss") is not None:
         parts.append(f"loss {float(facts['loss']):.4f}")
     if seconds is not None:
-        parts.append(f"{seconds:.2g} s/step" if seconds < 100 else f"{seconds:.0f} s/step")
+        parts.append(_speed(seconds, unit))
     memory = memory_bytes()
     if memory:
         parts.append(f"{memory / 1e9:.1f} GB")
     if seconds is not None:
         parts.append(f"eta {duration(seconds * (steps - step))}")
     return "  ".join(parts)
+
+
+def _speed(seconds: float, unit: str) -> str:
+    """`1.3 s/step`; of several things `41 images/s`, which is below 1 for slow ones."""
+    if unit != "step":
+        rate = 1 / max(seconds, 1e-9)
+        return f"{rate:.2g} {unit}/s" if rate < 100 else f"{rate:.0f} {unit}/s"
+    return f"{seconds:.2g} s/step" if seconds < 100 else f"{seconds:.0f} s/step"
 
 
 def duration(seconds: float) -> str:

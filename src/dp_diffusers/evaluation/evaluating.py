@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dp_diffusers.data.public_images import PublicImages
-from dp_diffusers.errors import DataError, ParameterError, within
+from dp_diffusers.errors import DataError, ModelError, ParameterError, RunFolderError, within
 from dp_diffusers.evaluation import classifier
 from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
@@ -59,7 +59,8 @@ def evaluate(
     names = synthetic.class_names
     test = _reference(_opened(reference, shape), names)
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
-    sets = {SYNTHETIC: synthetic, **_of_the_public_model(public_model, run, synthetic, progress)}
+    of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
+    sets = {SYNTHETIC: synthetic, **of_the_base}
     sets |= _public_sets(synthetic, _public(public, run, shape, names), with_public)
     passes = classifier.default_passes(shape[0]) if passes is None else passes
     rows = [_row(name, part, test, seeds, passes, progress) for name, part in sets.items()]
@@ -74,21 +75,29 @@ def evaluate(
         features=classifier.NAME,
         seeds=seeds,
         passes=passes,
-        notes=tuple(dict.fromkeys(note for part in (*sets.values(), test) for note in part.notes)),
+        notes=tuple(
+            dict.fromkeys([*(note for part in (*sets.values(), test) for note in part.notes), *missing])
+        ),
     )
 
 
 def _of_the_public_model(
     given: Images | None, run: Path | None, synthetic: LabelledImages, progress: Progress
-) -> dict[str, LabelledImages]:
-    """Images of the public model: those given, else made by the run's base without its adapter, else none."""
+) -> tuple[dict[str, LabelledImages], list[str]]:
+    """Images of the public model: those given, else made by the run's base without its adapter, else none.
+
+    Also what to say where the base of the run cannot be opened: the other rows are worth having without it.
+    """
     names = synthetic.class_names
     if given is not None:
-        return {PUBLIC_MODEL: _opened(given, synthetic.images.shape[1:]).numbered_as(names)}
+        return {PUBLIC_MODEL: _opened(given, synthetic.images.shape[1:]).numbered_as(names)}, []
     if run is None:
-        return {}
+        return {}, []
     progress(message="images of the public model, without the adapter")
-    return {PUBLIC_MODEL: public_model_images(run, synthetic).numbered_as(names)}
+    try:
+        return {PUBLIC_MODEL: public_model_images(run, synthetic).numbered_as(names)}, []
+    except (ModelError, RunFolderError) as error:
+        return {}, [f"no row of the public model (ε = 0): {error.message}"]
 
 
 def _row(

@@ -1,7 +1,7 @@
 """The ε = 0 rows of a release: images of its base model without the adapter, and the base's public data.
 
-Guarantees the same labels, sampler, steps, guidance and seed as the release's images; the result is kept in
-`RUN/private/`. May import what `release` imports, when called.
+Guarantees the same labels, sampler, steps, guidance and seed as the release's images, whatever `generate` was
+told; the result is kept in `RUN/private/`. May import what `release` imports, when called.
 """
 
 from __future__ import annotations
@@ -13,6 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from dp_diffusers.evaluation.reading import LabelledImages
+from dp_diffusers.kept_images import KeptImages
+from dp_diffusers.run_folder import RunFolder
+
+DRAWN = ("sampler", "steps", "guidance", "seed")
 
 
 def run_of(images: Path) -> Path | None:
@@ -31,7 +35,11 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     from dp_diffusers.release import Release
 
     release = Release.open(run)
-    settings = GenerationSettings(**release.settings().get("generation", {}))
+    made_with = KeptImages(RunFolder(run)).request() or {}
+    recipe = release.settings().get("generation") or {}
+    settings = GenerationSettings(
+        **{**recipe, **{name: made_with[name] for name in DRAWN if name in made_with}}
+    )
     sampling = Sampling(
         sampler=settings.sampler, steps=settings.steps, guidance=settings.guidance, seed=settings.seed
     )

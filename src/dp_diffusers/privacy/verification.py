@@ -20,16 +20,33 @@ from dp_diffusers.privacy.certificate import ADAPTER_FILE, Certificate
 from dp_diffusers.privacy.events import GaussianMechanism, record_from_dict
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, unlisted
 
+NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
 MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was found: `epsilon` is the recomputed one, None if it could not be or nothing is promised."""
+    """What was found: `epsilon` is the recomputed one, None if it could not be or nothing is promised.
+
+    `not_private`, `delta`, `unit` and `adjacency` are what the certificate says; None where it has none.
+    """
 
     valid: bool
     epsilon: float | None
     problems: tuple[str, ...]
+    not_private: bool | None = None
+    delta: float | None = None
+    unit: str | None = None
+    adjacency: str | None = None
+
+    def explain(self) -> str:
+        """The verdict, and what the release promises if it is valid."""
+        if not self.valid:
+            return "not valid"
+        if self.not_private:
+            return f"valid\n{NOT_PRIVATE}"
+        promise = f"epsilon {self.epsilon:.4g} at delta {self.delta:g} per {self.unit}"
+        return f"valid\n{promise}, adjacency {self.adjacency}"
 
 
 def verify_release(folder: Path) -> Verification:
@@ -51,7 +68,15 @@ def verify_release(folder: Path) -> Verification:
         problems += [*changed(folder, certificate.files), *unlisted(folder, certificate.files)]
     except OSError as error:
         problems.append(f"cannot read the files of {folder}: {error}")
-    return Verification(valid=not problems, epsilon=recomputed, problems=tuple(problems))
+    return Verification(
+        valid=not problems,
+        epsilon=recomputed,
+        problems=tuple(problems),
+        not_private=certificate.not_private,
+        delta=certificate.delta,
+        unit=certificate.unit,
+        adjacency=certificate.adjacency,
+    )
 
 
 def _invalid(problem: str) -> Verification:

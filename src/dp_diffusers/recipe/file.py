@@ -38,7 +38,8 @@ class RecipeSource:
                 return self.overrides[path[:length]]
             if path[:length] in self.lines:
                 return f"{self.path.name}:{self.lines[path[:length]]}"
-        return self.path.name
+        below = (text for keys, text in self.overrides.items() if keys[: len(path)] == path)
+        return next(below, self.path.name) if path else self.path.name
 
 
 def read(path: str | Path, overrides: Iterable[str] = ()) -> RecipeSource:
@@ -149,7 +150,7 @@ def _line(path: KeyPath, source: RecipeSource) -> int:
 
 
 def differing_keys(one: Any, other: Any, ignoring: tuple[str, ...] | str, prefix: str = "") -> list[str]:
-    """Dotted keys at which two nests of mappings differ; those that begin with any of `ignoring` do not count."""
+    """Dotted keys at which two nests of mappings differ, but for those that begin with one of `ignoring`."""
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return [prefix.rstrip(".")] if one != other else []
     ignored = tuple(filter(None, (ignoring,) if isinstance(ignoring, str) else ignoring))
