@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,17 @@ def test_other_names_are_matched_by_position_and_that_is_said() -> None:
     assert found.labels is not None
     assert found.labels.tolist() == [0, 1]
     assert notes == [BY_POSITION]
+
+
+def test_guarantee_names_that_only_the_data_know_are_never_matched_by_position() -> None:
+    """One image of a class `b` would turn the `c` of everyone else from 1 into 2."""
+    found = replace(_data(("a", "c")), class_names_from_data=True)
+    for names in (BASE, None):
+        with pytest.raises(DataError, match="one image of a new class") as caught:
+            numbered_for(found, 4, names)
+        assert "set data.classes" in str(caught.value.hint)
+    by_name, _ = numbered_for(replace(_data(("dog", "ant")), class_names_from_data=True), 4, BASE)
+    assert not by_name.class_names_from_data, "the names used are the base's"
 
 
 def test_a_side_without_names_is_matched_by_number() -> None:

@@ -1,8 +1,8 @@
 """Labels in the numbering of the base model: by name where the names are shared, else by position.
 
-Guarantees that an image trains the class whose name it carries, that a match by position is said, and that
-names which fit in part are refused. May import numpy, never torch. Nothing of the images but their class
-names is used.
+Guarantees that an image trains the class whose name it carries, that a match by position is said, that names
+which fit in part are refused, and that no unit can change the number of another's class. May import numpy,
+never torch. Nothing of the images but their class names is used.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ def numbered_for(
     """The images as a base model with `classes` classes called `names` counts them, and what to say about it.
 
     An unconditional model (`classes` 0) ignores labels.
-    Raises: `DataError` for labels that are missing, too many, or called partly like the base's classes.
+    Raises: `DataError` for labels that are missing, too many, called partly like the base's classes, or
+    numbered by names that the data alone know.
     """
     if data.caption is not None:
         raise DataError(
             "the base model takes no captions", hint="leave the caption out; it learns from labels"
         )
     if not classes:
-        return replace(data, labels=None), []
+        return replace(data, labels=None, class_names=None, class_names_from_data=False), []
     if data.labels is None:
         raise DataError(
             "the base model is class-conditional but the images have no labels", hint="set data.label"
@@ -49,15 +50,24 @@ def numbered_for(
             hint=f"data.classes: either names of the base's ({', '.join(names)}), or none of them",
         )
     numbers = np.array([names.index(name) for name in own], np.int64)
-    return replace(data, labels=numbers[data.labels], class_names=names), []
+    labels = numbers[data.labels]
+    return replace(data, labels=labels, class_names=names, class_names_from_data=False), []
 
 
 def _by_position(data: PrivateImages, classes: int, names: tuple[str, ...] | None) -> list[str]:
     """What to say. Raises: `DataError` where the base has fewer classes."""
+    if data.class_names_from_data:
+        raise DataError(
+            "the labels are text, and the base model does not know their names: one image of a new class "
+            "would change the number of the others",
+            hint="set data.classes, in the order of the base's classes",
+        )
     labels = data.labels if data.labels is not None else np.zeros(0, np.int64)
     count = len(data.class_names) if data.class_names else int(labels.max(initial=-1)) + 1
     if count > classes:
         raise DataError(
-            f"the base model has {classes} classes, the images have more", hint="set data.classes"
+            f"the base model has {classes} classes, the images have more",
+            hint="set data.classes; or give the base its names, a list in classes.json: without it the last "
+            "class embedding is taken for that of no class",
         )
     return [BY_POSITION] if data.class_names and names else []

@@ -48,14 +48,25 @@ def test_guarantee_images_of_a_folder_belong_to_the_person_in_the_table(tmp_path
 
 
 def test_labels_from_a_column(tmp_path: Path) -> None:
-    data = PrivateImages.open(_folder(tmp_path), label="finding", unit="patient_id")
-    assert data.labels is not None
-    assert data.labels.tolist() == [1, 1, 0]
-    assert data.class_names == ("sick", "well")
-    assert data.class_names_from_data
-    given = PrivateImages.from_folder(tmp_path, labels="finding", classes=["well", "sick"])
+    given = PrivateImages.from_folder(_folder(tmp_path), labels="finding", classes=["well", "sick"])
     assert given.labels is not None
     assert given.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("well", ["well", "1"])
+def test_guarantee_no_row_decides_whether_labels_are_numbers(tmp_path: Path, well: str) -> None:
+    """Text needs declared classes; one row of text among numbers is refused, not a new numbering."""
+    table = TABLE.replace("well", well)
+    with pytest.raises(DataError, match="nobody said which classes") as caught:
+        PrivateImages.from_folder(_folder(tmp_path, table), labels="finding")
+    assert "data.classes" in str(caught.value.hint)
+
+
+def test_numbers_are_names_where_the_declared_classes_are_numbers(tmp_path: Path) -> None:
+    table = TABLE.replace("well", "10").replace("sick", "2")
+    data = PrivateImages.from_folder(_folder(tmp_path, table), labels="finding", classes=["10", "2"])
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 0, 1]
 
 
 def test_a_byte_order_mark_and_spaces_are_no_part_of_names(tmp_path: Path) -> None:
@@ -106,8 +117,10 @@ def test_a_table_that_is_no_text_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_class_may_be_called_none_but_not_be_empty(tmp_path: Path) -> None:
-    data = PrivateImages.open(_folder(tmp_path, TABLE.replace("sick", "none")), label="finding")
-    assert data.class_names == ("none", "well")
+    classes = ["well", "none"]
+    table = TABLE.replace("sick", "none")
+    data = PrivateImages.open(_folder(tmp_path, table), label="finding", classes=classes)
+    assert data.class_names == ("well", "none")
     (tmp_path / "metadata.csv").write_text(TABLE.replace("sick", ""))
     with pytest.raises(DataError, match="label column 'finding' is empty for 1 images"):
         PrivateImages.open(tmp_path, label="finding")

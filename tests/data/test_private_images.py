@@ -88,7 +88,7 @@ def test_parquet_with_declared_names_and_units(tmp_path: Path) -> None:
     assert images.labels is not None
     assert images.labels.tolist() == [1, 0, 1]
     assert images.class_names == ("well", "ill")
-    assert images.class_names_from_data
+    assert not images.class_names_from_data, "numbers are used as they are"
     assert images.owner.tolist() == [0, 1, 0]
     assert images.unit_count == 2
     assert images.owner.dtype == np.int64
@@ -316,3 +316,56 @@ def test_chest_x_rays_belong_to_patients() -> None:
     images = PrivateImages.open(path, label="label", unit="patient_id", size=32)
     assert images.unit_count == 2846
     assert np.array_equal(np.unique(images.owner), np.arange(2846))
+
+
+def made(**changed: Any) -> PrivateImages:
+    fields: dict[str, Any] = {
+        "images": np.zeros((2, 4, 4, 1), np.uint8),
+        "labels": np.array([0, 1]),
+        "class_names": ("a", "b"),
+        "owner": np.arange(2),
+        "unit_count": 2,
+    }
+    return PrivateImages(**{**fields, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"images": np.zeros((2, 4, 4, 1), np.float32)}, "expected images of uint8"),
+        ({"images": np.zeros((2, 4, 4), np.uint8)}, "expected images of uint8"),
+        ({"labels": np.array([0, 2])}, "expected labels from 0 to 1"),
+        ({"labels": np.array([0, -1])}, "expected labels from 0 to 1"),
+        ({"labels": np.array([0, -1]), "class_names": None}, "expected labels >= 0"),
+        ({"labels": np.array([0.0, 1.0])}, "expected labels of int64"),
+        ({"labels": np.array([0])}, "one owner and one label for each image"),
+        ({"owner": np.arange(1), "unit_count": 1}, "one owner and one label for each image"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(changed: dict[str, Any], message: str) -> None:
+    made()
+    with pytest.raises(DataError, match=message):
+        made(**changed)
+
+
+def test_class_folders_called_by_numbers_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    images = PrivateImages.from_folder(
+        folder(tmp_path, {f"{name}/x.png": png() for name in ("0", "1", "2", "10")})
+    )
+    assert images.class_names == ("0", "1", "2", "10")
+
+
+def test_unit_ids_of_another_type_in_another_file_are_refused(tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", {"image": structs(png()), "label": [0], "patient": [7]})
+    parquet(tmp_path / "b.parquet", {"image": structs(png()), "label": [0], "patient": ["7"]})
+    with pytest.raises(DataError, match=r"unit column 'patient' is of int and str in different files"):
+        PrivateImages.open(tmp_path, label="label", unit="patient")
+
+
+def test_guarantee_numbers_without_declared_classes_have_no_names(tmp_path: Path) -> None:
+    """How many classes there are would otherwise be for one row to say."""
+    images = PrivateImages.from_parquet(
+        parquet(tmp_path / "x.parquet", {"image": structs(png(), png()), "label": [0, 7]})
+    )
+    assert images.class_names is None
+    assert not images.class_names_from_data

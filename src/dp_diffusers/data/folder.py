@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from dp_diffusers.data.metadata import Metadata, numbers_or_text, read_metadata
+from dp_diffusers.data.metadata import Metadata, read_metadata
 from dp_diffusers.data.sources import RawImages, source
 from dp_diffusers.errors import DataError, nearest
 
@@ -39,7 +39,14 @@ def read_folder(path: Path, *, label: str | None, unit: str | None) -> RawImages
 
     labels, class_names = _labels(files, label, found.get("label"))
     units: list[object] | None = list(found["unit"]) if "unit" in found else None
-    return RawImages(count=len(files), encoded=encoded, labels=labels, class_names=class_names, units=units)
+    return RawImages(
+        count=len(files),
+        encoded=encoded,
+        labels=labels,
+        typed="label" not in found,
+        class_names=class_names,
+        units=units,
+    )
 
 
 def _columns(path: Path, names: list[str], label: str | None, unit: str | None) -> dict[str, list[str]]:
@@ -57,13 +64,18 @@ def _columns(path: Path, names: list[str], label: str | None, unit: str | None) 
 
 def _labels(
     files: list[tuple[Path, str]], label: str | None, column: list[str] | None
-) -> tuple[list[int] | list[str] | None, tuple[str, ...] | None]:
+) -> tuple[list[str] | None, tuple[str, ...] | None]:
     """Labels and declared class names: from the column, from the folders, or none."""
     if column is not None:
-        return numbers_or_text(column), None
+        return column, None
     if label is None:
         return None, None
-    return [name for _, name in files], tuple(sorted({name for _, name in files}))
+    return [name for _, name in files], _in_order({name for _, name in files})
+
+
+def _in_order(names: set[str]) -> tuple[str, ...]:
+    """Sorted; as numbers where all are whole numbers, so that 10 comes after 9."""
+    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
 
 
 def _flat(path: Path) -> list[tuple[Path, str]]:

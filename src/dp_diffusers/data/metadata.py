@@ -8,7 +8,6 @@ to the folder.
 from __future__ import annotations
 
 import csv
-import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -78,12 +77,6 @@ def read_metadata(folder: Path, kind: str, name: str) -> Metadata:
             f"{path} cannot be read: {error}", hint="a UTF-8 file of comma-separated values"
         ) from error
     return Metadata(path=path, columns=_columns(path, lines), rows=_rows(path, lines))
-
-
-def numbers_or_text(values: list[str]) -> list[int] | list[str]:
-    """Labels as numbers where all of them are whole numbers, since a CSV file has no types."""
-    whole = all(re.fullmatch(r"-?\d{1,9}", value) for value in values)
-    return [int(value) for value in values] if whole else values
 
 
 def _columns(path: Path, lines: list[Line]) -> tuple[str, ...]:

@@ -126,6 +126,12 @@ def _units(path: Path, name: str, values: list[Any]) -> list[object]:
         )
     if isinstance(values[0], dict | list):
         raise DataError(f"{path}: expected unit column {name!r} to hold numbers or text")
+    kinds = {type(value).__name__ for value in values}
+    if len(kinds) > 1:  # one person as 7 in one file and "7" in another would be two
+        raise DataError(
+            f"{path}: unit column {name!r} is of {' and '.join(sorted(kinds))} in different files",
+            hint="write the ids in one type, so that a person is the same person in each file",
+        )
     return values
 
 

@@ -3,15 +3,16 @@
 Guarantees:
 - every image has an owner, and owners are numbered 0..unit_count-1 without gaps; where the unit is the image,
   each image is its own owner;
-- labels lie in range(len(class_names));
+- images are uint8 `[N, H, W, C]`; labels are numbers from 0, below len(class_names) where there are names;
 - no file name, unit id or pixel appears in `repr` or in `notes`.
 May import numpy (PIL and pyarrow through its sources); never torch. Files are read without any cache on disk.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,12 @@ class PrivateImages:
     """Images, labels and owners. `N` images of `U` units.
 
     images: uint8 `[N, H, W, C]`. labels: int64 `[N]`, or None. class_names: one per class, or None.
-    owner: int64 `[N]`, dense unit ids. class_names_from_data: the names were not given by the caller, so a
-    certificate must say so. caption: a template such as `chest x-ray, {label}`. unit: whose images they are,
-    `image` or the name of the column that `owner` comes from; a budget must name the same. notes: what was
-    changed.
-    Raises: `DataError` for arrays that do not fit together, or owners that are not as `unit` says.
+    owner: int64 `[N]`, dense unit ids. class_names_from_data: labels are text and the caller named no classes,
+    so that one unit could change every number; they are matched by name or not at all. caption: a template
+    such as `chest x-ray, {label}`. unit: whose images they are, `image` or the name of the column that `owner`
+    comes from; a budget must name the same. notes: what was changed.
+    Raises: `DataError` for arrays of another type or shape, labels out of range, arrays that do not fit
+    together, or owners that are not as `unit` says.
     """
 
     images: np.ndarray
@@ -44,6 +46,8 @@ class PrivateImages:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        _check_images(self.images)
+        _check_labels(self.labels, self.class_names)
         count = len(self.images)
         if self.owner.shape != (count,) or (self.labels is not None and self.labels.shape != (count,)):
             raise DataError("expected one owner and one label for each image")
@@ -129,6 +133,33 @@ class PrivateImages:
         return f"PrivateImages({height}x{width}x{channels}, classes={len(self.class_names or ())})"
 
 
+def _check_images(images: object) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+        found = (
+            f"{images.dtype} {list(images.shape)}"
+            if isinstance(images, np.ndarray)
+            else type(images).__name__
+        )
+        raise DataError(
+            f"expected images of uint8 [N, height, width, channels], got {found}",
+            hint="pixels from 0 to 255; grey images have one channel: images[..., None]",
+        )
+
+
+def _check_labels(labels: object, names: Sequence[str] | None) -> None:
+    if labels is None:
+        return
+    if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.ndim != 1:
+        found = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise DataError(f"expected labels of int64 [N], got {found}", hint="labels.astype(np.int64)")
+    if names is not None and labels.size and not 0 <= labels.min() <= labels.max() < len(names):
+        raise DataError(
+            f"expected labels from 0 to {len(names) - 1}, one number for each of {len(names)} classes"
+        )
+    if labels.size and labels.min() < 0:
+        raise DataError("expected labels >= 0")
+
+
 def _column(unit: str | None) -> str | None:
     """The column of a unit; None where each image is one."""
     return None if unit == "image" else unit
@@ -137,7 +168,10 @@ def _column(unit: str | None) -> str | None:
 def _assemble(
     raw: RawImages, decoder: Decoder, classes: Sequence[str] | None, caption: str | None, unit: str | None
 ) -> PrivateImages:
-    labels, names = label_numbers(raw, tuple(classes) if classes is not None else None)
+    given = tuple(classes) if classes is not None else None
+    raw = replace(raw, labels=_typed(raw, given))
+    text = raw.labels is not None and isinstance(raw.labels[0], str)
+    labels, names = label_numbers(raw, given)
     if caption is not None and "{label}" in caption and names is None:
         raise DataError("the caption needs {label}, but there are no labels", hint="set data.label")
     owner, unit_count = _owners(raw)
@@ -145,14 +179,36 @@ def _assemble(
     return PrivateImages(
         images=images,
         labels=labels,
-        class_names=names,
+        # numbers are used as they are: how many names they would have is for no one unit to say
+        class_names=names if text or given or raw.class_names else None,
         owner=owner,
         unit_count=unit_count,
-        class_names_from_data=names is not None and classes is None,
+        class_names_from_data=text and given is None,
         caption=caption,
         unit=unit or "image",
         notes=[*raw.notes, *decoder.notes],
     )
+
+
+def _typed(raw: RawImages, classes: tuple[str, ...] | None) -> list[int] | list[str] | None:
+    """Labels of a table without types: by the classes that the caller gave, never by what one row holds.
+
+    Raises: `DataError` for text where no classes were given.
+    """
+    if raw.labels is None or raw.typed or any(map(_is_whole, classes or ())):
+        return raw.labels
+    if all(_is_whole(label) for label in raw.labels):
+        return [int(label) for label in raw.labels]
+    if classes is None:
+        raise DataError(
+            "the labels are text, and nobody said which classes there are",
+            hint="set data.classes: otherwise one person's row could change the number of everyone's class",
+        )
+    return raw.labels
+
+
+def _is_whole(value: object) -> bool:
+    return re.fullmatch(r"-?\d{1,9}", str(value)) is not None
 
 
 def label_numbers(

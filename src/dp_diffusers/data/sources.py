@@ -19,13 +19,15 @@ class RawImages:
     """What a source yields before decoding, `count` images long.
 
     encoded: makes an iterator over (name for errors, encoded bytes).
-    labels: per image, integers or text, or None. class_names: names that the source itself declares.
+    labels: per image, integers or text, or None. typed: False where the source knows text alone, and whole
+    numbers may be meant. class_names: names that the source itself declares.
     units: per image, or None where an image is a unit.
     """
 
     count: int
     encoded: Callable[[], Iterator[tuple[str, bytes]]]
     labels: list[int] | list[str] | None = None
+    typed: bool = True
     class_names: tuple[str, ...] | None = None
     units: list[object] | None = None
     notes: list[str] = field(default_factory=list)
