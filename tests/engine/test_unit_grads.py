@@ -69,9 +69,9 @@ def test_a_forward_that_vmap_cannot_follow_is_refused_by_name() -> None:
 def test_rows_that_are_not_the_losses_rows_are_refused_by_name() -> None:
     module = nn.Sequential(nn.Linear(3, 3))
     inputs, owner, weight = rows()
-    with pytest.raises(ModelError, match=r"layer 0: expected 4 rows, one per loss, got \[2, 2, 3\]"):
+    with pytest.raises(ModelError, match="layer 0: expected one row per loss"):
         fast_gradients(module, lambda: module(inputs.view(2, 2, 3)).reshape(4, 3).sum(1), owner, weight)
-    with pytest.raises(ModelError, match=r"layer 0: expected 4 rows"):
+    with pytest.raises(ModelError, match="layer 0: expected one row per loss"):
         fast_gradients(module, lambda: module(inputs[:1]).expand(4, 3).sum(1), owner, weight)
 
 

@@ -204,7 +204,8 @@ def _check_rows(capture: _Capture, backprops: list[Tensor | None], owners: RowOw
     for tensor in (capture.call.first_input, *backprops):
         if tensor is not None and (tensor.ndim == 0 or len(tensor) != owners.rows):
             raise ModelError(
-                f"layer {capture.name}: expected {owners.rows} rows, one per loss, got {list(tensor.shape)}",
+                # how many rows there are is for nobody to know
+                f"layer {capture.name}: expected one row per loss as its first dimension",
                 hint="every trainable layer must see one row per loss as its first dimension",
             )
 
