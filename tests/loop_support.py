@@ -108,6 +108,7 @@ def cheap_trainings(replace: Callable[[Any, str, Any], None]) -> None:
     replace(release, "verify_in_a_fresh_process", lambda folder: None)
     replace(Recipe, "plan", remembered(Recipe.plan, plan_key))
     replace(accountant, "epsilon", remembered(accountant.epsilon, epsilon_key))
+    replace(accountant, "renyi_of_one_step", remembered(accountant.renyi_of_one_step, lambda *v: repr(v)))
     replace(calibration, "prefix_table", remembered(calibration.prefix_table, lambda *values: values))
 
 
@@ -137,7 +138,7 @@ def epsilon_key(
     return tuple(records), delta, adjacency, grid
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
     """Waits for a condition; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -206,7 +206,7 @@ def test_guarantee_the_screen_is_the_same_for_any_data(
 
 
 @pytest.mark.planted
-@pytest.mark.parametrize("secret", ["loss", "batch size"])
+@pytest.mark.parametrize("secret", [pytest.param("loss", marks=pytest.mark.slow), "batch size"])
 def test_planted_private_scalars_on_screen(
     secret: str, tiny_recipe: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

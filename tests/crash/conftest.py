@@ -79,12 +79,10 @@ def trainings() -> Iterator[Trainings]:
     server.close()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cheap_trainings() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _cheap_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in the process of the tests: plans are made once, certificates are verified by the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        cheap_trainings(patch.setattr)
-        yield
+    cheap_trainings(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -38,9 +39,9 @@ def trained(recipe: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
 @pytest.mark.parametrize(
     "path",
     [
-        "private/run.json.tmp",
+        pytest.param("private/run.json.tmp", marks=pytest.mark.slow),
         "private/checkpoint.tmp",
-        "release/adapter/adapter_config.json",
+        pytest.param("release/adapter/adapter_config.json", marks=pytest.mark.slow),
         "release/README.md",
     ],
 )
@@ -70,17 +71,17 @@ def test_a_ledger_on_a_full_disk_is_exit_2_and_resumable(
             raise sqlite3.OperationalError("database or disk is full")
         return append(self, kind, run, **fields)
 
-    monkeypatch.setattr(LedgerFile, "append", full)
-    code, said = trained(tiny_recipe, capsys)
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerFile, "append", full)
+        code, said = trained(tiny_recipe, capsys)
     assert code == 2
     assert "full" in said
-    monkeypatch.undo()
     assert len(charges(tiny_recipe.parent / "tiny.ledger")) == 1
     assert trained(tiny_recipe, capsys) == (0, "")
     assert len(charges(tiny_recipe.parent / "tiny.ledger")) == 12
 
 
-@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("nth", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_whose_name_cannot_be_written_leaves_no_reservation(
     nth: int, tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,9 +93,9 @@ def test_a_run_whose_name_cannot_be_written_leaves_no_reservation(
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, name, document)
 
-    monkeypatch.setattr(RunFolder, "write", full)
-    assert trained(tiny_recipe, capsys)[0] == 2
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write", full)
+        assert trained(tiny_recipe, capsys)[0] == 2
     assert trained(tiny_recipe, capsys) == (0, "")
 
 
@@ -196,7 +197,8 @@ def test_guarantee_a_ledger_that_forgot_or_changed_is_refused_before_anything_is
         assert (code, "was altered" in said) == (2, True)
         ledger.unlink()
         code, said = trained(tiny_recipe, capsys)
-        assert (code, "does not contain the head" in said) == (2, True)
+        assert code == 2
+        assert re.search("no ledger|does not contain the head", said)
         assert reads == []
     shutil.copy(newest, ledger)
     assert trained(tiny_recipe, capsys) == (0, "")

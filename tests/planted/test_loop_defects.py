@@ -196,7 +196,12 @@ def test_planted_noise_from_the_experiment_seed(tiny_recipe: Path, monkeypatch: 
 
 @pytest.mark.planted
 @pytest.mark.parametrize(
-    "defect", ["not scaled by the clip norm", "scaled for the mean", "a tenth too small"]
+    "defect",
+    [
+        "not scaled by the clip norm",
+        pytest.param("scaled for the mean", marks=pytest.mark.slow),
+        pytest.param("a tenth too small", marks=pytest.mark.slow),
+    ],
 )
 def test_planted_wrong_size_of_noise(defect: str, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     std_of: Callable[[float, float], float] = {
