@@ -105,7 +105,7 @@ def execute(plan: dpd.Plan, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Ex
     keys = plan.fresh_keys()
     with Ledger.open(":memory:") as ledger:
         account = ledger.reserve(plan)
-        account.open_lane(keys.lane)
+        account.open_lane(keys)
         loop = Loop(
             family=Toy(),  # type: ignore[arg-type]
             data=data,

@@ -9,19 +9,21 @@ May import torch. `train` is the command line's way in, `finetune` that of Pytho
 
 from __future__ import annotations
 
+import json
+import math
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
 from dp_diffusers import checkpoint
 from dp_diffusers.class_numbers import numbered_for
 from dp_diffusers.data.private_images import PrivateImages
-from dp_diffusers.diffusion.base import Base, fingerprint_in_memory, load_base
+from dp_diffusers.devices import device_of
+from dp_diffusers.diffusion.base import Base, base_of_pipeline, fingerprint, load_base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.plan import Plan
@@ -30,7 +32,7 @@ from dp_diffusers.recipe.file import differing_keys
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.run_folder import RunFolder, write_atomic
-from dp_diffusers.strategies import strategy_of
+from dp_diffusers.strategies import document_of, strategy_of
 from dp_diffusers.strategies.lora import has_adapter, load_adapter
 from dp_diffusers.training import Loop
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[..., None]
 RUN = "run.json"
+SAME_NOISE = 1e-6  # relative: how far calibrations of one plan on two machines may lie apart
 
 
 def _silent(**_: Any) -> None:
@@ -73,7 +76,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Release:
     plan = recipe.plan()
     progress(message=plan.explain())
     job = Job(
-        base=load_base(recipe.base),
+        base=load_base(recipe.base).with_classes(recipe.data.classes),
         plan=plan,
         strategy=recipe.strategy.model_dump(),
         training=recipe.training,
@@ -132,15 +135,17 @@ def finetune(
     """
     training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
     _require_unit(plan, data)
+    declared = None if data.class_names_from_data else data.class_names
+    opened = _as_base(base).with_classes(declared)
     settings = {
-        "base": _absolute(base) if isinstance(base, str | Path) else _identity(base),
-        "plan": plan.fingerprint,
-        "strategy": repr(strategy),
+        "base": opened.source or opened.identity,
+        "plan": _declared_numbers(plan),
+        "classes": list(declared) if declared else None,
+        "strategy": document_of(strategy),
         "training": training.model_dump(mode="json"),
         "runtime": runtime.model_dump(mode="json"),
     }
     folder = RunFolder(Path(out))
-    opened = _as_base(base)
     if _is_done(folder, settings):
         return _reopened(folder, opened)
     job = Job(
@@ -176,16 +181,19 @@ def _run(job: Job, folder: RunFolder) -> Release:
 
 
 def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Release:
-    write_atomic(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
-    keys = job.plan.fresh_keys()
+    if not folder.recipe.exists():
+        write_atomic(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
     account, fresh = None, folder.read(RUN) is None
+    job = replace(job, plan=_plan_of_run(job.plan, folder))
+    keys = job.plan.fresh_keys()
     try:
         account = None if job.plan.not_private else _account(job, folder)
         if account is not None:
-            account.open_lane(keys.lane, keys.not_private)
+            account.open_lane(keys)
         data = job.open_data(job.base)
         _require_unit(job.plan, data)
         data, notes = numbered_for(data, job.base.classes, job.base.class_names)
+        family.encode(data.images[:1])  # refuses images that the model does not take
         for note in [*data.notes, *notes]:
             job.progress(message=note)
         loop = Loop(
@@ -241,16 +249,24 @@ def _account(job: Job, folder: RunFolder) -> Any:
     from dp_diffusers.privacy.ledger import Ledger
 
     known = folder.read(RUN)
-    ledger = Ledger.open(_ledger_of(job), expect_head=known.get("head") if known else None)
+    head = known.get("head") if known else None
+    # a run that knows a head has a ledger: an empty one in its place would forget what was spent
+    ledger = Ledger.open(_ledger_of(job), expect_head=head, create=head is None)
     saved = checkpoint.load(folder.checkpoint) if known else None
     if saved is not None and saved["head"] is not None:
         ledger.require_head(saved["head"])
     run_id = known["run_id"] if known else uuid.uuid4().hex
+    named = {"run_id": run_id, "plan": job.plan.to_json()}
     if not known:
-        folder.write(RUN, {"run_id": run_id})
+        folder.write(RUN, named)
     account = ledger.resume(run_id) if ledger.has_run(run_id) else ledger.reserve(job.plan, run_id=run_id)
+    if account.plan_fingerprint != job.plan.fingerprint:
+        raise RunFolderError(
+            f"the ledger {ledger.path} holds another plan for this run than {folder.root}",
+            hint="give another --out; a plan cannot change while its run goes on",
+        )
     try:
-        folder.write(RUN, {"run_id": run_id, "head": ledger.head})
+        folder.write(RUN, {**named, "head": ledger.head})
     except BaseException:
         if not known:
             account.cancel()
@@ -287,7 +303,7 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
     if not folder.recipe.exists():
         return False
     earlier = yaml.safe_load(folder.recipe.read_text())
-    different = differing_keys(earlier, settings, "runtime.")
+    different = differing_keys(earlier, settings, ("runtime.", "generation."))
     if different:
         raise RunFolderError(
             f"{folder.root} belongs to another recipe: {', '.join(different)} differ",
@@ -305,31 +321,41 @@ def _require_unit(plan: Plan, data: PrivateImages) -> None:
         )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+def _plan_of_run(plan: Plan, folder: RunFolder) -> Plan:
+    """The plan that the run began with: made again elsewhere, its noise may differ in the last bits.
+
+    Raises `RunFolderError` where `plan` is another one.
+    """
+    stored = (folder.read(RUN) or {}).get("plan")
+    if stored is None:
+        return plan
+    first = Plan.from_json(stored)
+    close = math.isclose(first.noise_multiplier, plan.noise_multiplier, rel_tol=SAME_NOISE)
+    if not close or _declared_numbers(first) != _declared_numbers(plan):
+        raise RunFolderError(f"{folder.root} belongs to another plan", hint="give another --out")
+    return first
+
+
+def _declared_numbers(plan: Plan) -> dict[str, Any]:
+    """What was asked for: the plan's public numbers without the noise that was found for them."""
+    numbers = json.loads(plan.to_json())
+    mechanism = {key: value for key, value in numbers["mechanism"].items() if key != "noise_multiplier"}
+    return {"budget": numbers["budget"], "mechanism": mechanism}
+
+
+def _device(name: str) -> Any:
+    """The device to train on. Raises `ParameterError` where there is none, or it cannot do the noise."""
+    if name.startswith("mps"):
+        raise ParameterError(
+            "runtime.device mps has no float64, which sums and noise need", hint="set runtime.device to cpu"
+        )
+    return device_of(name)
 
 
 def _as_base(base: Any) -> Base:
-    if isinstance(base, Base):
-        return base
+    """What was given, as a base with the fingerprint that it has before any adapter is in it."""
     if isinstance(base, str | Path):
         return load_base(base)
-    if not hasattr(base, "unet") or not hasattr(base, "scheduler"):
-        raise ParameterError(f"expected a pipeline with a unet and a scheduler, got {type(base).__name__}")
-    return Base(
-        unet=base.unet,
-        scheduler=base.scheduler,
-        identity=_identity(base),
-        sha256=fingerprint_in_memory(base.unet),
-    )
-
-
-def _absolute(base: str | Path) -> str:
-    """A folder's full path, so that the run is understood from anywhere; a hub id as it is."""
-    return str(Path(base).resolve()) if Path(base).exists() else str(base)
-
-
-def _identity(base: Any) -> str:
-    return str(getattr(base, "identity", None) or getattr(base, "name_or_path", None) or type(base).__name__)
+    if not isinstance(base, Base):
+        return base_of_pipeline(base)
+    return base if base.sha256 else replace(base, sha256=fingerprint(base))

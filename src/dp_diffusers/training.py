@@ -1,7 +1,7 @@
 """The loop of private fine-tuning, to be read beside the algorithm in the docs.
 
 Guarantees:
-- each step is paid for in the ledger before its noise is drawn;
+- each step is paid for in the ledger before its noise is drawn, and not before its gradient is there;
 - nothing but the released, noisy gradient reaches the optimiser, and no private scalar reaches the screen;
 - a run that was stopped at any instant resumes, and pays for what it does again.
 May import torch; DP-SGD is that of Abadi et al. (2016), with several rows per owner and one clip per owner.
@@ -21,7 +21,7 @@ from dp_diffusers import checkpoint
 from dp_diffusers.averaging import Average
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
-from dp_diffusers.errors import BudgetExhausted, GuaranteeError
+from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rows import Rows, RowTable
 from dp_diffusers.run_folder import RunFolder
@@ -79,17 +79,18 @@ class Loop:
         for step in range(self.step, steps):
             began = time.monotonic()
             try:
-                receipt = self.account.charge(step) if self.account else None
+                self.refuse_exhausted()
+                for rows in self.passes(step, sampler.units(step)):
+                    box.accumulate(
+                        self.row_losses(rows, step),
+                        _tensor(rows.owner, self.device),
+                        _tensor(rows.weight, self.device),
+                    )
+                # pay, then noise; everything below is post-processing
+                box.release(step, self.account.charge(step) if self.account else None)
             except BudgetExhausted:
                 self.progress(message=f"the budget is spent: the last {steps - step} steps are given up")
                 break
-            for rows in self.passes(step, sampler.units(step)):
-                box.accumulate(
-                    self.row_losses(rows, step),
-                    _tensor(rows.owner, self.device),
-                    _tensor(rows.weight, self.device),
-                )
-            box.release(step, receipt)  # paid above; everything below is post-processing
             self.optimizer.param_groups[0]["lr"] = self.learning_rate(step)
             self.optimizer.step()
             self.average.update()
@@ -99,6 +100,11 @@ class Loop:
             self.report(step + 1, steps, time.monotonic() - began)
         self.complete = True
         saver.maybe_save(force=True)
+
+    def refuse_exhausted(self) -> None:
+        """Raises `BudgetExhausted` before the work of a step that could not be paid for."""
+        if self.account and self.account.steps_charged >= self.account.limit:
+            raise BudgetExhausted(f"{self.account.limit} steps are charged, all that the budget carries")
 
     def passes(self, step: int, units: np.ndarray) -> Any:
         """The rows of a step, cut to fit in memory."""
@@ -130,13 +136,24 @@ class Loop:
         )
 
     def check_all_changed(self, before: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
-        """After the first step of a start every trainable tensor differs: an adapter that stays is a bug."""
+        """After the first step of a start every trainable tensor differs.
+
+        Raises `ParameterError` where the settings move a tensor by less than its float32 values can show,
+        `GuaranteeError` where no gradient reached it.
+        """
         if before is None or self.learning_rate(self.step) == 0:
             return None
-        stuck = sum(torch.equal(old, new) for old, new in zip(before, self.trainable, strict=True))
-        if stuck and not self.plan.not_private:
-            raise GuaranteeError(f"{stuck} of {len(before)} trainable tensors did not change in a step")
-        return None
+        pairs = zip(before, self.trainable, strict=True)
+        stuck = [new for old, new in pairs if torch.equal(old, new.detach())]
+        if not stuck or self.plan.not_private:
+            return None
+        count = f"{len(stuck)} of {len(before)} trainable tensors"
+        if any(tensor.grad is None or not tensor.grad.any() for tensor in stuck):
+            raise GuaranteeError(f"{count} did not change in a step")
+        raise ParameterError(
+            f"{count} did not change in a step: the update is below the resolution of float32",
+            hint="raise training.learning_rate, or mechanism.clip_norm with the optimizer sgd",
+        )
 
     def report(self, step: int, steps: int, seconds: float) -> None:
         """One line of progress; it holds public numbers only."""

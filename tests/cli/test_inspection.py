@@ -23,7 +23,7 @@ def test_ledger_show(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[s
     path = tmp_path / "data.ledger"
     with Ledger.open(path) as ledger:
         reservation = ledger.reserve(plan)
-        reservation.open_lane(b"0" * 16)
+        reservation.open_lane(plan.fresh_keys())
         reservation.charge(0)
         head = ledger.head
     assert main(["ledger", "show", str(path), "--json"]) == 0

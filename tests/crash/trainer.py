@@ -95,7 +95,7 @@ def plan_ahead(overrides: tuple[str, ...], recipe: str) -> None:
     plan = Recipe.load(recipe, overrides).plan()
     with Ledger.open(":memory:") as ledger:
         account = ledger.reserve(plan)
-        account.open_lane(bytes(16))
+        account.open_lane(plan.fresh_keys())
         account.charge(0)
         account.epsilon()
     accountant.epsilon([plan.mechanism.record(plan.noise_multiplier)], plan.delta, "add_remove", grid=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -48,6 +49,14 @@ def file_ledger(tmp_path: Path) -> Iterator[Ledger]:
         yield opened
 
 
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """What the ledger sees of a process's keys."""
+
+    lane: bytes
+    not_private: bool = False
+
+
 @pytest.fixture
-def new_lane() -> Callable[[], bytes]:
-    return lambda: os.urandom(16)
+def new_keys() -> Callable[..., Keys]:
+    return lambda **fields: Keys(lane=os.urandom(16), **fields)

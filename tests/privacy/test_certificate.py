@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import dp_accounting
 import pytest
@@ -35,7 +36,7 @@ def make_files(folder: Path) -> None:
 def drafted(plan: Plan, lane: bytes, *, charged: int = 30, not_private: bool = False) -> Certificate:
     with Ledger.open(":memory:") as ledger:
         account = ledger.reserve(plan)
-        account.open_lane(lane, not_private=not_private)
+        account.open_lane(SimpleNamespace(lane=lane, not_private=not_private))
         for step in range(charged):
             account.charge(step)
         account.settle()

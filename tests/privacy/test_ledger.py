@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import BudgetError, BudgetExhausted, ExitCode, GuaranteeError, LedgerError
 from dp_diffusers.privacy import spending
 from dp_diffusers.privacy.accountant import epsilon
@@ -23,14 +25,15 @@ from dp_diffusers.privacy.reservation import Reservation
 
 CHARGER = """
 import os, sys
+from types import SimpleNamespace
 from dp_diffusers.privacy.ledger import Ledger
 path, run, first, count, out = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 reservation = Ledger.open(path).resume(run)
-lane = os.urandom(16)
-reservation.open_lane(lane)
+keys = SimpleNamespace(lane=os.urandom(16), not_private=False)
+reservation.open_lane(keys)
 released = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 for step in range(first, first + count):
-    reservation.charge(step).redeem(step, lane, reservation.plan_fingerprint)
+    reservation.charge(step).redeem(step, keys.lane, reservation.plan_fingerprint)
     os.write(released, b"x")
 """
 
@@ -40,18 +43,18 @@ def start_charging(path: str, run: str, first: int, count: int, out: Path) -> su
     return subprocess.Popen(arguments, stderr=subprocess.PIPE)
 
 
-def charge_all(reservation: Reservation, lane: bytes, steps: int) -> None:
-    reservation.open_lane(lane)
+def charge_all(reservation: Reservation, keys: Any, steps: int) -> None:
+    reservation.open_lane(keys)
     for step in range(steps):
         reservation.charge(step)
 
 
-def test_a_run_from_reservation_to_settlement(ledger, plan, new_lane):
+def test_a_run_from_reservation_to_settlement(ledger, plan, new_keys):
     assert ledger.head == EMPTY_HEAD
     assert ledger.spent().rule == "none"
     reservation = ledger.reserve(plan)
     assert ledger.spent().epsilon == pytest.approx(plan.epsilon, rel=0.01), "the whole cost is there at once"
-    charge_all(reservation, new_lane(), 10)
+    charge_all(reservation, new_keys(), 10)
     assert reservation.steps_charged == reservation.charged == 10
     assert reservation.settle() == reservation.settle() == 10
     spent = ledger.spent()
@@ -60,62 +63,63 @@ def test_a_run_from_reservation_to_settlement(ledger, plan, new_lane):
     assert [entry.kind for entry in ledger.entries()][:3] == ["terms", "reserve", "lane"]
 
 
-def test_in_memory(plan, new_lane):
+def test_in_memory(plan, new_keys):
     with Ledger.open(":memory:") as ledger:
-        charge_all(ledger.reserve(plan), new_lane(), 2)
+        charge_all(ledger.reserve(plan), new_keys(), 2)
         assert ledger.runs()[0].steps_charged == 2
 
 
-def test_guarantee_receipt_opens_one_release(ledger, plan, new_lane):
-    reservation, lane = ledger.reserve(plan), new_lane()
+def test_guarantee_receipt_opens_one_release(ledger, plan, new_keys):
+    reservation, keys = ledger.reserve(plan), new_keys()
     with pytest.raises(GuaranteeError, match="open_lane"):
         reservation.charge(0)
-    reservation.open_lane(lane)
+    reservation.open_lane(keys)
     receipt = reservation.charge(0)
     for copier in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(GuaranteeError):
             copier(receipt)
-    receipt.redeem(0, lane, plan.fingerprint)
+    receipt.redeem(0, keys.lane, plan.fingerprint)
     with pytest.raises(GuaranteeError, match="before"):
-        receipt.redeem(0, lane, plan.fingerprint)
+        receipt.redeem(0, keys.lane, plan.fingerprint)
 
 
 @pytest.mark.parametrize("wrong", ["step", "lane", "plan"])
-def test_guarantee_receipt_refuses_another_release(ledger, plan, new_lane, wrong):
-    reservation, lane = ledger.reserve(plan), new_lane()
-    reservation.open_lane(lane)
+def test_guarantee_receipt_refuses_another_release(ledger, plan, new_keys, wrong):
+    reservation, keys = ledger.reserve(plan), new_keys()
+    reservation.open_lane(keys)
     receipt = reservation.charge(3)
-    asked = {"step": 3, "lane": lane, "plan_fingerprint": plan.fingerprint}
-    asked |= {"step": {"step": 4}, "lane": {"lane": new_lane()}, "plan": {"plan_fingerprint": "0"}}[wrong]
+    asked = {"step": 3, "lane": keys.lane, "plan_fingerprint": plan.fingerprint}
+    other = {"step": {"step": 4}, "lane": {"lane": new_keys().lane}, "plan": {"plan_fingerprint": "0"}}
+    asked |= other[wrong]
     with pytest.raises(GuaranteeError, match=wrong):
         receipt.redeem(**asked)
 
 
-def test_guarantee_a_lane_never_repeats_a_step(ledger, plan, new_lane):
+def test_guarantee_a_lane_never_repeats_a_step(ledger, plan, new_keys):
     reservation = ledger.reserve(plan)
-    reservation.open_lane(new_lane())
+    reservation.open_lane(new_keys())
     reservation.charge(5)
     for step in (5, 4):
         with pytest.raises(GuaranteeError, match="repeat"):
             reservation.charge(step)
-    reservation.open_lane(new_lane())
+    reservation.open_lane(new_keys())
     reservation.charge(4)
     assert reservation.steps_charged == 2, "a redone step is paid again"
 
 
-def test_guarantee_known_lane_refused(ledger, roomy, new_lane):
-    lane = new_lane()
-    ledger.reserve(roomy()).open_lane(lane)
+def test_guarantee_known_lane_refused(ledger, roomy, new_keys):
+    keys = new_keys()
+    ledger.reserve(roomy()).open_lane(keys)
     with pytest.raises(LedgerError, match="used before"):
-        ledger.reserve(roomy()).open_lane(lane)
+        ledger.reserve(roomy()).open_lane(keys)
 
 
-def test_guarantee_older_lane_is_void(ledger, plan, new_lane):
+def test_guarantee_older_lane_is_void(ledger, plan, new_keys):
     first = ledger.reserve(plan)
-    first.open_lane(new_lane())
+    first.open_lane(new_keys())
     first.charge(0)
     second = ledger.resume(first.run_id)
-    second.open_lane(new_lane())
+    second.open_lane(new_keys())
     with pytest.raises(LedgerError, match="taken over"):
         first.charge(1)
     second.charge(1)
@@ -140,19 +144,19 @@ def holds_the_limit(ledger, plan, lanes) -> bool:
     return plan.steps <= charged == reservation.limit and spent <= plan.budget.epsilon
 
 
-def test_guarantee_redone_steps_stay_within_the_budget(ledger, plan, new_lane):
-    assert holds_the_limit(ledger, plan, new_lane)
+def test_guarantee_redone_steps_stay_within_the_budget(ledger, plan, new_keys):
+    assert holds_the_limit(ledger, plan, new_keys)
 
 
 @pytest.mark.planted
-def test_planted_redone_steps_for_free(ledger, plan, new_lane, monkeypatch):
+def test_planted_redone_steps_for_free(ledger, plan, new_keys, monkeypatch):
     monkeypatch.setattr(Reservation, "limit", property(lambda self: 3 * self._run.limit))
-    assert not (charges_beyond(ledger.reserve(plan), new_lane) <= plan.steps * 1.05), (
+    assert not (charges_beyond(ledger.reserve(plan), new_keys) <= plan.steps * 1.05), (
         "the planted defect must be visible"
     )
 
 
-def test_limit_uses_what_the_budget_leaves(tmp_path, new_lane):
+def test_limit_uses_what_the_budget_leaves(tmp_path, new_keys):
     from dp_diffusers.mechanisms.dpsgd import DPSGD
     from dp_diffusers.plan import Plan
     from dp_diffusers.privacy.budget import Budget
@@ -166,8 +170,8 @@ def test_limit_uses_what_the_budget_leaves(tmp_path, new_lane):
     assert more > 2.0, "the limit is near the largest that fits"
 
 
-def test_cap_refuses_with_exit_3_and_writes_nothing(ledger, plan, new_lane):
-    charge_all(ledger.reserve(plan), new_lane(), 30)
+def test_cap_refuses_with_exit_3_and_writes_nothing(ledger, plan, new_keys):
+    charge_all(ledger.reserve(plan), new_keys(), 30)
     head = ledger.head
     with pytest.raises(BudgetError, match="cap of 1") as caught:
         ledger.reserve(plan)
@@ -183,10 +187,10 @@ def reserved_or_refused(ledger: Ledger, plan) -> Reservation | None:
         return None
 
 
-def test_guarantee_cap_holds_across_runs(ledger, roomy, new_lane):
+def test_guarantee_cap_holds_across_runs(ledger, roomy, new_keys):
     plan, runs = roomy(cap=2.5), 0
     while (reservation := reserved_or_refused(ledger, plan)) is not None:
-        charge_all(reservation, new_lane(), 30)
+        charge_all(reservation, new_keys(), 30)
         runs += 1
         assert ledger.spent().epsilon <= 2.5
         assert ledger.spent().rule == ("pld" if runs == 1 else "filter")
@@ -195,17 +199,17 @@ def test_guarantee_cap_holds_across_runs(ledger, roomy, new_lane):
     assert joint <= ledger.spent().epsilon, "the filter is above the non-adaptive bound"
 
 
-def test_settling_early_gives_the_rest_back(ledger, roomy, new_lane):
+def test_settling_early_gives_the_rest_back(ledger, roomy, new_keys):
     plan = roomy(cap=1.4)
     first = ledger.reserve(plan)
-    charge_all(first, new_lane(), 3)
+    charge_all(first, new_keys(), 3)
     with pytest.raises(BudgetError):
         ledger.reserve(plan)
     first.settle()
-    charge_all(ledger.reserve(roomy(cap=1.4)), new_lane(), 2)
+    charge_all(ledger.reserve(roomy(cap=1.4)), new_keys(), 2)
 
 
-def test_cancel_gives_all_back_and_only_before_the_first_charge(ledger, plan, new_lane):
+def test_cancel_gives_all_back_and_only_before_the_first_charge(ledger, plan, new_keys):
     reservation = ledger.reserve(plan, run_id="mine")
     assert ledger.has_run("mine")
     with pytest.raises(LedgerError, match="already"):
@@ -216,27 +220,27 @@ def test_cancel_gives_all_back_and_only_before_the_first_charge(ledger, plan, ne
     with pytest.raises(LedgerError, match="cancelled"):
         ledger.resume("mine")
     again = ledger.reserve(plan, run_id="mine")
-    charge_all(again, new_lane(), 1)
+    charge_all(again, new_keys(), 1)
     with pytest.raises(GuaranteeError, match="cannot be cancelled"):
         again.cancel()
 
 
-def test_a_settled_run_can_be_certified_but_not_charged(ledger, plan, new_lane):
+def test_a_settled_run_can_be_certified_but_not_charged(ledger, plan, new_keys):
     reservation = ledger.reserve(plan)
-    charge_all(reservation, new_lane(), 4)
+    charge_all(reservation, new_keys(), 4)
     reservation.settle()
     resumed = ledger.resume(reservation.run_id)
-    resumed.open_lane(new_lane())
+    resumed.open_lane(new_keys())
     with pytest.raises(BudgetExhausted, match="settled"):
         resumed.charge(4)
     assert resumed.settle() == 4
     assert 0 < resumed.epsilon() <= plan.epsilon
 
 
-def test_no_cap_records_without_limit(ledger, roomy, new_lane):
+def test_no_cap_records_without_limit(ledger, roomy, new_keys):
     plan = roomy(cap=None)
     for _ in range(3):
-        charge_all(ledger.reserve(plan), new_lane(), 30)
+        charge_all(ledger.reserve(plan), new_keys(), 30)
     spent = ledger.spent()
     assert (spent.rule, spent.delta) == ("sum", pytest.approx(3e-4))
     assert 2.9 < spent.epsilon <= 3.0
@@ -254,13 +258,22 @@ def test_other_terms_are_refused_by_name(ledger, roomy, change, named):
         ledger.reserve(roomy(cap=4.0))
 
 
-def test_not_private_lane_marks_the_run(ledger, plan, new_lane):
+def test_not_private_lane_marks_the_run(ledger, plan, new_keys):
     reservation = ledger.reserve(plan)
-    reservation.open_lane(new_lane())
+    reservation.open_lane(new_keys())
     assert not reservation.not_private
-    reservation.open_lane(new_lane(), not_private=True)
-    reservation.open_lane(new_lane())
+    reservation.open_lane(new_keys(not_private=True))
+    reservation.open_lane(new_keys())
     assert ledger.resume(reservation.run_id).not_private
+
+
+def test_guarantee_test_keys_cannot_pass_as_private(ledger, plan):
+    """A lane is opened with the keys, never with bytes beside which a flag may be forgotten."""
+    reservation = ledger.reserve(plan)
+    with pytest.raises(AttributeError):
+        reservation.open_lane(bytes(16))
+    reservation.open_lane(RunKeys.for_tests(0))
+    assert reservation.not_private
 
 
 def test_append_only(file_ledger, plan):
@@ -285,7 +298,7 @@ def charged_ledger(tmp_path_factory, plan):
     """Bytes of a ledger with three charges, and its head."""
     path = tmp_path_factory.mktemp("charged") / "data.ledger"
     with Ledger.open(path) as ledger:
-        charge_all(ledger.reserve(plan), os.urandom(16), 3)
+        charge_all(ledger.reserve(plan), RunKeys.fresh(), 3)
         head = ledger.head
     Ledger.open(path, expect_head=head).close()
     return path.read_bytes(), head
@@ -310,11 +323,11 @@ def test_guarantee_alterations_are_noticed(tmp_path, charged_ledger, how, restor
     assert caught.value.exit_code == ExitCode.BAD_INPUT
 
 
-def test_guarantee_an_older_copy_is_refused(tmp_path, plan, new_lane):
+def test_guarantee_an_older_copy_is_refused(tmp_path, plan, new_keys):
     path = tmp_path / "data.ledger"
     with Ledger.open(path) as ledger:
         reservation = ledger.reserve(plan)
-        charge_all(reservation, new_lane(), 1)
+        charge_all(reservation, new_keys(), 1)
         older = path.read_bytes()
         known = ledger.head
         reservation.charge(1)
@@ -358,9 +371,9 @@ def test_locked_ledger_says_so(file_ledger, plan):
     file_ledger.reserve(plan)
 
 
-def test_full_disk_is_one_error_and_no_receipt(ledger, plan, new_lane):
+def test_full_disk_is_one_error_and_no_receipt(ledger, plan, new_keys):
     reservation = ledger.reserve(plan)
-    reservation.open_lane(new_lane())
+    reservation.open_lane(new_keys())
     pages = ledger.file._connection.execute("PRAGMA page_count").fetchone()[0]
     ledger.file._connection.execute(f"PRAGMA max_page_count = {pages}")
     receipts: list[Receipt] = []
@@ -369,10 +382,10 @@ def test_full_disk_is_one_error_and_no_receipt(ledger, plan, new_lane):
     assert reservation.steps_charged == len(receipts) < 30
 
 
-def test_charging_is_cheap(plan, new_lane):
+def test_charging_is_cheap(plan, new_keys):
     with Ledger.open(":memory:") as ledger:
         reservation = ledger.reserve(plan)
-        reservation.open_lane(new_lane())
+        reservation.open_lane(new_keys())
         began = time.process_time()
         for step in range(30):
             reservation.charge(step)
@@ -416,11 +429,11 @@ def test_guarantee_killed_at_any_time_the_ledger_says_enough(tmp_path, roomy):
 
 
 @pytest.mark.planted
-def test_planted_release_before_the_charge_is_visible(tmp_path, plan, new_lane):
+def test_planted_release_before_the_charge_is_visible(tmp_path, plan, new_keys):
     """A release that the ledger does not know of makes the comparison fail."""
     with Ledger.open(tmp_path / "data.ledger") as ledger:
         reservation = ledger.reserve(plan)
-        charge_all(reservation, new_lane(), 2)
+        charge_all(reservation, new_keys(), 2)
     (tmp_path / "released").write_bytes(b"xxx")
     assert not ledger_covers_the_truth(tmp_path / "data.ledger", reservation.run_id, tmp_path / "released")
 

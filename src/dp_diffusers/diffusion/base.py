@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from torch import nn
 
 from dp_diffusers.diffusion.patch import Patch
-from dp_diffusers.errors import ModelError
+from dp_diffusers.errors import ModelError, ParameterError
 
 CLASSES_FILE = "classes.json"
 
@@ -34,6 +35,8 @@ class Base:
     identity: str = "in-memory"
     sha256: str | None = None
     in_memory: bool = True
+    source: str | None = None
+    """What opens it again: the full path of its folder, or a hub id."""
 
     @property
     def channels(self) -> int:
@@ -62,6 +65,15 @@ class Base:
         """Number of class embeddings; one more than classes when the last is the null class."""
         return int(config_of(self.unet).num_class_embeds or 0)
 
+    def with_classes(self, names: Sequence[str] | None) -> Base:
+        """The base of a folder without class names, taken to know exactly the classes that are declared.
+
+        That is so where there is one embedding for each of them; otherwise nothing changes.
+        """
+        if self.class_names or not names or len(names) != self.embeddings:
+            return self
+        return replace(self, class_names=tuple(names))
+
     def save(self, folder: Path) -> None:
         """Writes the diffusers folder with its sidecars."""
         DDPMPipeline(unet=self.unet, scheduler=self.scheduler).save_pretrained(folder)
@@ -83,37 +95,69 @@ def load_base(source: str | Path) -> Base:
     folder = _local_folder(source)
     unet, scheduler = _load_parts(folder)
     _refuse_non_finite(unet, folder)
-    return Base(
+    is_folder = Path(source).exists()
+    base = Base(
         unet=unet,
         scheduler=scheduler,
         patch=Patch.load(folder),
         class_names=_class_names(folder),
-        identity=Path(source).name if Path(source).exists() else str(source),
-        sha256=fingerprint(folder),
+        identity=Path(source).name if is_folder else str(source),
         in_memory=False,
+        source=str(Path(source).resolve()) if is_folder else str(source),
     )
+    return replace(base, sha256=fingerprint(base))
 
 
-def fingerprint(folder: Path) -> str:
-    """sha256 over names and contents of the configuration and weight files of a diffusers folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in {".json", ".safetensors", ".bin"}:
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            with path.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
+def base_of_pipeline(pipeline: Any) -> Base:
+    """A diffusers pipeline as a base; one that came from a folder keeps the folder's sidecars and its path.
 
-
-def fingerprint_in_memory(network: nn.Module) -> str:
-    """sha256 over configuration, names and values of a network that has no folder."""
-    digest = hashlib.sha256(json.dumps(dict(config_of(network)), sort_keys=True, default=str).encode())
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(
-            name.encode() + b"\0" + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    Raises `ParameterError` for what has no `unet` and no `scheduler`.
+    """
+    if not hasattr(pipeline, "unet") or not hasattr(pipeline, "scheduler"):
+        kind = type(pipeline).__name__
+        raise ParameterError(f"expected a pipeline with a unet and a scheduler, got {kind}")
+    name = getattr(pipeline, "name_or_path", None) or getattr(pipeline, "_name_or_path", None)
+    folder = Path(name) if name and (Path(name) / "model_index.json").exists() else None
+    base = Base(
+        unet=pipeline.unet, scheduler=pipeline.scheduler, identity=str(name or type(pipeline).__name__)
+    )
+    if folder is not None:
+        base = replace(
+            base,
+            patch=Patch.load(folder),
+            class_names=_class_names(folder),
+            identity=folder.name,
+            source=str(folder.resolve()),
         )
+    return replace(base, sha256=fingerprint(base))
+
+
+def fingerprint(base: Base) -> str:
+    """sha256 of all that decides what the model computes, the same in memory and from a folder.
+
+    Configuration, names, types, shapes and bytes of the weights, noise schedule, patch size, class names; not
+    the version that wrote them, nor where they lie.
+    """
+    facts = {
+        "unet": _settings(base.unet.config),
+        "scheduler": _settings(DDPMScheduler.from_config(base.scheduler.config).config),
+        "patch": base.patch.size,
+        "classes": base.class_names,
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_plain).encode())
+    for name, value in sorted(base.unet.state_dict().items()):
+        digest.update(f"\0{name}\0{value.dtype}\0{list(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """What a configuration says about the model: names that begin with `_` are about its file."""
+    return {name: value for name, value in dict(config).items() if not name.startswith("_")}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _local_folder(source: str | Path) -> Path:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from dp_diffusers.errors import BudgetExhausted, GuaranteeError, LedgerError
 from dp_diffusers.privacy.events import GaussianMechanism
@@ -40,6 +40,18 @@ class Run:
     status: str
     cost: Cost
     reserved_cost: Cost
+
+
+class LaneKeys(Protocol):
+    """What the ledger needs of a process's keys."""
+
+    @property
+    def lane(self) -> bytes:
+        """16 random bytes that name them."""
+
+    @property
+    def not_private(self) -> bool:
+        """Whether they are test keys."""
 
 
 class Reservation:
@@ -101,12 +113,14 @@ class Reservation:
         whole = replace(self.record, steps=self.limit)
         return prefix_table(whole, cost.delta, terms.adjacency, cost.epsilon)
 
-    def open_lane(self, lane: bytes, not_private: bool = False) -> None:
-        """Records the 16 random bytes of this process's keys; lanes opened before are void from here on.
+    def open_lane(self, keys: LaneKeys) -> None:
+        """Records the lane of this process's keys; lanes opened before are void from here on.
 
-        `not_private`: the keys are test keys. A settled run records nothing: it cannot be charged any more.
-        Raises `LedgerError` if any run ever used the lane (its noise would repeat) or the run is cancelled.
+        Test keys make all that the run releases not private. A settled run records nothing: it cannot be
+        charged any more. Raises `LedgerError` if any run ever used the lane (its noise would repeat) or the
+        run is cancelled.
         """
+        lane = keys.lane
         if len(lane) != LANE_BYTES:
             raise GuaranteeError(f"expected a lane of {LANE_BYTES} bytes, got {len(lane)}")
         with self._file.transaction():
@@ -114,7 +128,7 @@ class Reservation:
             if last.kind == "settle":
                 return
             self._refuse_known(lane)
-            fields = {"lane": lane.hex(), "not_private": bool(not_private), "step": -1}
+            fields = {"lane": lane.hex(), "not_private": bool(keys.not_private), "step": -1}
             self._file.append("lane", self.run_id, at=utc_now(), count=last.content["count"], **fields)
         self._lane = bytes(lane)
 

@@ -6,12 +6,39 @@ torch and peft, never the engine or the accountant. A new strategy is one file a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from enum import Enum
 from importlib import import_module
 from typing import Any
 
 from dp_diffusers.errors import unknown_name
 
 STRATEGIES: dict[str, str] = {"lora": "dp_diffusers.strategies.lora:Lora"}
+
+
+def document_of(spec: Any) -> dict[str, Any]:
+    """A strategy as a plain document, the same in every process: sets are sorted."""
+    if spec is None:
+        return {"name": "lora"}
+    if isinstance(spec, Mapping):
+        return {str(key): _plain(value) for key, value in spec.items()}
+    facts = spec.to_dict() if hasattr(spec, "to_dict") else {**vars(spec)}
+    facts.pop("peft_version", None)
+    return {"kind": type(spec).__name__, **{str(key): _plain(value) for key, value in facts.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(value[key]) for key in sorted(value, key=str)}
+    return document_of(value) if hasattr(value, "__dict__") else str(value)
 
 
 def strategy_of(spec: Any) -> Any:

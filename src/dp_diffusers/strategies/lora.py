@@ -10,6 +10,7 @@ noise of B is not multiplied by the noise of A.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -73,9 +74,11 @@ class Lora:
         """
         if has_adapter(network):
             raise ModelError(
-                "the model has an adapter already", hint="merge it, or load the base model again"
+                "the model has an adapter already",
+                hint="load the pipeline again; the same call then resumes",
             )
-        config = self.config or self._config(network)
+        # peft rewrites a configuration while it adapts a model; the caller's stays as it was given
+        config = copy.deepcopy(self.config) if self.config else self._config(network)
         network.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
