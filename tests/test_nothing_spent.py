@@ -96,13 +96,13 @@ def test_a_run_goes_on_with_the_plan_it_began_with(
 
 
 def test_another_plan_in_the_folder_than_in_the_ledger_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
-    from dp_diffusers import finetuning
+    from dp_diffusers.plan import Plan
 
     began = _stopped(tiny_recipe, tmp_path / "run")
     changed = json.loads(began["plan"])
     for place in (changed, changed["mechanism"]):
         place["noise_multiplier"] *= 1 + 1e-9
-    changed = finetuning.Plan._rebuild(changed).to_dict()
+    changed = Plan._rebuild(changed).to_dict()
     (tmp_path / "run" / "private" / "run.json").write_text(json.dumps({**began, "plan": json.dumps(changed)}))
     with pytest.raises(RunFolderError, match="another plan"):
         train(Recipe.load(tiny_recipe), tmp_path / "run")
