@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tiny_recipes import TINY_RECIPE
+
 
 @pytest.fixture
 def tiny_base() -> Callable[..., Any]:
@@ -70,17 +72,6 @@ def tiny_parquet(tiny_images: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> 
 
     write_images(*tiny_images, ["dark", "grey", "light"], tmp_path / "images", format="parquet")
     return tmp_path / "images" / PARQUET
-
-
-TINY_RECIPE = """\
-base: {base}
-data: {{path: {data}, label: label}}
-budget: {{epsilon: 5, delta: 1.0e-3, ledger: {ledger}}}
-mechanism: {{steps: {steps}, expected_units: 10, population: 30, clip_norm: 0.1}}
-strategy: {{rank: 2, targets: attention}}
-training: {{noise_draws: 2, learning_rate: 1.0e-2}}
-generation: {{images: 9, steps: 3}}
-"""
 
 
 @pytest.fixture

@@ -45,9 +45,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without privacy (no accounting to wait for) on the tiny base; never written to."""
     from diffusers import DDPMScheduler, UNet2DModel
 
-    from conftest import TINY_RECIPE
     from dp_diffusers.diffusion.base import Base
     from dp_diffusers.diffusion.patch import Patch
+    from tiny_recipes import TINY_RECIPE
 
     folder = tmp_path_factory.mktemp("trained")
     torch.manual_seed(0)
