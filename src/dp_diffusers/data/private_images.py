@@ -27,10 +27,10 @@ class PrivateImages:
     """Images, labels and owners. `N` images of `U` units.
 
     images: uint8 `[N, H, W, C]`. labels: int64 `[N]`, or None. class_names: one per class, or None.
-    owner: int64 `[N]`, dense unit ids. class_names_from_data: labels are text and the caller named no classes,
-    so that one unit could change every number; they are matched by name or not at all. caption: a template
-    such as `chest x-ray, {label}`. unit: whose images they are, `image` or the name of the column that `owner`
-    comes from; a budget must name the same. notes: what was changed.
+    owner: int64 `[N]`, dense unit ids. class_names_from_data: labels are text and the caller named no
+    classes, so that one unit could change every number; they are matched by name or not at all. caption: a
+    template such as `chest x-ray, {label}`. unit: whose images they are, `image` or the name of the column
+    that `owner` comes from; a budget must name the same. notes: what was changed.
     Raises: `DataError` for arrays of another type or shape, labels out of range, arrays that do not fit
     together, or owners that are not as `unit` says.
     """

@@ -86,8 +86,8 @@ class Certificate:
         """The certificate of a run that has settled, still without files; `issue` hashes them.
 
         `account`: the run's reservation, None without privacy. `base_model`: {id, sha256}; `adapter`:
-        {trainable_parameters}; `classes`: public ones only. Raises `GuaranteeError` if plan and account do not belong together or the
-        run is not settled.
+        {trainable_parameters}; `classes`: public ones only. Raises `GuaranteeError` if plan and account do
+        not belong together or the run is not settled.
         """
         numbers = _without_privacy(plan) if plan.record is None else _with_privacy(plan, account)
         return cls(
