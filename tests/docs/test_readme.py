@@ -18,9 +18,6 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "dev/LOG.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-# A picture that `make demo` draws; take it off this list once it is in the repository.
-NOT_YET_THERE = {ROOT / "docs" / "pictures" / "synthetic-digits.png"}
-
 # what the example says → what runs in seconds; each must occur in it
 TINY = {
     "size=64": "size=8",
@@ -141,7 +138,7 @@ def test_links_lead_to_files(page: Path) -> None:
         if "://" in target or target.startswith("#"):
             continue
         path = (page.parent / target.split("#")[0]).resolve()
-        assert path.exists() or path in NOT_YET_THERE, f"{page.name} links to {target}"
+        assert path.exists(), f"{page.name} links to {target}"
 
 
 def test_recipes_in_the_guides_load(tmp_path: Path) -> None:
