@@ -103,6 +103,21 @@ def pixel_traces(images: np.ndarray) -> list[bytes]:
     return rows + scaled + [png(image) for image in images]
 
 
+def test_guarantee_labels_that_are_secret_are_refused_without_a_word_of_them(
+    tiny_recipe: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tiny_recipe.parent / "data"
+    folder_of_classes(place, private_images(6, 0), WORD)
+    for index in range(3):
+        (place / f"class {index}").rename(place / f"{index}-{WORD}")
+    text = re.sub(r"data: .*", f"data: {{path: {place}, label: folder}}", tiny_recipe.read_text())
+    tiny_recipe.write_text(text)
+    assert main(["train", str(tiny_recipe), "--out", str(tiny_recipe.parent / "run")]) == 2
+    printed = capfd.readouterr()
+    assert "data.classes" in printed.err
+    assert WORD not in (printed.out + printed.err).replace(str(tiny_recipe.parent), "")
+
+
 @dataclass(frozen=True)
 class Ran:
     """A finished run, what was printed meanwhile, and the images it saw."""
