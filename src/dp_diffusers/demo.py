@@ -38,9 +38,9 @@ base: public-model
 data: {path: private-digits/data/train-00000-of-00001.parquet, label: label,
        classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]}
 budget: {epsilon: 8, delta: 1.0e-4, ledger: private-digits.ledger}
-mechanism: {steps: 120, expected_units: 450, population: 1350, clip_norm: 0.01}
+mechanism: {steps: 60, expected_units: 450, population: 1350, clip_norm: 0.01}
 strategy: {rank: 16, targets: all, freeze_a: true, also: [bias, embedding]}
-training: {noise_draws: 1, learning_rate: 5.0e-3, ema: 0.9, warmup_steps: 4, schedule: linear,
+training: {noise_draws: 2, learning_rate: 8.0e-3, ema: 0.9, warmup_steps: 4, schedule: linear,
            label_dropout: 0.0}
 generation: {images: 2000, sampler: "dpmsolver++", steps: 15}
 """
