@@ -27,7 +27,7 @@ def save_atomic(state: dict[str, Any], path: Path) -> None:
 
     Raises `OSError` (a full disk) with `path` untouched.
     """
-    temporary = path.with_suffix(".tmp")
+    temporary = temporary_of(path)
     try:
         with temporary.open("wb") as stream:
             torch.save(state, stream)
@@ -40,6 +40,11 @@ def save_atomic(state: dict[str, Any], path: Path) -> None:
             raise error.__context__ from None
         raise
     sync_folder(path.parent)
+
+
+def temporary_of(path: Path) -> Path:
+    """Where this process writes before it renames; two processes never write into one file."""
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -232,6 +232,7 @@ def _finish(
     release.base = job.base if job.base.in_memory else None
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})
     folder.checkpoint.unlink(missing_ok=True)
+    folder.sweep()
     return release
 
 

@@ -80,6 +80,11 @@ class RunFolder:
                 pass
             yield
 
+    def sweep(self) -> None:
+        """Removes what processes that died were writing in `private/`."""
+        for path in self.private.glob("*.tmp"):
+            path.unlink(missing_ok=True)
+
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON document of `private/`, or None. Raises `RunFolderError` for a damaged one."""
         path = self.private / name
@@ -105,7 +110,7 @@ def _flock(stream: IO[str]) -> None:
 
 def write_atomic(path: Path, text: str) -> None:
     """Replaces `path` by `text` through a synced temporary file."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("w") as stream:
         stream.write(text)
         stream.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import sqlite3
@@ -39,8 +40,8 @@ def trained(recipe: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param("private/run.json.tmp", marks=pytest.mark.slow),
-        "private/checkpoint.tmp",
+        pytest.param("private/run.json.{pid}.tmp", marks=pytest.mark.slow),
+        "private/checkpoint.pt.{pid}.tmp",
         pytest.param("release/adapter/adapter_config.json", marks=pytest.mark.slow),
         "release/README.md",
     ],
@@ -48,7 +49,7 @@ def trained(recipe: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
 def test_a_full_disk_is_exit_2_and_resumable(
     path: str, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = tiny_recipe.parent / "run" / path
+    place = tiny_recipe.parent / "run" / path.format(pid=os.getpid())
     place.parent.mkdir(parents=True)
     place.symlink_to(FULL)
     code, said = trained(tiny_recipe, capsys)
