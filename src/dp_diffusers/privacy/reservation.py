@@ -90,11 +90,6 @@ class Reservation:
         return count
 
     @property
-    def charged(self) -> int:
-        """The same as `steps_charged`."""
-        return self.steps_charged
-
-    @property
     def not_private(self) -> bool:
         """Whether any lane of the run used test keys; whatever it releases is then not private."""
         lanes = self._file.of_kind("lane")
