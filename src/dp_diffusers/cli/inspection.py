@@ -1,7 +1,7 @@
-"""Verbs that look: `ledger show` and `certificate verify`.
+"""The verb that looks at an account: `ledger show`.
 
-Guarantees that they change nothing and need neither torch nor a network. May import typer and pathlib at the
-top. The JSON documents are the design's contract.
+Guarantees that it changes nothing and needs neither torch nor a network. May import typer and pathlib at the
+top. The JSON document is the design's contract.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dp_diffusers.cli.options import Json, Quiet, Verb
-from dp_diffusers.cli.output import answer, complain, configure
-from dp_diffusers.errors import ExitCode, InputError, LedgerError
+from dp_diffusers.cli.output import answer, configure
+from dp_diffusers.errors import LedgerError
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger
@@ -22,17 +22,11 @@ if TYPE_CHECKING:
 
 BAR = 20  # characters of the bar that shows what is spent
 ledger = typer.Typer(help="The account of a data set.", rich_markup_mode=None)
-certificate = typer.Typer(help="What a release certifies.", rich_markup_mode=None)
 
 
 @ledger.callback()
 def _ledger() -> None:
     """The account of a data set."""
-
-
-@certificate.callback()
-def _certificate() -> None:
-    """What a release certifies."""
 
 
 @ledger.command("show", cls=Verb)
@@ -88,33 +82,3 @@ def _total(document: dict[str, Any]) -> str:
         return text + "no limit"
     filled = min(BAR, round(BAR * spent / cap))
     return f"{text}cap {cap:g}  [{'#' * filled}{'.' * (BAR - filled)}] {100 * spent / cap:.0f} %"
-
-
-@certificate.command("verify", cls=Verb)
-def verify(
-    release: Annotated[Path, typer.Argument(metavar="RELEASE", help="Release folder.")],
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Recompute epsilon and every checksum of a release."""
-    configure(json=json, quiet=quiet)
-    from dp_diffusers.privacy.certificate import Certificate
-
-    if not release.is_dir():
-        raise InputError(f"release folder not found: {release}")
-    if (release / "release").is_dir():  # a run folder was meant
-        release = release / "release"
-    found = Certificate.verify(release)
-    document = {
-        "valid": found.valid,
-        "epsilon": found.epsilon,
-        "problems": list(found.problems),
-        "not_private": found.not_private,
-        "delta": found.delta,
-        "unit": found.unit,
-    }
-    answer(found.explain(), document)
-    for problem in found.problems:
-        complain(str(problem))
-    if not found.valid:
-        raise typer.Exit(int(ExitCode.VERIFICATION_NEGATIVE))

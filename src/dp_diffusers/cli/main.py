@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from dp_diffusers.cli import inspection, making, preparation
+from dp_diffusers.cli import certificates, inspection, making, preparation
 from dp_diffusers.cli.options import Verb
 from dp_diffusers.cli.output import complain, configure, settings
 from dp_diffusers.errors import DPDiffusersError, ExitCode, RecipeError, nearest
@@ -43,7 +43,7 @@ VERBS: dict[str, Callable[..., None]] = {
 for _name, _verb in VERBS.items():
     app.command(_name, cls=Verb)(_verb)
 app.add_typer(inspection.ledger, name="ledger")
-app.add_typer(inspection.certificate, name="certificate")
+app.add_typer(certificates.certificate, name="certificate")
 
 
 @app.callback(invoke_without_command=True)
