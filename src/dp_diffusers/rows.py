@@ -2,18 +2,19 @@
 
 Guarantees:
 - the rows of a unit are a pure function of (stream, step, unit) and of that unit's own images;
-- their weights sum to one, and all rows of a unit are neighbours: it is clipped once however passes are cut.
+- their weights sum to one, and all rows of a unit are neighbours: it is clipped once however passes are cut;
+- a pass holds at most `rows_per_pass` rows, and memory follows the rows, however unequal the units are.
 May import numpy only; the stream is handed in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dp_diffusers.streams import UnitStream
+from dp_diffusers.streams import UnitStream, by_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +22,21 @@ class Rows:
     """R rows of one pass: row r shows image `image[r]` of unit `units[position[r]]`, its row `slot[r]`."""
 
     units: np.ndarray  # [U] int64
+    counts: np.ndarray  # [U] int64, rows in the whole step: a large unit goes on in the next pass
     position: np.ndarray  # [R] int64
     slot: np.ndarray  # [R] int64
     image: np.ndarray  # [R] int64
     weight: np.ndarray  # [R] float32
-    slots: int
+
+    @property
+    def slots(self) -> int:
+        """Rows of the unit with most rows."""
+        return int(self.counts.max())
+
+    def part(self, start: int, stop: int) -> Rows:
+        """The rows `start` to `stop`."""
+        cut = {name: getattr(self, name)[start:stop] for name in ("position", "slot", "image", "weight")}
+        return replace(self, **cut)
 
     @property
     def owner(self) -> np.ndarray:
@@ -56,40 +67,52 @@ class RowTable:
         return len(self._counts)
 
     def passes(self, stream: UnitStream, step: int, units: np.ndarray, rows_per_pass: int) -> Iterator[Rows]:
-        """The rows of a step, in passes of at most `rows_per_pass` rows, or one unit's where that is more."""
-        if not len(units):
-            return
+        """The rows of a step, in passes of at most `rows_per_pass` rows.
+
+        A unit with more rows has consecutive passes to itself, any other lies whole in one pass.
+        """
         used = np.minimum(self._counts[units], self.max_images)
-        sizes = used * self.noise_draws
-        bounds = np.cumsum(sizes)
-        first = 0
-        while first < len(units):
-            spent = bounds[first - 1] if first else 0
-            last = max(first + 1, int(np.searchsorted(bounds, spent + rows_per_pass, side="right")))
-            yield self._rows(stream, step, units[first:last], used[first:last])
-            first = last
+        for first, last in _cuts(used * self.noise_draws, rows_per_pass):
+            rows = self._rows(stream, step, units[first:last], used[first:last])
+            for start in range(0, len(rows.position), rows_per_pass):
+                yield rows.part(start, start + rows_per_pass)
 
     def _rows(self, stream: UnitStream, step: int, units: np.ndarray, used: np.ndarray) -> Rows:
         sizes = used * self.noise_draws
         position = np.repeat(np.arange(len(units)), sizes)
         slot = np.arange(len(position)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        order = self._order(stream, step, units)
-        chosen = order[position, slot // self.noise_draws]
+        place = np.repeat(np.cumsum(used) - used, sizes) + slot // self.noise_draws
+        chosen = self._chosen(stream, step, units, used)[place]
         return Rows(
             units=units,
+            counts=sizes,
             position=position,
             slot=slot,
             image=self._images[self._starts[units[position]] + chosen],
             weight=(1.0 / sizes[position]).astype(np.float32),
-            slots=int(sizes.max()),
         )
 
-    def _order(self, stream: UnitStream, step: int, units: np.ndarray) -> np.ndarray:
-        """int64 `[U, most images of a unit]`: each unit's own images in a secret order, absent ones last."""
+    def _chosen(self, stream: UnitStream, step: int, units: np.ndarray, used: np.ndarray) -> np.ndarray:
+        """int64 `[sum(used)]`: for each unit in turn, `used` numbers of its own images, in a secret order."""
         counts = self._counts[units]
-        widest = int(counts.max())
-        if widest == 1:
-            return np.zeros((len(units), 1), dtype=np.int64)
-        keys = stream.uniform("image-choice", step, units, widest)
-        keys[np.arange(widest)[None, :] >= counts[:, None]] = 2.0
-        return np.argsort(keys, axis=1, kind="stable")
+        first = np.cumsum(used) - used
+        chosen = np.zeros(int(used.sum()), np.int64)
+        for members, width in by_width(np.where(counts > 1, counts, 0)):
+            column = np.arange(width)
+            keys = stream.uniform("image-choice", step, units[members], width)
+            keys[column >= counts[members, None]] = 2.0  # what is not there comes last
+            order = np.argsort(keys, axis=1, kind="stable")
+            taken = column < used[members, None]
+            chosen[(first[members, None] + column)[taken]] = order[taken]
+        return chosen
+
+
+def _cuts(sizes: np.ndarray, rows_per_pass: int) -> Iterator[tuple[int, int]]:
+    """Ranges of units with at most `rows_per_pass` rows together, or one unit that has more."""
+    bounds = np.cumsum(sizes)
+    first = 0
+    while first < len(sizes):
+        spent = bounds[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(bounds, spent + rows_per_pass, side="right")))
+        yield first, last
+        first = last

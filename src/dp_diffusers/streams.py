@@ -7,6 +7,7 @@ code can name the seam without knowing the engine behind it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -20,3 +21,15 @@ class UnitStream(Protocol):
 
     def normal(self, domain: str, step: int, units: np.ndarray, count: int) -> np.ndarray:
         """float32 `[U, count]`, standard normal."""
+
+
+def by_width(counts: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Units of like need, so that one unit of 3,000 rows does not make 10,000 others as wide.
+
+    counts: int `[U]`, numbers that each unit needs. Yields: `(members [M], width)`, positions in `counts` and
+    their largest count: a table of M x width is at least half full. Units that need nothing are in no group.
+    """
+    sizes = np.frexp(counts.astype(np.float64))[1]
+    for size in np.unique(sizes[counts > 0]):
+        members = np.flatnonzero((sizes == size) & (counts > 0))
+        yield members, int(counts[members].max())

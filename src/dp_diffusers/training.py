@@ -120,6 +120,7 @@ class Loop:
             position=rows.position,
             slot=rows.slot,
             slots=rows.slots,
+            counts=rows.counts,
             shape=self.family.shape,
         ).to(self.device)
         clean = self.family.encode(self.data.images[rows.image]).to(self.device)

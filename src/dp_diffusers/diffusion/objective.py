@@ -18,7 +18,7 @@ import torch
 from scipy.special import expit, ndtri
 
 from dp_diffusers.errors import ModelError, unknown_name
-from dp_diffusers.streams import UnitStream
+from dp_diffusers.streams import UnitStream, by_width
 
 TIMESTEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "uniform": lambda u: u,
@@ -82,6 +82,7 @@ class Objective:
         slot: np.ndarray,
         slots: int,
         shape: tuple[int, ...],
+        counts: np.ndarray | None = None,
     ) -> Draws:
         """The draws of R rows: row r belongs to unit `units[position[r]]` and is that unit's row `slot[r]`.
 
@@ -90,16 +91,16 @@ class Objective:
             slots: rows of the unit with most rows. Each unit's timesteps are spread over its own rows
                 (stratified), which lowers their variance and stays a function of the unit alone.
             shape: of one encoded image, `(c, h, w)`.
+            counts: `[U]`, rows of each unit in the whole step; None where this pass holds all of them.
         """
-        pixels = int(np.prod(shape))
-        # Never `slots`: that is the doing of other units.
-        own = np.bincount(position, minlength=len(units))[position]
+        counts = np.bincount(position, minlength=len(units)) if counts is None else counts
         shift = stream.uniform("timestep", step, units, 1)[position, 0]
-        normals = stream.normal("diffusion-noise", step, units, slots * pixels)
+        noise = _noise_of_rows(stream, step, units=units, position=position, slot=slot, shape=shape)
         dropped = stream.uniform("label-dropout", step, units, slots)[position, slot]
         return Draws(
-            timesteps=torch.from_numpy(self.levels((shift + slot / own) % 1.0)),
-            noise=torch.from_numpy(normals.reshape(len(units), slots, *shape)[position, slot]),
+            # Never `slots`: that is the doing of other units.
+            timesteps=torch.from_numpy(self.levels((shift + slot / counts[position]) % 1.0)),
+            noise=torch.from_numpy(noise),
             drop_label=torch.from_numpy(dropped < self.label_dropout),
         )
 
@@ -129,3 +130,25 @@ class Objective:
     def _scales(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         alpha = self.alphas_cumprod.to(like.device)[timesteps].view(-1, 1, 1, 1)
         return alpha.sqrt(), (1 - alpha).sqrt()
+
+
+def _noise_of_rows(
+    stream: UnitStream,
+    step: int,
+    *,
+    units: np.ndarray,
+    position: np.ndarray,
+    slot: np.ndarray,
+    shape: tuple[int, ...],
+) -> np.ndarray:
+    """float32 `[R, c, h, w]`: row r has the `slot[r]`-th image of noise of its unit."""
+    noise = np.empty((len(position), *shape), np.float32)
+    needed = np.zeros(len(units), np.int64)
+    np.maximum.at(needed, position, slot + 1)
+    for members, width in by_width(needed):
+        drawn = stream.normal("diffusion-noise", step, units[members], width * int(np.prod(shape)))
+        place = np.full(len(units), -1)
+        place[members] = np.arange(len(members))
+        rows = np.flatnonzero(place[position] >= 0)
+        noise[rows] = drawn.reshape(-1, width, *shape)[place[position[rows]], slot[rows]]
+    return noise
