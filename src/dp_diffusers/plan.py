@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
@@ -18,7 +18,7 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.canonical import canonical_json, fingerprint
-from dp_diffusers.privacy.events import GaussianMechanism, record_from_dict
+from dp_diffusers.privacy.events import GaussianMechanism, Record, record_from_dict, training_record
 from dp_diffusers.privacy.explanation import explain
 
 if TYPE_CHECKING:
@@ -42,13 +42,14 @@ class Plan:
         noise_multiplier: float,
         epsilon: float,
         epsilon_rdp: float | None,
+        queries: tuple[Record, ...] = (),
         *,
         _token: object = None,
     ) -> None:
         if _token is not _MADE_HERE:
             raise GuaranteeError("a plan is made by Plan.calibrate or Plan.from_json, which certify it")
-        fields = {"budget": budget, "mechanism": mechanism, "noise_multiplier": noise_multiplier}
-        fields |= {"epsilon": epsilon, "epsilon_rdp": epsilon_rdp}
+        fields: dict[str, Any] = {"budget": budget, "mechanism": mechanism, "queries": queries}
+        fields |= {"noise_multiplier": noise_multiplier, "epsilon": epsilon, "epsilon_rdp": epsilon_rdp}
         self.__dict__.update(fields)
 
     budget: Budget | None
@@ -56,26 +57,33 @@ class Plan:
     noise_multiplier: float
     """Accounted noise / clip norm; the engine uses it x (1 + 1e-4). 0 without privacy."""
     epsilon: float
-    """Certified epsilon of all planned steps; infinite without privacy."""
+    """Certified epsilon of all planned steps and queries; infinite without privacy."""
     epsilon_rdp: float | None
     """Epsilon by RDP at the same noise, the cross-check; None without privacy."""
+    queries: tuple[Record, ...]
+    """Side queries, asked before the first step and paid from the same budget."""
 
     @classmethod
-    def calibrate(cls, budget: Budget | None, mechanism: DPSGD | NonPrivate) -> Plan:
-        """The least noise under which `mechanism` stays within `budget`, to within 1 % of epsilon.
+    def calibrate(
+        cls, budget: Budget | None, mechanism: DPSGD | NonPrivate, queries: Sequence[Record] = ()
+    ) -> Plan:
+        """The least noise under which `mechanism` and `queries` stay within `budget`, to within 1 %.
 
-        Raises `ParameterError` for delta >= 1 / population, `BudgetError` if the noise multiplier would
-        lie below 0.3. A `NonPrivate` mechanism ignores the budget and gives epsilon = inf.
+        `queries`: records of side queries, whose noise is given. Raises `ParameterError` for delta >=
+        1 / population, `BudgetError` if the noise multiplier would lie below 0.3 or the queries spend all.
+        A `NonPrivate` mechanism ignores the budget, gives epsilon = inf and has no queries.
         """
         if isinstance(mechanism, NonPrivate):
+            if queries:
+                raise ParameterError("a run without privacy has no private queries to account for")
             return cls(None, mechanism, 0.0, math.inf, None, _token=_MADE_HERE)
         from dp_diffusers.privacy.calibration import calibrate_noise
 
         budget = _require_budget(budget, mechanism)
-        found = calibrate_noise(budget.epsilon, budget.delta, mechanism.record, budget.adjacency)
-        return cls(
-            budget, mechanism, found.noise_multiplier, found.epsilon, found.epsilon_rdp, _token=_MADE_HERE
-        )
+        asked = tuple(queries)
+        found = calibrate_noise(budget.epsilon, budget.delta, mechanism.record, budget.adjacency, asked)
+        numbers = found.noise_multiplier, found.epsilon, found.epsilon_rdp
+        return cls(budget, mechanism, *numbers, asked, _token=_MADE_HERE)
 
     @classmethod
     def from_json(cls, document: str | Mapping[str, Any]) -> Plan:
@@ -105,15 +113,15 @@ class Plan:
             return cls.calibrate(None, NonPrivate(**sizes))
         from dp_diffusers.privacy import accountant
 
-        budget, record = Budget.from_dict(values["budget"]), record_from_dict(values["mechanism"])
+        budget, record = Budget.from_dict(values["budget"]), training_record(values["mechanism"])
+        queries = tuple(record_from_dict(query) for query in values.get("queries", ()))
         mechanism = _mechanism_of(record)
         _require_budget(budget, mechanism)
-        certified = accountant.epsilon([record], budget.delta, budget.adjacency)
-        by_rdp = accountant.epsilon_rdp([record], budget.delta, budget.adjacency)
-        accountant.check_against_rdp(certified, by_rdp)
+        certified = accountant.epsilon([*queries, record], budget.delta, budget.adjacency)
+        by_rdp = accountant.cross_check(certified, [*queries, record], budget.delta, budget.adjacency)
         if certified > budget.epsilon * (1 + 1e-9):
             raise ParameterError(f"the plan spends epsilon {certified:.6g} of a budget of {budget.epsilon:g}")
-        return cls(budget, mechanism, record.noise_multiplier, certified, by_rdp, _token=_MADE_HERE)
+        return cls(budget, mechanism, record.noise_multiplier, certified, by_rdp, queries, _token=_MADE_HERE)
 
     @property
     def not_private(self) -> bool:
@@ -124,6 +132,12 @@ class Plan:
     def record(self) -> GaussianMechanism | None:
         """The accountant's record of all planned steps; None without privacy."""
         return self.mechanism.record(self.noise_multiplier)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Records of everything that is paid for: the queries, then the mechanism; none without privacy."""
+        record = self.record
+        return self.queries if record is None else (*self.queries, record)
 
     @property
     def delta(self) -> float | None:
@@ -157,8 +171,12 @@ class Plan:
             raise GuaranteeError("a plan without privacy has no event to account for")
         return record.event()
 
+    def events(self) -> tuple[Any, ...]:
+        """The `dp_accounting.DpEvent` of each of `records`, in their order."""
+        return tuple(record.event() for record in self.records)
+
     def epsilon_after(self, step_count: int) -> float:
-        """Epsilon once `step_count` steps are released, rounded up to one of about 50 known prefixes."""
+        """Epsilon once the queries and `step_count` steps are out, rounded up to one of 50 prefixes."""
         if not 0 <= step_count <= self.steps:
             raise ParameterError(f"expected step_count in [0, {self.steps}], got {step_count}")
         return self._prefixes.after(step_count) if self._prefixes else (math.inf if step_count else 0.0)
@@ -195,6 +213,7 @@ class Plan:
             "epsilon_rdp": self.epsilon_rdp,
             "not_private": self.not_private,
             "fingerprint": self.fingerprint,
+            "queries": [],
             **self._public_numbers(),
         }
 
@@ -206,10 +225,13 @@ class Plan:
         sizes = {"steps": self.steps, "expected_units": self.expected_units}
         sizes |= {"population": self.mechanism.population}
         record = self.record
-        return {
+        numbers: dict[str, Any] = {
             "budget": None if self.budget is None else self.budget.to_dict(),
             "mechanism": {"name": "none", **sizes} if record is None else record.to_dict(),
         }
+        if self.queries:  # left out when empty, so that a plan without them keeps its fingerprint
+            numbers["queries"] = [query.to_dict() for query in self.queries]
+        return numbers
 
     @cached_property
     def _prefixes(self) -> PrefixTable | None:
@@ -218,7 +240,8 @@ class Plan:
             return None
         from dp_diffusers.privacy.calibration import prefix_table
 
-        return prefix_table(record, self.budget.delta, self.budget.adjacency, self.epsilon)
+        budget = self.budget
+        return prefix_table(record, budget.delta, budget.adjacency, self.epsilon, queries=self.queries)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a plan is frozen: {name} cannot be set; calibrate another one")

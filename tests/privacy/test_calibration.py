@@ -7,7 +7,7 @@ import pytest
 from dp_accounting import pld
 
 from dp_diffusers.errors import BudgetError, DPDiffusersError
-from dp_diffusers.privacy import calibration
+from dp_diffusers.privacy import accountant
 from dp_diffusers.privacy.accountant import epsilon
 from dp_diffusers.privacy.calibration import PrefixTable, calibrate_noise, largest_steps, prefix_table
 from dp_diffusers.privacy.events import GaussianMechanism
@@ -68,7 +68,7 @@ def test_too_little_noise_is_refused():
 
 @pytest.mark.planted
 def test_planted_wrong_accountant_is_refused(monkeypatch):
-    monkeypatch.setattr(calibration, "epsilon_rdp", lambda *_: 0.5)
+    monkeypatch.setattr(accountant, "epsilon_rdp", lambda *_: 0.5)
     with pytest.raises(DPDiffusersError, match="disagree"):
         calibrate_noise(1.0, 1e-6, at(0.05, 40), "add_remove")
 

@@ -11,19 +11,18 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 from dp_diffusers.errors import DPDiffusersError, ParameterError
 from dp_diffusers.privacy.budget import ADJACENCIES
-from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.events import GaussianMechanism, Record
 
 SEARCH_GRID: Final = 1e-3
 CERTIFICATE_GRID: Final = 1e-4
 FINEST_GRID: Final = 1e-9
 RDP_SLACK: Final = 1.01  # a privacy loss distribution above 1.01 x RDP is a numerical fault
 
-Records = Sequence[GaussianMechanism]
+Records = Sequence[Record]
 
 
 def grid_for(records: Records, coarsest: float = CERTIFICATE_GRID, fraction: float = 0.1) -> float:
@@ -53,15 +52,36 @@ def epsilon(
     return _finite(float(accountant.get_epsilon(delta)))
 
 
-def epsilon_rdp(records: Records, delta: float, adjacency: str = "add_remove") -> float:
-    """Epsilon at `delta` by Rényi differential privacy: looser, and independent of `epsilon`."""
+def has_renyi(records: Records, adjacency: str) -> bool:
+    """Whether dp_accounting has a theorem for the Rényi divergence of every one of `records`.
+
+    It has none where a unit's images are replaced by others: its subsampled Gaussian is about presence.
+    """
+    return adjacency != "replace"
+
+
+def epsilon_rdp(records: Records, delta: float, adjacency: str = "add_remove") -> float | None:
+    """Epsilon at `delta` by Rényi differential privacy: looser, and independent of `epsilon`.
+
+    None without a theorem (`has_renyi`).
+    """
     from dp_accounting import rdp
 
+    if not has_renyi(records, adjacency):
+        return None
     with _quiet_absl():
         accountant = rdp.RdpAccountant(neighboring_relation=relation(adjacency))
         for record in records:
             accountant.compose(record.event())
         return float(accountant.get_epsilon(delta))
+
+
+def cross_check(by_pld: float, records: Records, delta: float, adjacency: str) -> float | None:
+    """`epsilon_rdp`, checked to lie above `by_pld`. Raises `DPDiffusersError` where it does not."""
+    by_rdp = epsilon_rdp(records, delta, adjacency)
+    if by_rdp is not None:
+        check_against_rdp(by_pld, by_rdp)
+    return by_rdp
 
 
 def check_against_rdp(by_pld: float, by_rdp: float) -> None:
@@ -80,13 +100,18 @@ def renyi_orders() -> list[float]:
     return [*fractions, *map(float, range(4, 64)), 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0]
 
 
-def renyi_of_one_step(record: GaussianMechanism, orders: Sequence[float]) -> list[float]:
-    """Rényi divergence of one step at each order (Mironov et al. 2019)."""
+def renyi_of_one_step(record: Record, orders: Sequence[float], adjacency: str = "add_remove") -> list[float]:
+    """Rényi divergence of one step at each order (Mironov et al. 2019).
+
+    Raises `ParameterError` without a theorem; `has_renyi` says so beforehand.
+    """
     from dp_accounting import rdp
 
+    if not has_renyi([record], adjacency):
+        raise ParameterError(f"no Rényi divergence is known for {record.name} under adjacency {adjacency}")
     with _quiet_absl():
         accountant = rdp.RdpAccountant(orders=list(orders))
-        accountant.compose(replace(record, steps=1).event())
+        accountant.compose(record.with_steps(1).event())
         return [float(value) for value in accountant.rdp]
 
 
@@ -100,25 +125,42 @@ def renyi_to_epsilon(divergence: float, order: float, delta: float) -> float:
 
 
 class LossCurve:
-    """Epsilon of a mechanism after any number of its steps; one step's loss is computed once and reused."""
+    """Epsilon of a mechanism after any number of its steps; one step's loss is computed once and reused.
 
-    def __init__(self, record: GaussianMechanism, adjacency: str, *, coarsest: float = SEARCH_GRID) -> None:
-        from dp_accounting.pld import privacy_loss_distribution
+    `fixed`: records that have run beside the steps, all of theirs, and are composed with them.
+    """
 
-        one = replace(record, steps=1)
-        self._one_step: Any = privacy_loss_distribution.from_gaussian_mechanism(
-            standard_deviation=one.noise_multiplier,
-            value_discretization_interval=grid_for([one], coarsest, fraction=0.2),
-            sampling_prob=one.sampling_probability,
-            neighboring_relation=relation(adjacency),
-        )
+    def __init__(
+        self, record: Record, adjacency: str, *, coarsest: float = SEARCH_GRID, fixed: Records = ()
+    ) -> None:
+        fixed = [query for query in fixed if query.steps]
+        one = record.with_steps(1)
+        grid = grid_for([one, *fixed], coarsest, fraction=0.2)
+        self._one_step = one_step_loss(one, adjacency, grid)
+        self._fixed: Any = None
+        for query in fixed:
+            loss = one_step_loss(query, adjacency, grid).self_compose(query.steps)
+            self._fixed = loss if self._fixed is None else self._fixed.compose(loss)
 
     def epsilon(self, steps: int, delta: float) -> float:
-        """Epsilon at `delta` after `steps` steps; 0 after none."""
-        if steps == 0:
-            return 0.0
-        composed = self._one_step.self_compose(steps)
-        return float(composed.get_epsilon_for_delta(delta))
+        """Epsilon at `delta` after `steps` steps and what is fixed; 0 after nothing."""
+        composed = self._one_step.self_compose(steps) if steps else None
+        if self._fixed is not None:
+            composed = self._fixed if composed is None else self._fixed.compose(composed)
+        return 0.0 if composed is None else float(composed.get_epsilon_for_delta(delta))
+
+
+def one_step_loss(record: Record, adjacency: str, grid: float) -> Any:
+    """dp_accounting's `PrivacyLossDistribution` of one step, rounded up to multiples of `grid`."""
+    from dp_accounting.pld import privacy_loss_distribution
+
+    probability = record.sampling_probability if isinstance(record, GaussianMechanism) else 1.0
+    return privacy_loss_distribution.from_gaussian_mechanism(
+        standard_deviation=record.noise_multiplier,
+        value_discretization_interval=grid,
+        sampling_prob=probability,
+        neighboring_relation=relation(adjacency),
+    )
 
 
 def relation(adjacency: str) -> Any:

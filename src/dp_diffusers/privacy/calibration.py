@@ -16,9 +16,9 @@ from dp_diffusers.errors import BudgetError, DPDiffusersError
 from dp_diffusers.privacy.accountant import (
     SEARCH_GRID,
     LossCurve,
-    check_against_rdp,
+    Records,
+    cross_check,
     epsilon,
-    epsilon_rdp,
 )
 from dp_diffusers.privacy.events import GaussianMechanism
 
@@ -31,36 +31,39 @@ RecordAt = Callable[[float], GaussianMechanism]
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A noise multiplier and its certified epsilon; `epsilon_rdp` is the cross-check."""
+    """A noise multiplier and its certified epsilon; `epsilon_rdp` is the cross-check, None without one."""
 
     noise_multiplier: float
     epsilon: float
-    epsilon_rdp: float
+    epsilon_rdp: float | None
 
 
-def calibrate_noise(budget: float, delta: float, record_at: RecordAt, adjacency: str) -> Calibration:
+def calibrate_noise(
+    budget: float, delta: float, record_at: RecordAt, adjacency: str, queries: Records = ()
+) -> Calibration:
     """The smallest noise multiplier whose epsilon at `delta` is at most `budget`, to within 1 % of epsilon.
 
-    `record_at(noise_multiplier)` is the mechanism to calibrate. Searches on a coarse grid and certifies on
-    the fine one. Raises `BudgetError` where the answer would lie below 0.3 (accounting is slow and fragile
-    there, and the run would be nearly without noise).
+    `record_at(noise_multiplier)` is the mechanism to calibrate, `queries` what the budget pays for beside
+    it. Searches on a coarse grid and certifies on the fine one. Raises `BudgetError` where the answer would
+    lie below 0.3 (accounting is slow and fragile there, and the run would be nearly without noise) and
+    where the queries alone spend the budget.
     """
 
     def coarse(noise: float) -> float:
         record = record_at(noise)
-        return LossCurve(record, adjacency).epsilon(record.steps, delta)
+        return LossCurve(record, adjacency, fixed=queries).epsilon(record.steps, delta)
 
     def fine(noise: float) -> float:
-        return epsilon([record_at(noise)], delta, adjacency)
+        return epsilon([*queries, record_at(noise)], delta, adjacency)
 
-    guess = max(_first_guess(budget, delta, record_at(1.0)), SMALLEST_NOISE)
+    _refuse_costly_queries(queries, budget, delta, adjacency)
+    guess = max(_first_guess(budget, delta, record_at(1.0), queries), SMALLEST_NOISE)
     noise = _search(coarse, budget, guess)
     certified = fine(noise)
     if not _tight(certified, budget):
         noise = _search(fine, budget, noise)
         certified = fine(noise)
-    by_rdp = epsilon_rdp([record_at(noise)], delta, adjacency)
-    check_against_rdp(certified, by_rdp)
+    by_rdp = cross_check(certified, [*queries, record_at(noise)], delta, adjacency)
     return Calibration(noise_multiplier=noise, epsilon=certified, epsilon_rdp=by_rdp)
 
 
@@ -106,14 +109,42 @@ def _refuse_too_little_noise(enough: float, budget: float) -> None:
         )
 
 
-def _first_guess(budget: float, delta: float, record: GaussianMechanism) -> float:
+def _refuse_costly_queries(queries: Records, budget: float, delta: float, adjacency: str) -> None:
+    spent = epsilon(queries, delta, adjacency) if queries else 0.0
+    if spent > budget * (1.0 - TIGHTNESS):
+        names = ", ".join(query.name for query in queries)
+        raise BudgetError(
+            f"the side queries alone ({names}) spend epsilon {spent:.4g} of a budget of {budget:g}",
+            hint="raise their noise multiplier, or the budget",
+        )
+
+
+def histogram_noise(epsilon: float, delta: float, adjacency: str) -> float:
+    """Noise multiplier at which a class histogram alone would cost a tenth of `epsilon` at `delta`.
+
+    A public rule, rounded up to four digits so that it is the same number everywhere.
+    """
+    apart = 2.0 if adjacency == "replace" else 1.0
+    exact = apart / _gaussian_parameter(epsilon / 10.0, delta)
+    digit = 10.0 ** (math.floor(math.log10(exact)) - 3)
+    return float(f"{(math.floor(exact / digit) + 1) * digit:.4g}")
+
+
+def _first_guess(budget: float, delta: float, record: GaussianMechanism, queries: Records) -> float:
     """Noise multiplier by the central limit theorem: T steps behave like one Gaussian of parameter mu."""
+    spent = sum(query.steps * query.step_deviation() ** 2 for query in queries)
+    left = max(_gaussian_parameter(budget, delta) ** 2 - spent, 1e-12)
+    ratio = math.sqrt(left / record.steps) / record.sampling_probability
+    return 1.0 / math.sqrt(math.log1p(ratio**2))
+
+
+def _gaussian_parameter(epsilon: float, delta: float) -> float:
+    """The largest mu for which mu-Gaussian differential privacy gives (epsilon, delta), from below."""
     low, high = 1e-9, 1e3
     for _ in range(60):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if _gaussian_delta(budget, middle) < delta else (low, middle)
-    ratio = low / (record.sampling_probability * math.sqrt(record.steps))
-    return 1.0 / math.sqrt(math.log1p(ratio**2))
+        low, high = (middle, high) if _gaussian_delta(epsilon, middle) < delta else (low, middle)
+    return low
 
 
 def _gaussian_delta(budget: float, mu: float) -> float:
@@ -125,15 +156,19 @@ def _gaussian_delta(budget: float, mu: float) -> float:
 
 @dataclass(frozen=True)
 class PrefixTable:
-    """Epsilon after some of the steps of a run, in rising order; between them it is rounded up."""
+    """Epsilon after some of the steps of a run, in rising order; between them it is rounded up.
+
+    `before`: epsilon of the side queries, which are paid before the first step.
+    """
 
     steps: tuple[int, ...]
     epsilons: tuple[float, ...]
+    before: float = 0.0
 
     def after(self, steps: int) -> float:
-        """Epsilon after `steps` steps, or a little more than that; 0 after none."""
+        """Epsilon after `steps` steps, or a little more than that; that of the queries after none."""
         if steps <= 0:
-            return 0.0
+            return self.before
         for known, value in zip(self.steps, self.epsilons, strict=True):
             if steps <= known:
                 return value
@@ -141,20 +176,27 @@ class PrefixTable:
 
 
 def prefix_table(
-    record: GaussianMechanism, delta: float, adjacency: str, certified: float, *, entries: int = 50
+    record: GaussianMechanism,
+    delta: float,
+    adjacency: str,
+    certified: float,
+    *,
+    queries: Records = (),
+    entries: int = 50,
 ) -> PrefixTable:
     """Epsilon after about `entries` prefixes; `certified` is the epsilon of all steps, never exceeded.
 
+    `queries` are paid before the first step, and `certified` covers them.
     Half of the prefixes grow geometrically (epsilon rises fast at first), half are evenly spaced.
     """
     total = record.steps
     half = entries // 2
     counts = {max(1, round(total ** (index / half))) for index in range(half)}
     counts |= {max(1, round(total * index / half)) for index in range(1, half + 1)}
-    curve = LossCurve(record, adjacency, coarsest=max(SEARCH_GRID, certified * 1e-3))
+    curve = LossCurve(record, adjacency, coarsest=max(SEARCH_GRID, certified * 1e-3), fixed=queries)
     steps = sorted(counts)
-    epsilons = [min(curve.epsilon(count, delta), certified) for count in steps[:-1]]
-    return PrefixTable(tuple(steps), (*epsilons, certified))
+    before, *epsilons = (min(curve.epsilon(count, delta), certified) for count in (0, *steps[:-1]))
+    return PrefixTable(tuple(steps), (*epsilons, certified), before)
 
 
 def largest_steps(fits: Callable[[int], bool], at_least: int) -> int:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from dp_diffusers.errors import ParameterError, positive, unknown_name
 
@@ -28,11 +28,18 @@ class Record(Protocol):
     def steps(self) -> int:
         """How often the mechanism ran; 0 is allowed and costs nothing."""
 
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise over what one unit can add to one step's sum."""
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
 
     def event(self) -> Any:
         """The `dp_accounting.DpEvent` of all steps."""
+
+    def with_steps(self, steps: int) -> Self:
+        """The same mechanism, run `steps` times."""
 
     def step_deviation(self) -> float:
         """Rough standard deviation of one step's privacy loss; the accountant's grid must be finer."""
@@ -73,6 +80,10 @@ class GaussianMechanism:
         """All fields, for JSON; `record_from_dict` reads it back."""
         return dataclasses.asdict(self)
 
+    def with_steps(self, steps: int) -> GaussianMechanism:
+        """The same mechanism, run `steps` times."""
+        return dataclasses.replace(self, steps=steps)
+
     def event(self) -> Any:
         """`SelfComposed(PoissonSampled(q, Gaussian(sigma)), steps)`, a `dp_accounting.DpEvent`."""
         import dp_accounting
@@ -89,10 +100,57 @@ class GaussianMechanism:
         return self.sampling_probability * math.sqrt(math.expm1(exponent))
 
 
-RECORDS: Final[dict[str, type[GaussianMechanism]]] = {"dpsgd": GaussianMechanism}
+@dataclass(frozen=True, kw_only=True)
+class HistogramQuery:
+    """Counts of `classes` classes with Gaussian noise, `steps` times (planned once): a side query.
+
+    Every unit adds a vector of Euclidean norm at most 1 to the counts, one count for an image of one class,
+    and `noise_multiplier` is the noise's standard deviation. Two such vectors are at most 2 apart, which is
+    what the accountant takes where a unit's images may be replaced by others. One-hot vectors are at most
+    sqrt(2) apart; that is not used, as the images of one unit may be of several classes.
+    Raises `ParameterError` for numbers out of range.
+    """
+
+    name: str = "histogram"
+    steps: int = 1
+    classes: int
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        whole(0, steps=self.steps)
+        whole(1, classes=self.classes)
+        positive(noise_multiplier=self.noise_multiplier)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON; `record_from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    def with_steps(self, steps: int) -> HistogramQuery:
+        """The same query, asked `steps` times."""
+        return dataclasses.replace(self, steps=steps)
+
+    def event(self) -> Any:
+        """`SelfComposed(Gaussian(sigma), steps)`, a `dp_accounting.DpEvent`."""
+        import dp_accounting
+
+        if self.steps == 0:
+            return dp_accounting.NoOpDpEvent()
+        return dp_accounting.SelfComposedDpEvent(
+            dp_accounting.GaussianDpEvent(self.noise_multiplier), self.steps
+        )
+
+    def step_deviation(self) -> float:
+        """1 / sigma, the standard deviation of the Gaussian mechanism's privacy loss."""
+        return 1.0 / self.noise_multiplier
 
 
-def record_from_dict(document: Mapping[str, Any]) -> GaussianMechanism:
+RECORDS: Final[dict[str, type[GaussianMechanism] | type[HistogramQuery]]] = {
+    "dpsgd": GaussianMechanism,
+    "histogram": HistogramQuery,
+}
+
+
+def record_from_dict(document: Mapping[str, Any]) -> GaussianMechanism | HistogramQuery:
     """The record that `to_dict` wrote, picked by its `name`; fields of later versions are ignored.
 
     Raises `ParameterError` for an unknown name, a missing field, a value of the wrong type or range.
@@ -106,6 +164,14 @@ def record_from_dict(document: Mapping[str, Any]) -> GaussianMechanism:
         return kind(**{key: value for key, value in document.items() if key in known})
     except TypeError as error:
         raise ParameterError(f"not a {name} mechanism: {error}") from error
+
+
+def training_record(document: Mapping[str, Any]) -> GaussianMechanism:
+    """`record_from_dict` where only the mechanism that trains will do. Raises `ParameterError`."""
+    record = record_from_dict(document)
+    if not isinstance(record, GaussianMechanism):
+        raise ParameterError(f"expected a mechanism that trains, got the side query {record.name!r}")
+    return record
 
 
 def whole(low: int, *, hint: str | None = None, **values: int) -> None:

@@ -5,8 +5,9 @@ was released; no run passes its budget or what is left of the cap, steps that it
 the standard library, and the accountant while reserving. Source: privacy odometers, Rogers et al. 2016.
 
     first  terms    unit, adjacency, cap and filter order, fixed for good
-    run    reserve  the plan, the most steps it may charge (`limit`) and their whole cost
+    run    reserve  the plan, the most steps it may charge (`limit`) and their whole cost, queries included
            lane     a process began to charge; the lanes before it are void
+           query    one side query, before it is released; asked again, it lowers `limit`
            charge   one step, before it is released
            settle   the run is over: it costs what it charged      | cancel   it charged nothing
 """
@@ -20,9 +21,11 @@ from typing import Protocol
 
 from dp_diffusers.errors import BudgetError, GuaranteeError, LedgerError
 from dp_diffusers.privacy.budget import Budget
-from dp_diffusers.privacy.events import GaussianMechanism, record_from_dict
+from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.ledger_file import BUSY_SECONDS, Entry, LedgerFile, utc_now
-from dp_diffusers.privacy.reservation import Reservation, Run
+from dp_diffusers.privacy.limits import Room, first_limit
+from dp_diffusers.privacy.reservation import Reservation
+from dp_diffusers.privacy.runs import Run, read_run
 from dp_diffusers.privacy.spending import Cost, CostCurve, Spent, Terms, total, within_cap
 
 
@@ -38,8 +41,12 @@ class Plannable(Protocol):
         """The mechanism that the run charges for."""
 
     @property
+    def queries(self) -> tuple[Record, ...]:
+        """The side queries that it charges for before."""
+
+    @property
     def epsilon(self) -> float:
-        """Certified epsilon of all planned steps."""
+        """Certified epsilon of all planned steps and queries."""
 
     @property
     def fingerprint(self) -> str:
@@ -114,7 +121,7 @@ class Ledger:
 
     def runs(self) -> list[Run]:
         """Every run, in the order of reservation."""
-        return [self._run(entry) for entry in self._reserved().values()]
+        return [read_run(self.file, entry) for entry in self._reserved().values()]
 
     def spent(self) -> Spent:
         """What all runs come to: settled runs at what they charged, open runs at their limit."""
@@ -126,7 +133,7 @@ class Ledger:
     def has_run(self, run_id: str) -> bool:
         """Whether `run_id` was reserved and not cancelled, so that `resume` takes it."""
         entry = self._reserved().get(run_id)
-        return entry is not None and self._run(entry).status != "cancelled"
+        return entry is not None and read_run(self.file, entry).status != "cancelled"
 
     def reserve(self, plan: Plannable, *, run_id: str | None = None) -> Reservation:
         """Writes the whole cost of `plan` before anything is released.
@@ -135,11 +142,11 @@ class Ledger:
         plan's unit, adjacency or cap differ from the ledger's, `BudgetError` if the total would pass the
         cap; then nothing was written.
         """
-        budget, record = plan.budget, plan.record
+        budget, record, queries = plan.budget, plan.record, plan.queries
         if budget is None or record is None:
             raise GuaranteeError("a plan that is not private has nothing to reserve")
-        terms = self.terms or Terms.first(budget, record)
-        curve = CostCurve(record, budget.delta, terms)
+        terms = self.terms or Terms.first(budget, record, queries)
+        curve = CostCurve(record, budget.delta, terms, queries)
         planned = curve.certified(record.steps)
         run_id = run_id or secrets.token_hex(8)
         with self.file.transaction():
@@ -148,9 +155,9 @@ class Ledger:
             self._require_same_order(terms)
             if self.has_run(run_id):
                 raise LedgerError(f"run {run_id} is in the ledger {self.path} already", hint="resume it")
-            others = [run.cost for run in self.runs()]
-            self._require_room([*others, planned], terms)
-            limit, cost = _limit(curve, planned, record.steps, others, budget, terms)
+            self._require_room([*(run.cost for run in self.runs()), planned], terms)
+            room = self.room_for(run_id, budget.epsilon, terms)
+            limit, cost = first_limit(curve, planned, record.steps, room)
             if self.terms is None:
                 self.file.append("terms", "", at=utc_now(), **terms.to_dict())
             self.file.append(
@@ -163,6 +170,7 @@ class Ledger:
                 budget=budget.to_dict(),
                 mechanism=record.to_dict(),
                 cost=cost.to_dict(),
+                **({"queries": [query.to_dict() for query in queries]} if queries else {}),
             )
         return self.resume(run_id)
 
@@ -181,33 +189,24 @@ class Ledger:
         entry = self._reserved().get(run_id)
         if entry is None:
             raise LedgerError(f"run {run_id} is not in the ledger {self.path}")
-        return self._run(entry)
+        return read_run(self.file, entry)
 
     def _reserved(self) -> dict[str, Entry]:
         """The newest reservation of each run; one that was cancelled may be reserved again."""
         return {entry.run: entry for entry in self.file.of_kind("reserve")}
 
-    def _run(self, entry: Entry) -> Run:
-        last = self.file.last_of_run(entry.run) or entry
-        status = {"settle": "settled", "cancel": "cancelled"}.get(last.kind, "open")
-        cost = last.content.get("cost", entry.content["cost"])
-        return Run(
-            run_id=entry.run,
-            plan_fingerprint=entry.content["fingerprint"],
-            record=record_from_dict(entry.content["mechanism"]),
-            limit=entry.content["limit"],
-            steps_charged=last.content["count"],
-            status=status,
-            cost=Cost.from_dict(cost),
-            reserved_cost=Cost.from_dict(entry.content["cost"]),
-        )
+    def room_for(self, run_id: str, epsilon: float, terms: Terms) -> Room:
+        """What a run of this budget may cost, given what all other runs count."""
+        return Room(epsilon, [run.cost for run in self.runs() if run.run_id != run_id], terms)
 
-    def cost_of(self, run: Run, steps: int) -> Cost:
-        """Certified cost of `steps` steps of a run."""
+    def cost_of_charged(self, run: Run) -> Cost:
+        """Certified cost of all that a run charged: its side queries as often as they were asked, its steps."""
         terms = self.terms
         assert terms is not None
-        curve = CostCurve(run.record, run.cost.delta, terms)
-        return run.reserved_cost if steps == run.limit else curve.certified(steps)
+        if run.steps_charged == run.limit and run.charged_queries == run.reserved_queries:
+            return run.reserved_cost
+        curve = CostCurve(run.record, run.cost.delta, terms, run.charged_queries)
+        return curve.certified(run.steps_charged)
 
     def _require_same_order(self, terms: Terms) -> None:
         if self.terms not in (None, terms):
@@ -226,17 +225,3 @@ class Ledger:
             hint="lower budget.epsilon or mechanism.steps; the cap belongs to the data set, not to the run",
         )
 
-
-def _limit(
-    curve: CostCurve, planned: Cost, steps: int, others: Sequence[Cost], budget: Budget, terms: Terms
-) -> tuple[int, Cost]:
-    """The most steps the run may charge, redone ones included, and their certified cost."""
-    from dp_diffusers.privacy.calibration import largest_steps
-
-    def allowed(cost: Cost) -> bool:
-        return cost.epsilon <= budget.epsilon and within_cap([*others, cost], terms)
-
-    limit = largest_steps(lambda count: allowed(curve.coarse(count)), steps)
-    if limit > steps and allowed(cost := curve.certified(limit)):
-        return limit, cost
-    return steps, planned

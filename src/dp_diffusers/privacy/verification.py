@@ -1,8 +1,8 @@
 """Checks a release against its certificate, with nothing but dp_accounting and the files.
 
 Guarantee: a release is called valid only if every number of the certificate follows from its mechanisms and
-every file is listed and unchanged; epsilon is computed again, never copied. Imports the accountant, never
-torch. Source: the contract of the certificate.
+every file is listed and unchanged; epsilon is computed again, never copied; who issued it is said only where
+the signer's key is given. Imports the accountant, never torch. Source: the contract of the certificate.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from dp_diffusers.errors import DPDiffusersError
-from dp_diffusers.privacy import accountant
+from dp_diffusers.privacy import accountant, signature
 from dp_diffusers.privacy.calibration import SMALLEST_NOISE
 from dp_diffusers.privacy.certificate import ADAPTER_FILE, Certificate
-from dp_diffusers.privacy.events import GaussianMechanism, record_from_dict
-from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, unlisted
+from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
+from dp_diffusers.privacy.events import GaussianMechanism, training_record
+from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
 
 NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
 MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
@@ -28,7 +29,8 @@ MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
 class Verification:
     """What was found: `epsilon` is the recomputed one, None if it could not be or nothing is promised.
 
-    `not_private`, `delta`, `unit` and `adjacency` are what the certificate says; None where it has none.
+    `not_private`, `delta`, `unit`, `adjacency` and `signature` are what the certificate says; None where it has
+    none. `signer_known`: it is signed, and with the key that was given.
     """
 
     valid: bool
@@ -38,30 +40,44 @@ class Verification:
     delta: float | None = None
     unit: str | None = None
     adjacency: str | None = None
+    signature: Mapping[str, str] | None = None
+    signer_known: bool = False
 
     def explain(self) -> str:
         """The verdict, and what the release promises if it is valid."""
         if not self.valid:
             return "not valid"
+        return "\n".join(
+            ["valid", self._promise(), signature.explain(self.signature, known=self.signer_known)]
+        )
+
+    def _promise(self) -> str:
         if self.not_private:
-            return f"valid\n{NOT_PRIVATE}"
+            return NOT_PRIVATE
         promise = f"epsilon {self.epsilon:.4g} at delta {self.delta:g} per {self.unit}"
-        return f"valid\n{promise}, adjacency {self.adjacency}"
+        return f"{promise}, adjacency {self.adjacency}"
 
 
-def verify_release(folder: Path) -> Verification:
-    """Every problem of the release in `folder`; never raises for what it finds there."""
-    try:
-        certificate = Certificate.from_json((folder / CERTIFICATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        return _invalid(f"cannot read {CERTIFICATE_NAME} in {folder}: {error}")
-    except DPDiffusersError as error:
-        return _invalid(error.message)
-    recomputed: float | None = None
+def verify_release(folder: Path, public_key: Path | None = None) -> Verification:
+    """Every problem of the release in `folder`; never raises for what it finds there.
+
+    `public_key`: PEM file of whoever must have signed; None takes any signature, and none. Raises
+    `InputError` for a key file that cannot be used.
+    """
+    signer = None if public_key is None else signature.public_key_in(public_key)
     problems: list[str] = []
     try:
-        recomputed, problems = _epsilon(certificate)
-        problems += [*_ledger(certificate), *_hashes(certificate)]
+        text = read_whole(folder / CERTIFICATE_NAME)
+        document = document_in(text)
+        problems += problems_of_text(text, document)
+        certificate = Certificate.from_dict(document)
+    except DPDiffusersError as error:
+        return _invalid([*problems, error.message])
+    recomputed: float | None = None
+    try:
+        problems += filter(None, [signature.problem_of(document, signer)])
+        recomputed, unfollowed = _epsilon(certificate)
+        problems += [*unfollowed, *_ledger(certificate), *_hashes(certificate)]
     except (DPDiffusersError, TypeError, ValueError, KeyError, OverflowError) as error:
         problems.append(f"the certificate cannot be followed: {error}")
     try:
@@ -76,11 +92,13 @@ def verify_release(folder: Path) -> Verification:
         delta=certificate.delta,
         unit=certificate.unit,
         adjacency=certificate.adjacency,
+        signature=certificate.signature,
+        signer_known=signer is not None and not problems,
     )
 
 
-def _invalid(problem: str) -> Verification:
-    return Verification(valid=False, epsilon=None, problems=(problem,))
+def _invalid(problems: list[str]) -> Verification:
+    return Verification(valid=False, epsilon=None, problems=tuple(problems))
 
 
 def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
@@ -105,7 +123,7 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
 
 
 def _charged(entry: Mapping[str, Any]) -> GaussianMechanism:
-    return record_from_dict({**entry, "steps": entry["steps_charged"]})
+    return training_record({**entry, "steps": entry["steps_charged"]})
 
 
 def _record(record: GaussianMechanism, delta: float) -> Iterator[str]:
