@@ -147,3 +147,42 @@ def test_guarantee_draws_of_a_unit_do_not_depend_on_how_many_rows_another_unit_h
         assert torch.equal(together.timesteps, alone.timesteps)
         assert torch.equal(together.noise, alone.noise)
         assert torch.equal(together.drop_label, alone.drop_label)
+
+
+def test_guarantee_draws_of_a_unit_do_not_depend_on_how_its_rows_are_cut_into_passes() -> None:
+    """A large unit goes on in the next pass: each row has the draws that it has in one pass with all."""
+    objective, count = Objective.of(_scheduler("epsilon"), label_dropout=0.5), 11
+
+    def drawn(slot: np.ndarray, counts: np.ndarray | None) -> Draws:
+        rows = {"units": np.array([5]), "position": np.zeros_like(slot), "slot": slot, "slots": count}
+        return objective.draw(RunKeys.for_tests(3), 7, **rows, shape=(1, 4, 4), counts=counts)
+
+    whole = drawn(np.arange(count), None)
+    parts = [drawn(slot, np.array([count])) for slot in np.split(np.arange(count), [4, 8])]
+    for name in ("timesteps", "noise", "drop_label"):
+        together = torch.cat([getattr(part, name) for part in parts])
+        assert torch.equal(together, getattr(whole, name))
+    forgetful = drawn(np.arange(4), None)
+    assert not torch.equal(forgetful.timesteps, whole.timesteps[:4]), "spread over a part of the rows only"
+
+
+def test_guarantee_draws_of_rows_take_memory_by_the_rows() -> None:
+    import tracemalloc
+
+    objective, counts = Objective.of(_scheduler("epsilon")), np.array([128] + [1] * 128)
+    position = np.repeat(np.arange(len(counts)), counts)
+    slot = np.concatenate([np.arange(count) for count in counts])
+    tracemalloc.start()
+    draws = objective.draw(
+        RunKeys.for_tests(3),
+        7,
+        units=np.arange(len(counts)),
+        position=position,
+        slot=slot,
+        slots=128,
+        shape=(1, 32, 32),
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert draws.noise.shape == (256, 1, 32, 32)
+    assert peak < 8 * draws.noise.nbytes, "129 units as wide as the widest would take 64 times as much"
