@@ -34,6 +34,7 @@ def dry_run(module: nn.Module, losses: Losses, *, rows: int = 4) -> None:
     results.
 
     - Layers: none that mixes units, none without a rule.
+    - Randomness: the model draws none of its own; its draws would depend on who else is in the batch.
     - Rows: removing one row, or replacing it by another, leaves the losses of the others as they were (1e-4
       relative).
     - Reach: every trainable tensor has a gradient somewhere.
@@ -75,15 +76,24 @@ def _perturbed(parameters: list[nn.Parameter]) -> Iterator[None]:
 
 def _check_rows_apart(losses: Losses, everyone: Tensor) -> None:
     with torch.no_grad():
+        stream = _global_stream(everyone.device)
         whole = losses(everyone)
         if whole.shape != everyone.shape:
             raise ModelError(f"expected one loss per row, [{len(everyone)}], got {list(whole.shape)}")
         swapped = everyone.clone()
         swapped[0] = everyone[-1]
         _same(losses(everyone), whole, "two equal calls give different losses", "turn dropout off")
+        # a dropout that is rare enough to have left these few rows alone still reads the stream
+        if not torch.equal(_global_stream(everyone.device), stream):
+            raise ModelError("the model draws random numbers of its own", hint="turn dropout off")
         hint = "replace layers that mix rows, such as batch norm or a mean over the batch"
         _same(losses(everyone[1:]), whole[1:], "removing a row changes the losses of the others", hint)
         _same(losses(swapped)[1:], whole[1:], "replacing a row changes the losses of the others", hint)
+
+
+def _global_stream(device: torch.device) -> Tensor:
+    """State of torch's own random numbers on the device, which layers such as dropout read."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
 
 
 def _same(found: Tensor, expected: Tensor, message: str, hint: str) -> None:

@@ -1,8 +1,8 @@
 """The secret streams of one process: every draw is a pure function of (key, domain, step, unit), and nothing
 else.
 
-Guarantees: keys come from the operating system, are never shown, pickled, copied or inherited by a fork, and
-no two domains share a stream. May import numpy and cryptography, never torch. Sources: ChaCha20 (RFC 8439) as
+Guarantees: keys come from the operating system, are never shown, pickled, copied or inherited by a fork of
+any kind, and no two domains share a stream. May import numpy and cryptography, never torch. Sources: ChaCha20 (RFC 8439) as
 a keystream; Holohan & Braghin, *Secure Random Sampling in Differential Privacy* (2021, arXiv 2107.10138) for
 sums of draws.
 """
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
+from dp_diffusers.engine.secret_bytes import SecretBytes
 from dp_diffusers.errors import GuaranteeError, ParameterError
 
 Floats = NDArray[np.float64]
@@ -39,29 +40,32 @@ class RunKeys:
     - `fresh()` takes 32 key bytes and 16 lane bytes from `os.urandom`; the key is never written anywhere.
     - The row of a unit does not depend on which other units are asked for, nor on their order.
     - Different domains, steps, units, kinds (uniform, normal, noise) and lanes give unrelated streams.
-    - Pickling and copying raise `GuaranteeError`; a forked child has no key and every use there raises.
+    - Pickling and copying raise `GuaranteeError`; a forked child has no key and every use there raises, also
+      where the fork was made behind Python's back.
+    - Of any number of threads, one can claim the noise of a step.
 
     `lane` is public (the ledger stores it); `not_private` is True for test keys, whose streams anyone can
     repeat.
     """
 
-    __slots__ = ("__weakref__", "_claimed", "_key", "_lane", "_not_private")
+    __slots__ = ("__weakref__", "_claimed", "_key", "_lane", "_not_private", "_process")
 
     def __init__(self, key: bytes, lane: bytes, *, not_private: bool) -> None:
         if len(key) != 32 or len(lane) != 16:
             raise ParameterError(
                 f"expected a key of 32 bytes and a lane of 16, got {len(key)} and {len(lane)}"
             )
-        self._key: bytes | None = bytes(key)
+        self._key: SecretBytes | None = SecretBytes(key)
         self._lane = bytes(lane)
         self._not_private = not_private
-        self._claimed: set[int] = set()
+        self._process = os.getpid()
+        self._claimed: dict[int, object] = {}
         _LIVE.add(self)
 
     @classmethod
     def fresh(cls) -> RunKeys:
         """New secret keys from the operating system, for one start of one process."""
-        return cls(os.urandom(32), os.urandom(16), not_private=False)
+        return cls(SecretBytes(os.urandom(32)), os.urandom(16), not_private=False)
 
     @classmethod
     def for_tests(cls, seed: int, lane: bytes | None = None) -> RunKeys:
@@ -141,14 +145,14 @@ class RunKeys:
     def claim(self, step: int) -> None:
         """Marks the noise of `step` as released. Raises `GuaranteeError` the second time: noise is never used
         twice."""
-        if step in self._claimed:
+        mine = object()
+        if self._claimed.setdefault(step, mine) is not mine:  # one operation: no thread comes in between
             raise GuaranteeError(
                 f"step {step} was already released in this lane: its noise would be repeated"
             )
-        self._claimed.add(step)
 
-    def _subkey(self, kind: str, domain: str, step: int) -> bytes:
-        if self._key is None:
+    def _subkey(self, kind: str, domain: str, step: int) -> SecretBytes:
+        if self._key is None or self._process != os.getpid():  # a library may fork without Python's handlers
             raise GuaranteeError(
                 "the keys of a run do not survive a fork: this process has none",
                 hint="draw in the process that made the keys, or make fresh ones here",
@@ -159,7 +163,7 @@ class RunKeys:
         message = b"".join(len(part).to_bytes(8, "little") + part for part in parts) + step.to_bytes(
             8, "little"
         )
-        return hmac.digest(self._key, message, "sha256")
+        return SecretBytes(hmac.digest(self._key, message, "sha256"))
 
     @staticmethod
     def _fill(subkey: bytes, ids: Units, words: NDArray[np.unsignedinteger]) -> None:
