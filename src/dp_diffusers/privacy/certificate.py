@@ -8,7 +8,6 @@ dp_accounting's events: fields are only ever added, and their meaning never chan
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from dp_diffusers.errors import GuaranteeError, ParameterError, VerificationError
 from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.certificate_text import digest_of, document_in, problems_of_text, text_of
 from dp_diffusers.privacy.events import GaussianMechanism
-from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, forget_unfinished, hashes, write_whole
+from dp_diffusers.privacy.files import (
+    CERTIFICATE_NAME,
+    changed,
+    forget_unfinished,
+    hashes,
+    read_whole,
+    write_whole,
+)
 from dp_diffusers.privacy.reservation import Reservation
 
 if TYPE_CHECKING:
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 ADAPTER_FILE: Final = "adapter/adapter_model.safetensors"
+_LATER: Final = {"signature", "classes", "statements", "digest"}  # fields that the first certificates lack
 
 
 class CertifiablePlan(Protocol):
@@ -67,7 +75,12 @@ class Certificate:
     """What images are made of: {labels, names, declared}; None without classes or if not recorded."""
     not_private: bool
     assumptions: tuple[str, ...]
+    statements: tuple[Mapping[str, str], ...] = ()
+    """What NIST SP 800-226 asks of a privacy claim: {topic, question, answer}, one after the other."""
+    digest: str | None = None
+    """SHA-256 of the certificate's text with `digest` and `signature` null; None before it is issued."""
     signature: Mapping[str, str] | None = None
+    """{algorithm, public_key, value} of ed25519 over the other fields, or None."""
     schema: int = SCHEMA
     further: Mapping[str, Any] = field(default_factory=dict)
     """Fields of later versions, kept as they are."""
@@ -105,18 +118,47 @@ class Certificate:
             **numbers,
         )
 
+    def listing(self, release: str | Path) -> Certificate:
+        """The certificate as it is issued: with the hash of every file below `release`, and its digest."""
+        files = hashes(Path(release))
+        adapter = {**self.adapter, "sha256": files.get(ADAPTER_FILE)}
+        listed = dataclasses.replace(self, files=files, adapter=adapter, signature=None)
+        return dataclasses.replace(listed, digest=digest_of(listed.to_dict()))
+
     def issue(self, release: str | Path) -> Certificate:
         """Hashes every file below `release`, writes certificate.json there and returns what it says."""
         folder = Path(release)
         forget_unfinished(folder / CERTIFICATE_NAME)
-        files = hashes(folder)
-        adapter = {**self.adapter, "sha256": files.get(ADAPTER_FILE)}
-        issued = dataclasses.replace(self, files=files, adapter=adapter, signature=None)
+        issued = self.listing(folder)
+        write_whole(folder / CERTIFICATE_NAME, issued.to_json())
+        return issued
+
+    def sign(self, release: str | Path, key: str | Path) -> Certificate:
+        """Signs the certificate of `release` with a private ed25519 key; returns what it says then.
+
+        `key`: a PEM file, outside the release. Raises `VerificationError` if `release` does not verify or
+        holds another certificate; `InputError` for a key that cannot be used.
+        """
+        from dp_diffusers.privacy.signature import signed
+
+        folder, file = Path(release), Path(key)
+        if file.resolve().is_relative_to(folder.resolve()):
+            raise ParameterError(f"{file} lies in the release", hint="a private key stays outside it")
+        found = self.verify(folder)
+        if not found.valid or Certificate.read(folder) != self:
+            problems = "; ".join(found.problems) or "it is not this certificate"
+            raise VerificationError(f"{folder} is not valid, so it is not signed: {problems}")
+        document = {**self.to_dict(), "signature": None}
+        if document["digest"] is None:  # of a version that had none
+            document["digest"] = digest_of(document)
+        document["signature"] = signed(document, file)
+        issued = Certificate.from_dict(document)
         write_whole(folder / CERTIFICATE_NAME, issued.to_json())
         return issued
 
     def reissue(self, release: str | Path, *, replaced: Iterable[str] = ()) -> Certificate:
-        """The same certificate with the files that were added since; a signature has to be made anew.
+        """The same certificate with the files that were added since; without its signature, which was for
+        the files before them.
 
         `replaced`: paths of files or folders that may differ from what is listed, or be gone. Raises
         `VerificationError` if any other listed file was changed or is missing.
@@ -134,7 +176,7 @@ class Certificate:
 
     def to_json(self) -> str:
         """The document, with two spaces of indent and keys in the order of the schema."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        return text_of(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The document as a plain dictionary."""
@@ -142,16 +184,23 @@ class Certificate:
         document = {name: getattr(self, name) for name in order if name != "further"}
         document["mechanisms"] = [dict(entry) for entry in self.mechanisms]
         document["assumptions"] = list(self.assumptions)
+        document["statements"] = [dict(statement) for statement in self.statements]
         return {**document, **self.further}
 
     @classmethod
     def from_json(cls, text: str) -> Certificate:
         """Reads a certificate. Raises `ParameterError` for anything that is not one of schema 1."""
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise ParameterError(f"not a certificate: {error}") from error
-        return cls.from_dict(document)
+        return cls.from_dict(document_in(text))
+
+    @classmethod
+    def read(cls, release: str | Path) -> Certificate:
+        """The certificate in a release folder. Raises `VerificationError` where its text was changed."""
+        path = Path(release) / CERTIFICATE_NAME
+        text = read_whole(path)
+        problems = list(problems_of_text(text, document_in(text)))
+        if problems:
+            raise VerificationError(f"{path}: {problems[0]}", hint="restore it, or make the release again")
+        return cls.from_json(text)
 
     @classmethod
     def from_dict(cls, document: Any) -> Certificate:
@@ -159,20 +208,25 @@ class Certificate:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ParameterError(f"not a certificate of schema {SCHEMA}")
         names = {item.name for item in dataclasses.fields(cls)} - {"further"}
-        missing = sorted(names - {"signature", "classes"} - set(document))
+        missing = sorted(names - _LATER - set(document))
         if missing:
             raise ParameterError(f"not a certificate: {', '.join(missing)} missing")
         _check_types(document)
         known = {name: value for name, value in document.items() if name in names}
         known |= {name: tuple(document[name]) for name in ("mechanisms", "assumptions")}
+        known["statements"] = tuple(document.get("statements") or ())
         return cls(**known, further={name: document[name] for name in document if name not in names})
 
     @classmethod
-    def verify(cls, release: str | Path) -> Verification:
-        """Recomputes epsilon and re-hashes the files of `release`; needs dp_accounting alone."""
+    def verify(cls, release: str | Path, *, public_key: str | Path | None = None) -> Verification:
+        """Recomputes epsilon and re-hashes the files of `release`; needs dp_accounting alone.
+
+        `public_key`: PEM file of the signer. With it, a certificate that this key has not signed is not
+        valid; without it a signature shows that nothing was changed since, and not who made it.
+        """
         from dp_diffusers.privacy.verification import verify_release
 
-        return verify_release(Path(release))
+        return verify_release(Path(release), None if public_key is None else Path(public_key))
 
 
 def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[str, Any]:
@@ -238,6 +292,8 @@ def _check_types(document: Mapping[str, Any]) -> None:
     kinds: dict[str, type] = dict.fromkeys(("accountant", "ledger", "files", "base_model", "adapter"), dict)
     if document.get("classes") is not None:
         kinds["classes"] = dict
+    if document.get("statements") is not None:
+        kinds["statements"] = list
     kinds |= {"mechanisms": list, "assumptions": list, "not_private": bool}
     for name, kind in kinds.items():
         if not isinstance(document[name], kind):

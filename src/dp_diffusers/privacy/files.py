@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -28,11 +28,26 @@ def sha256_of_file(path: Path) -> str:
 
 
 def release_files(folder: Path) -> dict[str, Path]:
-    """Every file and link below `folder` but the certificate itself, by its path with slashes, sorted."""
-    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    named = {path.relative_to(folder).as_posix(): path for path in found}
+    """Every file, link and empty folder below `folder` but the certificate, by its path with slashes, sorted.
+
+    Raises `OSError` for a folder that cannot be looked into.
+    """
+    named = {path.relative_to(folder).as_posix(): path for path in _walk(folder)}
     named.pop(CERTIFICATE_NAME, None)
     return dict(sorted(named.items()))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Files and links, and folders that hold nothing. Raises `OSError` for what cannot be looked into."""
+    with os.scandir(folder) as entries:
+        found = sorted(Path(entry.path) for entry in entries)
+    for path in found:
+        if path.is_symlink() or not path.is_dir():
+            yield path
+        elif inside := list(_walk(path)):
+            yield from inside
+        else:
+            yield path
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -66,6 +81,18 @@ def _change(path: Path | None, name: str, digest: str) -> str | None:
     if path.is_symlink() or not path.is_file():
         return f"{name} is not a plain file"
     return None if sha256_of_file(path) == digest else f"{name} was changed"
+
+
+def read_whole(path: Path) -> str:
+    """The text of a file as it is, line ends and all. Raises `RunFolderError` unless it is one, in UTF-8."""
+    try:
+        if path.is_symlink():
+            raise RunFolderError(f"{path} is not a plain file")
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RunFolderError(f"{path} is not a text in UTF-8") from error
 
 
 def write_whole(path: Path, text: str) -> None:

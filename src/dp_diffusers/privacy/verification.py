@@ -29,8 +29,8 @@ MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
 class Verification:
     """What was found: `epsilon` is the recomputed one, None if it could not be or nothing is promised.
 
-    `not_private`, `delta`, `unit`, `adjacency` and `signature` are what the certificate says; None where it has
-    none. `signer_known`: it is signed, and with the key that was given.
+    `not_private`, `delta`, `unit`, `adjacency` and `signature` are what the certificate says; None where
+    it has none. `signer_known`: it is signed, and with the key that was given.
     """
 
     valid: bool
