@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from dp_diffusers.data.sources import is_missing, no_column
+from dp_diffusers.data.unit_ids import joined, several_in_one
 from dp_diffusers.errors import DataError
 
 METADATA = "metadata.csv"
@@ -31,7 +32,8 @@ class Metadata:
     def column(self, kind: str, name: str, files: list[str]) -> list[str]:
         """One value for each of `files` (names relative to the folder).
 
-        Raises `DataError` for an unknown column, a file without a row, a row without a file, a missing value.
+        Raises `DataError` for an unknown column, a file without a row, a row without a file, a missing value,
+        several ids in one cell.
         """
         if name not in self.columns:
             raise no_column(self.path, kind, name, self.columns)
@@ -45,6 +47,9 @@ class Metadata:
                 f"{self.path}: {kind} column {name!r} is empty for {len(missing)} images, first {missing[0]}",
                 hint="fill in the value, or remove the image and its row",
             )
+        several = [file for file, value in zip(files, values) if kind == "unit" and joined(value)]
+        if several:
+            raise several_in_one(self.path, name, several[0], len(several))
         return values
 
     def _same_files(self, files: list[str]) -> None:

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dp_diffusers.data.sources import RawImages, is_missing, no_column, source
+from dp_diffusers.data.sources import RawImages, no_column, source
+from dp_diffusers.data.unit_ids import checked_ids
 from dp_diffusers.errors import DataError
 
 Opened: TypeAlias = tuple[Path, pq.ParquetFile]
@@ -41,7 +42,7 @@ def read_parquet(path: Path, *, label: str | None, unit: str | None) -> RawImage
         encoded=lambda: _encoded(files, image),
         labels=None if label is None else _labels(path, label, _column(files, label)),
         class_names=_declared_names(schema, label),
-        units=None if unit is None else _units(path, unit, _column(files, unit)),
+        units=None if unit is None else checked_ids(path, unit, _column(files, unit)),
     )
 
 
@@ -114,25 +115,6 @@ def _labels(path: Path, name: str, values: list[Any]) -> list[Any]:
         )
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
     raise DataError(f"{path}: expected label column {name!r} to hold whole numbers or text, got {found}")
-
-
-def _units(path: Path, name: str, values: list[Any]) -> list[object]:
-    missing = [row for row, value in enumerate(values) if is_missing(value)]
-    if missing:
-        hint = "an image of unknown owner cannot be protected: fill in the id, or remove the row"
-        raise DataError(
-            f"{path}: unit column {name!r} is missing in {len(missing)} rows, first row {missing[0]}",
-            hint=hint,
-        )
-    if isinstance(values[0], dict | list):
-        raise DataError(f"{path}: expected unit column {name!r} to hold numbers or text")
-    kinds = {type(value).__name__ for value in values}
-    if len(kinds) > 1:  # one person as 7 in one file and "7" in another would be two
-        raise DataError(
-            f"{path}: unit column {name!r} is of {' and '.join(sorted(kinds))} in different files",
-            hint="write the ids in one type, so that a person is the same person in each file",
-        )
-    return values
 
 
 def _declared_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:

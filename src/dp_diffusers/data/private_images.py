@@ -2,7 +2,7 @@
 
 Guarantees:
 - every image has an owner, and owners are numbered 0..unit_count-1 without gaps; where the unit is the image,
-  each image is its own owner;
+  each image is its own owner; where images belong to several people, no person is in two owners;
 - images are uint8 `[N, H, W, C]`; labels are numbers from 0, below len(class_names) where there are names;
 - no file name, unit id or pixel appears in `repr` or in `notes`.
 May import numpy (PIL and pyarrow through its sources); never torch. Files are read without any cache on disk.
@@ -10,16 +10,18 @@ May import numpy (PIL and pyarrow through its sources); never torch. Files are r
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from dp_diffusers.data.decoding import Decoder, Resize
+from dp_diffusers.data.labels import label_numbers, typed_labels
+from dp_diffusers.data.ownership import owners_of
 from dp_diffusers.data.sources import RawImages, default_label, kind_of, open_source
-from dp_diffusers.errors import DataError, nearest
+from dp_diffusers.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -30,7 +32,9 @@ class PrivateImages:
     owner: int64 `[N]`, dense unit ids. class_names_from_data: labels are text and the caller named no
     classes, so that one unit could change every number; they are matched by name or not at all. caption: a
     template such as `chest x-ray, {label}`. unit: whose images they are, `image` or the name of the column
-    that `owner` comes from; a budget must name the same. notes: what was changed.
+    that `owner` comes from; a budget must name the same. multi_owner: some images belonged to several people,
+    and an owner is a set of them (see `ownership`): a budget's adjacency may not be add_remove then. dropped:
+    int64, the source's rows that are left out for it, private. notes: what was changed.
     Raises: `DataError` for arrays of another type or shape, labels out of range, arrays that do not fit
     together, or owners that are not as `unit` says.
     """
@@ -43,6 +47,8 @@ class PrivateImages:
     class_names_from_data: bool = False
     caption: str | None = None
     unit: str = "image"
+    multi_owner: bool = False
+    dropped: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -58,6 +64,8 @@ class PrivateImages:
                 "expected each image to be its own owner, since the unit is the image",
                 hint="unit= names the column that says whose images they are",
             )
+        if self.multi_owner and self.unit == "image":
+            raise DataError("expected unit to name whose images they are, since they have several owners")
 
     @classmethod
     def from_folder(
@@ -97,6 +105,8 @@ class PrivateImages:
     ) -> PrivateImages:
         """Images of a parquet file. `label`, `unit`: columns; without `unit` each image is a unit.
 
+        A list column as `unit` names several people for an image: sets of people who share nobody are kept
+        (`multi_owner`), other images are left out.
         Raises: `DataError` for a column that is not there, a null label or unit id, an unreadable image.
         """
         raw = open_source("parquet", path, label=label, unit=_column(unit))
@@ -169,104 +179,24 @@ def _assemble(
     raw: RawImages, decoder: Decoder, classes: Sequence[str] | None, caption: str | None, unit: str | None
 ) -> PrivateImages:
     given = tuple(classes) if classes is not None else None
-    raw = replace(raw, labels=_typed(raw, given))
+    raw = replace(raw, labels=typed_labels(raw, given))
     text = raw.labels is not None and isinstance(raw.labels[0], str)
     labels, names = label_numbers(raw, given)
     if caption is not None and "{label}" in caption and names is None:
         raise DataError("the caption needs {label}, but there are no labels", hint="set data.label")
-    owner, unit_count = _owners(raw)
-    images = decoder.decode(raw.encoded(), raw.count)
+    owners = owners_of(raw.units, raw.count)
+    images = decoder.decode(compress(raw.encoded(), owners.kept.tolist()), len(owners.owner))
     return PrivateImages(
         images=images,
-        labels=labels,
+        labels=None if labels is None else labels[owners.kept],
         # numbers are used as they are: how many names they would have is for no one unit to say
         class_names=names if text or given or raw.class_names else None,
-        owner=owner,
-        unit_count=unit_count,
+        owner=owners.owner,
+        unit_count=owners.unit_count,
         class_names_from_data=text and given is None,
         caption=caption,
         unit=unit or "image",
+        multi_owner=owners.multi_owner,
+        dropped=np.flatnonzero(~owners.kept),
         notes=[*raw.notes, *decoder.notes],
     )
-
-
-def _typed(raw: RawImages, classes: tuple[str, ...] | None) -> list[int] | list[str] | None:
-    """Labels of a table without types: by the classes that the caller gave, never by what one row holds.
-
-    Raises: `DataError` for text where no classes were given.
-    """
-    if raw.labels is None or raw.typed or any(map(_is_whole, classes or ())):
-        return raw.labels
-    if all(_is_whole(label) for label in raw.labels):
-        return [int(label) for label in raw.labels]
-    if classes is None:
-        raise DataError(
-            "the labels are text, and nobody said which classes there are",
-            hint="set data.classes: otherwise one person's row could change the number of everyone's class",
-        )
-    return raw.labels
-
-
-def _is_whole(value: object) -> bool:
-    return re.fullmatch(r"-?\d{1,9}", str(value)) is not None
-
-
-def label_numbers(
-    raw: RawImages, classes: tuple[str, ...] | None
-) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels as numbers, int64 `[N]`, and the class names.
-
-    `classes` fixes names and order; otherwise the source's declared names, or the sorted names or the numbers
-    found. Raises: `DataError` for a label outside them.
-    """
-    if raw.labels is None:
-        return None, None
-    if isinstance(raw.labels[0], str):
-        return _from_text([str(label) for label in raw.labels], classes or raw.class_names)
-    numbers = np.asarray(raw.labels, np.int64)
-    declared = raw.class_names
-    if classes is None or declared is None or not set(classes) & set(declared):
-        return _from_numbers(numbers, classes or declared)
-    # The file says which name each number means: `classes` then reorders names, it does not rename.
-    _from_numbers(numbers, declared)
-    return _from_text([declared[number] for number in numbers.tolist()], classes)
-
-
-def _from_text(labels: list[str], known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    names = known or tuple(sorted(set(labels)))
-    position = {name: index for index, name in enumerate(names)}
-    unknown = sorted(set(labels) - position.keys())
-    if unknown:
-        close = nearest(unknown[0], names)
-        hint = f"did you mean {close!r} in data.classes?" if close else f"data.classes: {_listed(names)}"
-        raise DataError(f"label {unknown[0]!r} is not in data.classes", hint=hint)
-    return np.fromiter((position[label] for label in labels), np.int64, len(labels)), names
-
-
-def _from_numbers(labels: np.ndarray, known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    if known is None:
-        if labels.min() < 0:
-            raise DataError(f"expected labels >= 0, got {labels.min()}")
-        if labels.max() >= 100_000:
-            raise DataError(f"expected labels to number classes from 0, got {labels.max()}")
-        known = tuple(map(str, range(int(labels.max()) + 1)))
-    outside = (labels < 0) | (labels >= len(known))
-    if outside.any():
-        row = int(np.flatnonzero(outside)[0])
-        hint = f"{len(known)} classes are numbered 0 to {len(known) - 1}"
-        raise DataError(f"label {labels[row]} in row {row} is outside the classes", hint=hint)
-    return labels, known
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")
-
-
-def _owners(raw: RawImages) -> tuple[np.ndarray, int]:
-    """Dense owner of each image, int64 `[N]`, and the number of owners."""
-    if raw.units is None:
-        return np.arange(raw.count, dtype=np.int64), raw.count
-    numbers: dict[object, int] = {}
-    owner = [numbers.setdefault(unit, len(numbers)) for unit in raw.units]
-    return np.asarray(owner, np.int64), len(numbers)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dp_diffusers.data.decoding import Decoder
-from dp_diffusers.data.private_images import label_numbers
+from dp_diffusers.data.labels import label_numbers
 from dp_diffusers.data.public_images import PublicPart
 from dp_diffusers.data.sources import kind_of, open_source
 

@@ -21,7 +21,8 @@ class RawImages:
     encoded: makes an iterator over (name for errors, encoded bytes).
     labels: per image, integers or text, or None. typed: False where the source knows text alone, and whole
     numbers may be meant. class_names: names that the source itself declares.
-    units: per image, or None where an image is a unit.
+    units: an id per image, or a tuple of ids (distinct, sorted) where an image has several owners; None where
+    an image is a unit.
     """
 
     count: int

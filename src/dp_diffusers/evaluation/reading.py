@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.data.decoding import Decoder
-from dp_diffusers.data.private_images import label_numbers
+from dp_diffusers.data.labels import label_numbers
 from dp_diffusers.data.sources import kind_of, open_source
 from dp_diffusers.errors import DataError
 

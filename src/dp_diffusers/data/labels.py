@@ -1,0 +1,88 @@
+"""Labels of a source as numbers, and the names of the classes.
+
+Guarantee: what a number means is for the caller or the source's own declaration to say, never for one row.
+May import numpy, never torch. Class names found in the data alone are in sorted order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+from dp_diffusers.data.sources import RawImages
+from dp_diffusers.errors import DataError, nearest
+
+
+def typed_labels(raw: RawImages, classes: tuple[str, ...] | None) -> list[int] | list[str] | None:
+    """Labels of a table without types: by the classes that the caller gave, never by what one row holds.
+
+    Raises: `DataError` for text where no classes were given.
+    """
+    if raw.labels is None or raw.typed or any(map(_is_whole, classes or ())):
+        return raw.labels
+    if all(_is_whole(label) for label in raw.labels):
+        return [int(label) for label in raw.labels]
+    if classes is None:
+        raise DataError(
+            "the labels are text, and nobody said which classes there are",
+            hint="set data.classes: otherwise one person's row could change the number of everyone's class",
+        )
+    return raw.labels
+
+
+def _is_whole(value: object) -> bool:
+    return re.fullmatch(r"-?\d{1,9}", str(value)) is not None
+
+
+def label_numbers(
+    raw: RawImages, classes: tuple[str, ...] | None
+) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Labels as numbers, int64 `[N]`, and the class names.
+
+    `classes` fixes names and order; otherwise the source's declared names, or the sorted names or the numbers
+    found. Raises: `DataError` for a label outside them.
+    """
+    if raw.labels is None:
+        return None, None
+    if isinstance(raw.labels[0], str):
+        return _from_text([str(label) for label in raw.labels], classes or raw.class_names)
+    numbers = np.asarray(raw.labels, np.int64)
+    declared = raw.class_names
+    if classes is None or declared is None or not set(classes) & set(declared):
+        return _from_numbers(numbers, classes or declared)
+    # The file says which name each number means: `classes` then reorders names, it does not rename.
+    _from_numbers(numbers, declared)
+    return _from_text([declared[number] for number in numbers.tolist()], classes)
+
+
+def _from_text(labels: list[str], known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    names = known or tuple(sorted(set(labels)))
+    position = {name: index for index, name in enumerate(names)}
+    unknown = sorted(set(labels) - position.keys())
+    if unknown:
+        close = nearest(unknown[0], names)
+        hint = f"did you mean {close!r} in data.classes?" if close else f"data.classes: {_listed(names)}"
+        raise DataError(f"label {unknown[0]!r} is not in data.classes", hint=hint)
+    return np.fromiter((position[label] for label in labels), np.int64, len(labels)), names
+
+
+def _from_numbers(labels: np.ndarray, known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    if known is None:
+        if labels.min() < 0:
+            raise DataError(f"expected labels >= 0, got {labels.min()}")
+        if labels.max() >= 100_000:
+            raise DataError(f"expected labels to number classes from 0, got {labels.max()}")
+        known = tuple(map(str, range(int(labels.max()) + 1)))
+    outside = (labels < 0) | (labels >= len(known))
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        hint = f"{len(known)} classes are numbered 0 to {len(known) - 1}"
+        raise DataError(f"label {labels[row]} in row {row} is outside the classes", hint=hint)
+    return labels, known
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:8]) + (", …" if len(shown) > 8 else "")

@@ -1,0 +1,79 @@
+"""Ids of the units in a column: one per image, or a list of them where an image shows several people.
+
+Guarantees that a missing id is refused (an unknown owner cannot be protected), that ids are of one type, that
+several ids in one text are refused instead of becoming one person, and that no error repeats an id. May import
+the standard library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dp_diffusers.data.sources import is_missing
+from dp_diffusers.errors import DataError
+
+_ONE_TYPE = "write the ids in one type, so that a person is the same person in each file"
+_FILL_IN = "an image of unknown owner cannot be protected: fill in the id, or remove the row"
+_AS_LIST = (
+    "several people of one image are a list column of a parquet file; a single id has no `;` and no [ ]"
+)
+
+
+def checked_ids(path: Path, name: str, values: list[Any]) -> list[object]:
+    """The ids of a column: as they are, or for a list column as tuples, distinct and sorted.
+
+    Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id.
+    """
+    missing = [row for row, value in enumerate(values) if _has_gap(value)]
+    if missing:
+        raise DataError(
+            f"{path}: unit column {name!r} is missing in {len(missing)} rows, first row {missing[0]}",
+            hint=_FILL_IN,
+        )
+    _one_type(path, name, values)
+    if not isinstance(values[0], list):
+        _whole_ids(path, name, values)
+        return values
+    _one_type(path, name, (item for value in values for item in value))
+    _whole_ids(path, name, [value[0] for value in values])
+    return [tuple(sorted(set(value))) for value in values]
+
+
+def joined(value: object) -> bool:
+    """Whether a text holds several ids: `p1;p2`, or a list written out."""
+    if not isinstance(value, str):
+        return False
+    text = value.strip()
+    return ";" in text or (text.startswith("[") and text.endswith("]"))
+
+
+def several_in_one(path: Path, name: str, place: str, count: int) -> DataError:
+    """The error for `count` texts that hold several ids, the first of them at `place`."""
+    return DataError(
+        f"{path}: unit column {name!r} holds several ids in one text for {count} images, first {place}",
+        hint=_AS_LIST,
+    )
+
+
+def _has_gap(value: object) -> bool:
+    if isinstance(value, list):
+        return not value or any(map(is_missing, value))
+    return is_missing(value)
+
+
+def _one_type(path: Path, name: str, values: Iterable[object]) -> None:
+    kinds = sorted({type(value).__name__ for value in values})
+    if len(kinds) > 1:  # one person as 7 in one file and "7" in another would be two
+        raise DataError(
+            f"{path}: unit column {name!r} is of {' and '.join(kinds)} in different files", hint=_ONE_TYPE
+        )
+
+
+def _whole_ids(path: Path, name: str, values: Sequence[object]) -> None:
+    if isinstance(values[0], dict | list | tuple):
+        raise DataError(f"{path}: expected unit column {name!r} to hold numbers or text, or lists of them")
+    several = [row for row, value in enumerate(values) if joined(value)]
+    if several:
+        raise several_in_one(path, name, f"row {several[0]}", len(several))
