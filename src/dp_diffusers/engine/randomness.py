@@ -1,10 +1,10 @@
 """The secret streams of one process: every draw is a pure function of (key, domain, step, unit), and nothing
 else.
 
-Guarantees: keys come from the operating system, are never shown, pickled, copied or inherited by a fork of
-any kind, and no two domains share a stream. May import numpy and cryptography, never torch. Sources: ChaCha20 (RFC 8439) as
-a keystream; Holohan & Braghin, *Secure Random Sampling in Differential Privacy* (2021, arXiv 2107.10138) for
-sums of draws.
+Guarantees: keys come from the operating system, are never shown, pickled, copied or inherited by any kind of
+fork, and no two domains share a stream. May import numpy and cryptography, never torch. Sources: ChaCha20
+(RFC 8439) as a keystream; Holohan & Braghin, *Secure Random Sampling in Differential Privacy* (2021, arXiv
+2107.10138) for sums of draws.
 """
 
 from __future__ import annotations
