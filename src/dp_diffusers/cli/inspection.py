@@ -18,7 +18,7 @@ from dp_diffusers.errors import LedgerError
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger
-    from dp_diffusers.privacy.reservation import Run
+    from dp_diffusers.privacy.runs import Run
 
 BAR = 20  # characters of the bar that shows what is spent
 ledger = typer.Typer(help="The account of a data set.", rich_markup_mode=None)

@@ -14,12 +14,14 @@ the standard library, and the accountant while reserving. Source: privacy odomet
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from dp_diffusers.errors import BudgetError, GuaranteeError, LedgerError
+from dp_diffusers.privacy import ending
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.ledger_file import BUSY_SECONDS, Entry, LedgerFile, utc_now
@@ -191,6 +193,17 @@ class Ledger:
             raise LedgerError(f"run {run_id} is not in the ledger {self.path}")
         return read_run(self.file, entry)
 
+    def settle(self, run: str, *, unseen: bool = False) -> Run:
+        """Closes an open run at what it charged; `run` may be the beginning of its name.
+
+        unseen: see `ending.settle`. Raises `LedgerError` if it is unknown, charged nothing, or is at work.
+        """
+        return ending.settle(self, run, unseen=unseen)
+
+    def abandon(self, run: str, *, unseen: bool = False) -> Run:
+        """Gives an open run up for good; raises what `settle` does, but takes one that charged nothing."""
+        return ending.abandon(self, run, unseen=unseen)
+
     def _reserved(self) -> dict[str, Entry]:
         """The newest reservation of each run; one that was cancelled may be reserved again."""
         return {entry.run: entry for entry in self.file.of_kind("reserve")}
@@ -200,7 +213,7 @@ class Ledger:
         return Room(epsilon, [run.cost for run in self.runs() if run.run_id != run_id], terms)
 
     def cost_of_charged(self, run: Run) -> Cost:
-        """Certified cost of all that a run charged: its side queries as often as they were asked, its steps."""
+        """Certified cost of all that a run charged: its queries as often as they were asked, and its steps."""
         terms = self.terms
         assert terms is not None
         if run.steps_charged == run.limit and run.charged_queries == run.reserved_queries:
@@ -219,9 +232,10 @@ class Ledger:
             return
         assert terms.cap is not None
         spent, wanted, cap = total(costs[:-1], terms), total(costs, terms), terms.cap
+        above = f"to {wanted.epsilon:.4g}, above its cap of {cap.epsilon:g} (delta {cap.delta:g})"
+        if math.isinf(wanted.epsilon):  # no filter for these mechanisms, and no room for another delta
+            above = f"and the sum of its runs' deltas above what its cap of delta {cap.delta:g} has for them"
         raise BudgetError(
-            f"this run would bring the ledger {self.path} from epsilon {spent.epsilon:.4g} to "
-            f"{wanted.epsilon:.4g}, above its cap of {cap.epsilon:g} (delta {cap.delta:g})",
+            f"this run would bring the ledger {self.path} from epsilon {spent.epsilon:.4g} {above}",
             hint="lower budget.epsilon or mechanism.steps; the cap belongs to the data set, not to the run",
         )
-

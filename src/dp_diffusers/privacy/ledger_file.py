@@ -114,10 +114,13 @@ class LedgerFile:
         with self._one_line_errors():
             return self._rows(f"WHERE kind IN ({marks}) ORDER BY seq", *kinds)
 
-    def last_of_run(self, run: str) -> Entry | None:
-        """The newest row of `run`."""
+    def last_of_run(self, run: str, kind: str | None = None) -> Entry | None:
+        """The newest row of `run`, of this kind if one is given."""
         with self._one_line_errors():
-            rows = self._rows("WHERE run = ? ORDER BY seq DESC LIMIT 1", run)
+            if kind is None:
+                rows = self._rows("WHERE run = ? ORDER BY seq DESC LIMIT 1", run)
+            else:
+                rows = self._rows("WHERE run = ? AND kind = ? ORDER BY seq DESC LIMIT 1", run, kind)
         return rows[0] if rows else None
 
     def head(self) -> str:

@@ -1,38 +1,44 @@
-"""The proof that one step was paid for: made by the ledger, redeemed once by the noise.
+"""The proof that one release was paid for: made by the ledger, redeemed once by the noise.
 
-Guarantee: a receipt opens the release of exactly one (step, lane, plan), exactly once; it cannot be copied,
-pickled or used again. Imports the standard library only. Source: the pay-then-noise rule of the design.
+Guarantee: a receipt opens the release of exactly one (mechanism, step, lane, plan), exactly once; it cannot be
+copied, pickled or used again. Imports the standard library only. Source: the pay-then-noise rule of the
+design.
 """
 
 from __future__ import annotations
 
-from typing import NoReturn, final
+from typing import Final, NoReturn, final
 
 from dp_diffusers.errors import GuaranteeError
+
+STEP: Final = "step"  # a step of the training; side queries go by the names of their records
 
 
 @final
 class Receipt:
-    """Made by `Reservation.charge` after the charge is on disk; see `redeem`."""
+    """Made by `Reservation.charge` and `charge_query` after the charge is on disk; see `redeem`."""
 
-    __slots__ = ("_fingerprint", "_lane", "_redeemed", "_step")
+    __slots__ = ("_fingerprint", "_lane", "_mechanism", "_redeemed", "_step")
 
-    def __init__(self, *, step: int, lane: bytes, plan_fingerprint: str) -> None:
+    def __init__(self, *, step: int, lane: bytes, plan_fingerprint: str, mechanism: str = STEP) -> None:
+        self._mechanism = mechanism
         self._step = step
         self._lane = lane
         self._fingerprint = plan_fingerprint
         self._redeemed = False
 
-    def redeem(self, step: int, lane: bytes, plan_fingerprint: str) -> None:
+    def redeem(self, step: int, lane: bytes, plan_fingerprint: str, mechanism: str = STEP) -> None:
         """Uses the receipt up. Raises `GuaranteeError` if it was used before or was paid for another step.
 
         `step`: the step about to be released; `lane`: 16 bytes of the keys that draw its noise;
-        `plan_fingerprint`: the plan whose noise is used. A receipt that does not match is used up too.
+        `plan_fingerprint`: the plan whose noise is used; `mechanism`: a step of the training, or the name of
+        a side query. A receipt that does not match is used up too.
         """
         if self._redeemed:
             raise GuaranteeError(f"the receipt for step {self._step} was redeemed before")
         self._redeemed = True
         for what, paid, asked in (
+            ("mechanism", self._mechanism, mechanism),
             ("step", self._step, step),
             ("lane", self._lane, lane),
             ("plan", self._fingerprint, plan_fingerprint),

@@ -1,45 +1,29 @@
 """One run's account in a ledger: lanes, charges, and its end.
 
-Guarantee: `charge` writes a durable row and only then makes the receipt; an older lane, a repeated lane, a
-step that does not rise within its lane, or a charge beyond the limit gets none. Imports the standard
-library, and the accountant for epsilon. Source: fencing by lanes, and the pay-then-noise rule of the design.
+Guarantee: `charge` and `charge_query` write a durable row and only then make the receipt; an older lane, a
+repeated lane, a step that does not rise within its lane, a query asked twice in one, or a charge beyond the
+limit gets none. Imports the standard library, and the accountant for epsilon. Source: fencing by lanes, and
+the pay-then-noise rule of the design.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 
 from dp_diffusers.errors import BudgetExhausted, GuaranteeError, LedgerError
-from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.ledger_file import Entry, utc_now
 from dp_diffusers.privacy.receipt import Receipt
-from dp_diffusers.privacy.spending import Cost
+from dp_diffusers.privacy.runs import Run
+from dp_diffusers.privacy.spending import Cost, cost_when_stopped
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.calibration import PrefixTable
     from dp_diffusers.privacy.ledger import Ledger
 
 LANE_BYTES: Final = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """Where one run stands: `status` is open, settled or cancelled; `cost` counts an open run's limit.
-
-    `reserved_cost` is the cost of `limit` steps, whatever the status.
-    """
-
-    run_id: str
-    plan_fingerprint: str
-    record: GaussianMechanism
-    limit: int
-    steps_charged: int
-    status: str
-    cost: Cost
-    reserved_cost: Cost
 
 
 class LaneKeys(Protocol):
@@ -80,7 +64,10 @@ class Reservation:
 
     @property
     def limit(self) -> int:
-        """The most steps that may be charged, redone ones included; at least the planned steps."""
+        """The most steps that may be charged, redone ones included.
+
+        At least the planned steps, unless a side query had to be asked again.
+        """
         return self._run.limit
 
     @property
@@ -88,6 +75,19 @@ class Reservation:
         """Steps charged so far, redone ones included."""
         count: int = self._last().content["count"]
         return count
+
+    @property
+    def charged(self) -> tuple[Record, ...]:
+        """Records of everything charged so far: side queries as often as they were asked, then the steps."""
+        return self.ledger.run(self.run_id).charged
+
+    def has_paid(self, query: str, lane: str) -> bool:
+        """Whether this side query was charged in `lane` (in hexadecimal)."""
+        entries = self._file.of_kind("query")
+        return any(
+            (entry.run, entry.content["name"], entry.content["lane"]) == (self.run_id, query, lane)
+            for entry in entries
+        )
 
     @property
     def not_private(self) -> bool:
@@ -105,12 +105,14 @@ class Reservation:
 
         cost, terms = self._run.reserved_cost, self.ledger.terms
         assert terms is not None
-        whole = replace(self.record, steps=self.limit)
-        return prefix_table(whole, cost.delta, terms.adjacency, cost.epsilon)
+        queries = self._run.reserved_queries
+        whole = self.record.with_steps(self.limit)
+        return prefix_table(whole, cost.delta, terms.adjacency, cost.epsilon, queries=queries)
 
-    def open_lane(self, keys: LaneKeys) -> None:
+    def open_lane(self, keys: LaneKeys, *, folder: str | None = None) -> None:
         """Records the lane of this process's keys; lanes opened before are void from here on.
 
+        `folder`: the run folder that this process works in, so that nobody gives the run up meanwhile.
         Test keys make all that the run releases not private. A settled run records nothing: it cannot be
         charged any more. Raises `LedgerError` if any run ever used the lane (its noise would repeat) or the
         run is cancelled.
@@ -124,7 +126,9 @@ class Reservation:
                 return
             self._refuse_known(lane)
             fields = {"lane": lane.hex(), "not_private": bool(keys.not_private), "step": -1}
+            fields |= {} if folder is None else {"folder": folder}
             self._file.append("lane", self.run_id, at=utc_now(), count=last.content["count"], **fields)
+            self._read_again()  # an older lane may have asked a query again and lowered the limit
         self._lane = bytes(lane)
 
     def charge(self, step: int) -> Receipt:
@@ -134,9 +138,7 @@ class Reservation:
         a newer lane, `GuaranteeError` without a lane or if `step` does not rise within the lane.
         """
         with self._file.transaction():
-            last = self._not_cancelled()
-            if last.kind == "settle":
-                raise BudgetExhausted(f"run {self.run_id} is settled: it charges no more steps")
+            last = self._open()
             lane = self._require_newest(last.content)
             if not step > last.content["step"]:
                 raise GuaranteeError(f"step {step} after step {last.content['step']} would repeat its noise")
@@ -146,30 +148,100 @@ class Reservation:
             self._file.append("charge", self.run_id, lane=lane.hex(), step=int(step), count=count)
         return Receipt(step=int(step), lane=lane, plan_fingerprint=self.plan_fingerprint)
 
-    def settle(self) -> int:
-        """Closes the run at what it charged, which releases the rest, and returns that number of steps.
+    def charge_query(self, name: str) -> Receipt:
+        """Pays for one release of the side query `name`; its receipt opens that query alone.
 
-        A settled run stays as it is. Raises `LedgerError` while another process charges it.
+        A query whose result was lost is paid for again, from a new lane, and fewer steps are left. Raises
+        `BudgetError` where none would be, `GuaranteeError` for a query that was not planned or that this
+        lane has asked, and what `charge` raises.
         """
+        if name not in [query.name for query in self._run.queries]:
+            raise GuaranteeError(f"the plan of run {self.run_id} has no side query {name!r}")
+        with self._file.transaction():
+            last = self._open()
+            lane = self._require_newest(last.content)
+            if self.has_paid(name, lane.hex()):
+                raise GuaranteeError(f"the query {name} was asked in this lane: its noise would repeat")
+            run = self.ledger.run(self.run_id)
+            asked = {**run.asked, name: run.asked.get(name, 0) + 1}
+            limit, cost = self._with_queries(run, asked)
+            kept = {field: last.content[field] for field in ("count", "step")}
+            fields = {"name": name, "asked": asked, "limit": limit, "cost": cost.to_dict()}
+            self._file.append("query", self.run_id, lane=lane.hex(), **kept, **fields)
+        self._read_again()
+        return Receipt(step=0, lane=lane, plan_fingerprint=self.plan_fingerprint, mechanism=name)
+
+    def _with_queries(self, run: Run, asked: Mapping[str, int]) -> tuple[int, Cost]:
+        """Limit and cost of the run once its queries were asked so often."""
+        if all(asked.get(query.name, 0) <= query.steps for query in run.queries):
+            return run.limit, run.reserved_cost  # what was reserved
+        from dp_diffusers.privacy.limits import limit_after
+
+        terms = self.ledger.terms
+        assert terms is not None
+        return limit_after(run, asked, self.ledger.room_for(run.run_id, run.budget_epsilon, terms), terms)
+
+    def settle(self) -> int:
+        """Closes the run at what it charged, which releases the rest, and returns its number of steps.
+
+        For a run that ends as its plan or a fixed rule says. Where someone decides to stop, who may have
+        seen what it released, use `give_up`. A settled run stays as it is. Raises `LedgerError` while
+        another process charges it.
+        """
+        return self._settle()
+
+    def give_up(self, *, abandon: bool = False, unseen: bool = False) -> None:
+        """Closes the run because someone decided to; `Ledger.settle` and `Ledger.abandon` are the way in.
+
+        abandon: never to be finished. unseen: whoever decided had seen nothing of what it released; it then
+        counts what it charged, else what `cost_when_stopped` says. Raises `LedgerError` while another
+        process charges it.
+        """
+        fields = {"given_up": True, "abandoned": abandon, "unseen": unseen}
+        if self.charged:
+            self._settle(**fields)
+        else:
+            self._cancel(**fields)
+
+    def _settle(self, **fields: bool) -> int:
         last = self._not_cancelled()
-        charged: int = last.content["count"]
+        steps: int = last.content["count"]
         if last.kind == "settle":
-            return charged
-        cost = self.ledger.cost_of(self._run, charged).to_dict()
+            return steps
+        run, terms = self.ledger.run(self.run_id), self.ledger.terms
+        assert terms is not None
+        charged = cost = self.ledger.cost_of_charged(run)
+        if run.is_early and fields and not fields["unseen"]:
+            cost = cost_when_stopped(charged, run.reserved_cost, terms)
+        costs = {"cost": cost.to_dict(), "charged_cost": charged.to_dict()}
         with self._file.transaction():
             if self._not_cancelled().hash != last.hash:
                 raise LedgerError(f"run {self.run_id} is being charged by another process")
-            self._file.append("settle", self.run_id, at=utc_now(), count=charged, cost=cost)
-        return charged
+            self._file.append("settle", self.run_id, at=utc_now(), count=steps, **costs, **fields)
+        return steps
 
     def cancel(self) -> None:
         """Closes a run that charged nothing. Raises `GuaranteeError` if it did: use `settle`."""
+        self._cancel()
+
+    def _cancel(self, **fields: bool) -> None:
         with self._file.transaction():
             last = self._not_cancelled()
-            if last.content["count"] or last.kind == "settle":
+            if self.charged or last.kind == "settle":
                 raise GuaranteeError(f"run {self.run_id} was charged and cannot be cancelled")
             cost = Cost.nothing(self._run.cost.delta).to_dict()
-            self._file.append("cancel", self.run_id, at=utc_now(), count=0, cost=cost)
+            self._file.append("cancel", self.run_id, at=utc_now(), count=0, cost=cost, **fields)
+
+    def _read_again(self) -> None:
+        self._run = self.ledger.run(self.run_id)
+        self.__dict__.pop("_prefixes", None)
+
+    def _open(self) -> Entry:
+        """The newest entry of the run. Raises `BudgetExhausted` for a settled one."""
+        last = self._not_cancelled()
+        if last.kind == "settle":
+            raise BudgetExhausted(f"run {self.run_id} is settled: it charges no more steps")
+        return last
 
     def _last(self) -> Entry:
         last = self._file.last_of_run(self.run_id)

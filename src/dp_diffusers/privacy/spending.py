@@ -13,23 +13,34 @@ may be chosen after looking at earlier releases. Imports the accountant. Sources
 A filter's order has to be fixed before the first run: one that is chosen after seeing outputs has no proof.
 It is the order under which the cap carries most steps of the first plan. A request is admitted when either
 rule admits it; which one ends up binding may depend on what was released, so each gets half of delta.
+Mechanisms whose Rényi divergence has no theorem are under the sum alone; if the first plan is such, there is
+no order, and the sum has all of delta.
+
+Stopping a run early is such a choice too: whoever stops it has seen its first steps. The filter's proof
+covers that (it counts what was charged); the other rules cover runs whose length was fixed, so there a run
+that was stopped counts all that it reserved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from dp_diffusers.errors import LedgerError
 from dp_diffusers.privacy import accountant
 from dp_diffusers.privacy.budget import Budget, Cap
-from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.events import Record
 
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What the first reservation fixes for the life of a ledger; `order` is null without a cap."""
+    """What the first reservation fixes for the life of a ledger.
+
+    `order` is null without a cap, and where the first plan's Rényi divergence has no theorem.
+    """
 
     unit: str
     adjacency: str
@@ -37,9 +48,11 @@ class Terms:
     order: float | None
 
     @classmethod
-    def first(cls, budget: Budget, record: GaussianMechanism) -> Terms:
-        """The terms that a ledger's first plan sets."""
-        order = None if budget.cap is None else _best_order(budget.cap, record)
+    def first(cls, budget: Budget, record: Record, queries: Sequence[Record] = ()) -> Terms:
+        """The terms that a ledger's first plan sets; `queries` run before the steps of `record`."""
+        order = None
+        if budget.cap is not None and accountant.has_renyi([*queries, record], budget.adjacency):
+            order = _best_order(budget.cap, record, queries, budget.adjacency)
         return cls(unit=budget.unit, adjacency=budget.adjacency, cap=budget.cap, order=order)
 
     @classmethod
@@ -70,14 +83,17 @@ class Terms:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What some steps of one run cost: epsilon at the run's own delta and at the cap's, and Rényi loss."""
+    """What some steps of one run cost: epsilon at the run's own delta and at the cap's, and Rényi loss.
+
+    `renyi` is None where it has no theorem; then the filter does not apply.
+    """
 
     epsilon: float
     delta: float
     epsilon_at_cap: float
-    renyi: float
+    renyi: float | None
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | None]:
         """All fields, for JSON."""
         return asdict(self)
 
@@ -87,7 +103,7 @@ class Cost:
         return cls(epsilon=0.0, delta=delta, epsilon_at_cap=0.0, renyi=0.0)
 
     @classmethod
-    def from_dict(cls, document: Mapping[str, float]) -> Cost:
+    def from_dict(cls, document: Mapping[str, Any]) -> Cost:
         """Reads what `to_dict` wrote."""
         return cls(**{name: document[name] for name in ("epsilon", "delta", "epsilon_at_cap", "renyi")})
 
@@ -102,14 +118,17 @@ class Spent:
 
 
 class CostCurve:
-    """Cost of a run after any number of steps; coarse, and certified where asked."""
+    """Cost of a run after its queries and any number of its steps; coarse, and certified where asked."""
 
-    def __init__(self, record: GaussianMechanism, delta: float, terms: Terms) -> None:
+    def __init__(self, record: Record, delta: float, terms: Terms, queries: Sequence[Record] = ()) -> None:
         self._record, self._delta, self._terms = record, delta, terms
+        self._queries = [query for query in queries if query.steps]
         self._delta_at_cap = delta if terms.cap is None else terms.cap.delta
-        orders = [] if terms.order is None else [terms.order]
-        self._renyi = accountant.renyi_of_one_step(record, orders)[0] if orders else 0.0
-        self._curve = accountant.LossCurve(record, terms.adjacency)
+        self._losses = [self._renyi(each) for each in (record, *self._queries)]
+
+    @cached_property
+    def _curve(self) -> accountant.LossCurve:
+        return accountant.LossCurve(self._record, self._terms.adjacency, fixed=self._queries)
 
     def coarse(self, steps: int) -> Cost:
         """An upper bound in tens of milliseconds."""
@@ -117,35 +136,73 @@ class CostCurve:
 
     def certified(self, steps: int) -> Cost:
         """The bound on the certificate's grid, up to a second."""
-        if steps == 0:
+        records = [*self._queries, *([self._record.with_steps(steps)] if steps else [])]
+        if not records:
             return Cost.nothing(self._delta)
-        records, adjacency = [replace(self._record, steps=steps)], self._terms.adjacency
-        return self._cost(steps, lambda delta: accountant.epsilon(records, delta, adjacency))
+        return self._cost(steps, lambda delta: accountant.epsilon(records, delta, self._terms.adjacency))
 
-    def _cost(self, steps: int, epsilon: Any) -> Cost:
+    def _cost(self, steps: int, epsilon: Callable[[float], float]) -> Cost:
         own = epsilon(self._delta)
         at_cap = own if self._delta_at_cap == self._delta else epsilon(self._delta_at_cap)
-        return Cost(epsilon=own, delta=self._delta, epsilon_at_cap=at_cap, renyi=self._renyi * steps)
+        return Cost(epsilon=own, delta=self._delta, epsilon_at_cap=at_cap, renyi=self._renyi_after(steps))
+
+    def _renyi(self, record: Record) -> float | None:
+        """Rényi divergence of one step at the ledger's order."""
+        order, adjacency = self._terms.order, self._terms.adjacency
+        if order is None or not accountant.has_renyi([record], adjacency):
+            return None
+        return accountant.renyi_of_one_step(record, [order], adjacency)[0]
+
+    def _renyi_after(self, steps: int) -> float | None:
+        counts = [steps, *(query.steps for query in self._queries)]
+        found = [one * count for one, count in zip(self._losses, counts, strict=True) if one is not None]
+        return sum(found) if len(found) == len(counts) else None
 
 
 def total(costs: Sequence[Cost], terms: Terms) -> Spent:
     """What `costs`, one per run, come to under the table above."""
-    costs = [cost for cost in costs if cost.epsilon > 0 or cost.renyi > 0]
-    if terms.cap is None:
-        summed = sum(cost.epsilon for cost in costs)
-        return Spent(epsilon=summed, delta=sum(cost.delta for cost in costs), rule="sum" if costs else "none")
-    delta = terms.cap.delta
+    costs = [cost for cost in costs if cost.epsilon > 0 or cost.renyi]
     if not costs:
         return Spent(epsilon=0.0, delta=0.0, rule="none")
+    if terms.cap is None:
+        summed = sum(cost.epsilon for cost in costs)
+        return Spent(epsilon=summed, delta=sum(cost.delta for cost in costs), rule="sum")
     if len(costs) == 1:
-        return Spent(epsilon=costs[0].epsilon_at_cap, delta=delta, rule="pld")
-    assert terms.order is not None
-    filtered = accountant.renyi_to_epsilon(sum(cost.renyi for cost in costs), terms.order, delta / 2)
-    best = Spent(epsilon=max(filtered, 0.0), delta=delta, rule="filter")
-    summed = sum(cost.epsilon for cost in costs)
-    if sum(cost.delta for cost in costs) <= delta / 2 and summed < best.epsilon:
-        best = Spent(epsilon=summed, delta=delta, rule="sum")
-    return best
+        return Spent(epsilon=costs[0].epsilon_at_cap, delta=terms.cap.delta, rule="pld")
+    return _several(costs, terms.cap, terms.order)
+
+
+def _several(costs: Sequence[Cost], cap: Cap, order: float | None) -> Spent:
+    """The smaller of filter and sum, each of them at its share of the cap's delta."""
+    share = cap.delta if order is None else cap.delta / 2
+    by_filter, by_sum = _filtered(costs, order, share), _summed(costs, share)
+    if by_sum < by_filter or order is None:
+        return Spent(epsilon=by_sum, delta=cap.delta, rule="sum")
+    return Spent(epsilon=by_filter, delta=cap.delta, rule="filter")
+
+
+def _filtered(costs: Sequence[Cost], order: float | None, delta: float) -> float:
+    divergences = [cost.renyi for cost in costs if cost.renyi is not None]
+    if order is None or len(divergences) < len(costs):
+        return math.inf
+    return max(accountant.renyi_to_epsilon(sum(divergences), order, delta), 0.0)
+
+
+def _summed(costs: Sequence[Cost], delta: float) -> float:
+    if sum(cost.delta for cost in costs) > delta:
+        return math.inf
+    return sum(cost.epsilon for cost in costs)
+
+
+def cost_when_stopped(charged: Cost, reserved: Cost, terms: Terms) -> Cost:
+    """What a run counts that was stopped before its planned end, by a choice that may depend on its steps.
+
+    Where the reservation fits the cap under filter or sum, the filter counts what was `charged` and the
+    other rules count what was `reserved`. Else the whole delta of the cap is this run's, and it counts all.
+    """
+    if terms.cap is None or _several([reserved], terms.cap, terms.order).epsilon > terms.cap.epsilon:
+        return reserved
+    return replace(reserved, renyi=charged.renyi)
 
 
 def within_cap(costs: Sequence[Cost], terms: Terms) -> bool:
@@ -153,17 +210,19 @@ def within_cap(costs: Sequence[Cost], terms: Terms) -> bool:
     return terms.cap is None or total(costs, terms).epsilon <= terms.cap.epsilon
 
 
-def _best_order(cap: Cap, record: GaussianMechanism) -> float:
-    """The Rényi order at which the cap carries most steps of `record`."""
+def _best_order(cap: Cap, record: Record, queries: Sequence[Record], adjacency: str) -> float:
+    """The Rényi order at which the cap carries most steps of `record`, after `queries`."""
     orders = accountant.renyi_orders()
-    losses = accountant.renyi_of_one_step(record, orders)
+    losses = accountant.renyi_of_one_step(record, orders, adjacency)
+    asked = [(query.steps, accountant.renyi_of_one_step(query, orders, adjacency)) for query in queries]
+    beneath = [sum(steps * values[index] for steps, values in asked) for index in range(len(orders))]
 
-    def steps_carried(pair: tuple[float, float]) -> float:
-        order, loss = pair
-        room = cap.epsilon - accountant.renyi_to_epsilon(0.0, order, cap.delta / 2)
-        return room / loss if loss > 0 else -float("inf")
+    def steps_carried(numbers: tuple[float, float, float]) -> float:
+        order, loss, spent = numbers
+        room = cap.epsilon - accountant.renyi_to_epsilon(spent, order, cap.delta / 2)
+        return room / loss if loss > 0 else -math.inf
 
-    return max(zip(orders, losses, strict=True), key=steps_carried)[0]
+    return max(zip(orders, losses, beneath, strict=True), key=steps_carried)[0]
 
 
 def _describe(cap: Cap | None) -> str:
