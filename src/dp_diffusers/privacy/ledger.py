@@ -213,7 +213,7 @@ class Ledger:
         return Room(epsilon, [run.cost for run in self.runs() if run.run_id != run_id], terms)
 
     def cost_of_charged(self, run: Run) -> Cost:
-        """Certified cost of all that a run charged: its queries as often as they were asked, and its steps."""
+        """Certified cost of all that a run charged: its queries as often as asked, and its steps."""
         terms = self.terms
         assert terms is not None
         if run.steps_charged == run.limit and run.charged_queries == run.reserved_queries:

@@ -1,7 +1,7 @@
 """The proof that one release was paid for: made by the ledger, redeemed once by the noise.
 
-Guarantee: a receipt opens the release of exactly one (mechanism, step, lane, plan), exactly once; it cannot be
-copied, pickled or used again. Imports the standard library only. Source: the pay-then-noise rule of the
+Guarantee: a receipt opens the release of exactly one (mechanism, step, lane, plan), exactly once; it cannot
+be copied, pickled or used again. Imports the standard library only. Source: the pay-then-noise rule of the
 design.
 """
 
