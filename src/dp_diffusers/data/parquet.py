@@ -43,6 +43,7 @@ def read_parquet(path: Path, *, label: str | None, unit: str | None) -> RawImage
         labels=None if label is None else _labels(path, label, _column(files, label)),
         class_names=_declared_names(schema, label),
         units=None if unit is None else checked_ids(path, unit, _column(files, unit)),
+        names=_names(files, image),
     )
 
 
@@ -52,6 +53,15 @@ def parquet_files(path: Path) -> list[Path]:
     if not found:
         raise DataError(f"no parquet file in {path}")
     return found
+
+
+def _names(files: list[Opened], image: str) -> list[str]:
+    """What `{bytes, path}` calls its images, as far as it does."""
+    kind = files[0][1].schema_arrow.field(image).type
+    if not (pa.types.is_struct(kind) and any(field.name == "path" for field in kind)):
+        return []
+    cells = _column(files, f"{image}.path")
+    return [str(cell["path"]) for cell in cells if cell is not None and cell["path"] is not None]
 
 
 def _open(path: Path) -> Opened:

@@ -21,6 +21,7 @@ from dp_diffusers.data.decoding import Decoder, Resize
 from dp_diffusers.data.labels import label_numbers, typed_labels
 from dp_diffusers.data.ownership import owners_of
 from dp_diffusers.data.sources import RawImages, default_label, kind_of, open_source
+from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import DataError
 
 
@@ -34,7 +35,8 @@ class PrivateImages:
     template such as `chest x-ray, {label}`. unit: whose images they are, `image` or the name of the column
     that `owner` comes from; a budget must name the same. multi_owner: some images belonged to several people,
     and an owner is a set of them (see `ownership`): a budget's adjacency may not be add_remove then. dropped:
-    int64, the source's rows that are left out for it, private. notes: what was changed.
+    int64, the source's rows that are left out for it, private. traces: names, ids and bytes of the files,
+    to be looked for in a release. notes: what was changed.
     Raises: `DataError` for arrays of another type or shape, labels out of range, arrays that do not fit
     together, or owners that are not as `unit` says.
     """
@@ -49,6 +51,7 @@ class PrivateImages:
     unit: str = "image"
     multi_owner: bool = False
     dropped: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    traces: Traces = field(default_factory=Traces)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -185,7 +188,9 @@ def _assemble(
     if caption is not None and "{label}" in caption and names is None:
         raise DataError("the caption needs {label}, but there are no labels", hint="set data.label")
     owners = owners_of(raw.units, raw.count)
-    images = decoder.decode(compress(raw.encoded(), owners.kept.tolist()), len(owners.owner))
+    traces = Traces.of_names(raw.names, raw.units or ())
+    watched = traces.watching(raw.encoded())
+    images = decoder.decode(compress(watched, owners.kept.tolist()), len(owners.owner))
     return PrivateImages(
         images=images,
         labels=None if labels is None else labels[owners.kept],
@@ -198,5 +203,6 @@ def _assemble(
         unit=unit or "image",
         multi_owner=owners.multi_owner,
         dropped=np.flatnonzero(~owners.kept),
+        traces=traces,
         notes=[*raw.notes, *decoder.notes],
     )

@@ -23,6 +23,8 @@ class RawImages:
     numbers may be meant. class_names: names that the source itself declares.
     units: an id per image, or a tuple of ids (distinct, sorted) where an image has several owners; None where
     an image is a unit.
+    names: what the images are called where that is no part of a path: private, noted so that they are not
+    released.
     """
 
     count: int
@@ -31,6 +33,7 @@ class RawImages:
     typed: bool = True
     class_names: tuple[str, ...] | None = None
     units: list[object] | None = None
+    names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 

@@ -1,0 +1,169 @@
+"""What would betray private images wherever it turned up: names, ids, bytes of their files, their pixels.
+
+Guarantees: traces are chosen so that chance does not make them (distinctive text, windows of bytes that
+vary), and they are kept in the run's private folder only. May import numpy; never torch. Memory: some 150
+bytes for each image.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from dp_diffusers.errors import RunFolderError
+
+WINDOW = 16  # bytes
+SHORTEST_TEXT = 6
+_DIGEST = 16
+_FEWEST_CHANGES = 10  # of the 15 between neighbours in a window
+_FEWEST_CHANGES_OF_AN_IMAGE = 16  # an empty picture is nobody's
+_HEADER, _TRAILER = 48, 40  # bytes of a file that all of its kind share
+_CHUNK = 4096
+
+
+@dataclass(kw_only=True, repr=False)
+class Traces:
+    """texts: names and ids. windows: uint8 `[W, 16]`, bytes of files and pixels. pictures: digests of images.
+
+    counts: numbers of units and images. All of it is private.
+    """
+
+    names: set[str] = field(default_factory=set)
+    ids: set[str] = field(default_factory=set)
+    windows: np.ndarray = field(default_factory=lambda: np.zeros((0, WINDOW), np.uint8))
+    pictures: set[bytes] = field(default_factory=set)
+    counts: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of_names(cls, names: Iterable[str], units: Iterable[object]) -> Traces:
+        """Traces of names of images and ids of units; `watching` and `add_pixels` add the rest."""
+        traces = cls()
+        for name in names:
+            traces.add_name(os.path.basename(name))
+        traces.add_ids(units)
+        return traces
+
+    def watching(self, encoded: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+        """Passes encoded images on, (name, bytes) each, and notes names and two windows of their bytes."""
+        found = []
+        for name, data in encoded:
+            if ", row " not in name:
+                self.add_name(os.path.basename(name))
+            found += _windows_of_file(data)
+            yield name, data
+        self._add(found)
+
+    def add_name(self, name: str) -> None:
+        """A file's name, with its ending and without, if it is distinctive."""
+        stem = name.partition(".")[0]
+        self.names |= {text for text in (name, stem) if is_distinctive(stem) and is_distinctive(text)}
+
+    def add_ids(self, units: Iterable[object]) -> None:
+        """Ids of units, those that are distinctive; a tuple holds several."""
+        for unit in set(units):
+            people = unit if isinstance(unit, tuple) else (unit,)
+            self.ids |= {str(person) for person in people if is_distinctive(str(person))}
+
+    def add_pixels(self, images: np.ndarray) -> None:
+        """uint8 `[N, H, W, C]` images: digests of all that are not empty, and windows of their pixels."""
+        for start in range(0, len(images), _CHUNK):
+            part = np.ascontiguousarray(images[start : start + _CHUNK])
+            flat = part.reshape(len(part), -1)
+            changes = np.count_nonzero(flat[:, 1:] != flat[:, :-1], axis=1)
+            telling = changes >= _FEWEST_CHANGES_OF_AN_IMAGE
+            self.pictures |= {picture_digest(image) for image in part[telling]}
+            for layout in _layouts(part[telling]):
+                self._add(_windows_of_pixels(layout))
+                self._add(_windows_of_floats(layout))
+
+    def save(self, path: Path) -> None:
+        """Writes all of it to one file, whole or not at all."""
+        texts = {"names": sorted(self.names), "ids": sorted(self.ids), "counts": sorted(self.counts)}
+        pictures = np.frombuffer(b"".join(sorted(self.pictures)), np.uint8).reshape(-1, _DIGEST)
+        stream = io.BytesIO()
+        np.savez(
+            stream,
+            texts=np.frombuffer(json.dumps(texts).encode(), np.uint8),
+            windows=self.windows,
+            pictures=pictures,
+        )
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(stream.getvalue())
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Traces:
+        """Reads what `save` wrote. Raises `RunFolderError` for a damaged file."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                texts = json.loads(arrays["texts"].tobytes())
+                windows, pictures = arrays["windows"], arrays["pictures"]
+        except Exception as error:
+            raise RunFolderError(f"{path} is damaged", hint="delete it: the scan then knows less") from error
+        return cls(
+            names=set(texts["names"]),
+            ids=set(texts["ids"]),
+            counts=set(texts["counts"]),
+            windows=windows,
+            pictures={row.tobytes() for row in pictures},
+        )
+
+    def _add(self, windows: list[bytes] | np.ndarray) -> None:
+        if isinstance(windows, list):
+            windows = np.frombuffer(b"".join(windows), np.uint8).reshape(-1, WINDOW)
+        self.windows = np.concatenate([self.windows, windows])
+
+
+def is_distinctive(text: str) -> bool:
+    """Whether a text is long enough and no plain number below a million, so that chance does not make it."""
+    return len(text) >= SHORTEST_TEXT and not (text.isdecimal() and int(text) < 10**6)
+
+
+def picture_digest(image: np.ndarray) -> bytes:
+    """16 bytes that stand for a uint8 `[H, W, C]` image."""
+    shape = "x".join(map(str, image.shape)).encode()
+    return blake2b(shape + np.ascontiguousarray(image).tobytes(), digest_size=_DIGEST).digest()
+
+
+def _windows_of_file(data: bytes) -> list[bytes]:
+    """Two windows from the middle of an encoded image, where it is long enough to have one."""
+    last = len(data) - _TRAILER - WINDOW
+    places = (len(data) * 5 // 8, len(data) * 7 // 8)
+    found = {data[at : at + WINDOW] for at in places if _HEADER <= at <= last}
+    return [window for window in found if len(set(window)) >= _FEWEST_CHANGES]
+
+
+def _layouts(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Pixels as they lie in memory, colours last and colours first: uint8 `[N, bytes]` each."""
+    orders = [images] if images.shape[-1] == 1 else [images, np.moveaxis(images, -1, 1)]
+    for order in orders:
+        yield np.ascontiguousarray(order).reshape(len(order), -1)
+
+
+def _windows_of_pixels(flat: np.ndarray) -> np.ndarray:
+    """Of each row of uint8 `[N, bytes]` the aligned window that varies most, if it varies enough."""
+    return _most_varied(flat, WINDOW, _FEWEST_CHANGES)
+
+
+def _windows_of_floats(flat: np.ndarray) -> np.ndarray:
+    """Four neighbours of each row that all differ, as the float32 in [-1, 1] that a network takes."""
+    four = _most_varied(flat, WINDOW // 4, WINDOW // 4 - 1)
+    return (four.astype(np.float32) / 127.5 - 1).view(np.uint8).reshape(-1, WINDOW)
+
+
+def _most_varied(flat: np.ndarray, width: int, fewest: int) -> np.ndarray:
+    """uint8 `[≤ N, width]`: the aligned piece of each row with most changes, where there are `fewest`."""
+    count, length = flat.shape
+    pieces = flat[:, : length // width * width].reshape(count, -1, width)
+    if not pieces.size:
+        return np.zeros((0, width), np.uint8)
+    changes = np.count_nonzero(pieces[:, :, 1:] != pieces[:, :, :-1], axis=2)
+    found: np.ndarray = pieces[np.arange(count), changes.argmax(axis=1)][changes.max(axis=1) >= fewest]
+    return found
