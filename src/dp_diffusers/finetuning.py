@@ -21,6 +21,7 @@ import yaml
 
 from dp_diffusers import checkpoint
 from dp_diffusers.class_numbers import numbered_for
+from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base, base_of_pipeline, fingerprint, load_base
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[..., None]
 RUN = "run.json"
+OWNERSHIP = "ownership.json"
 SAME_NOISE = 1e-6  # relative: how far calibrations of one plan on two machines may lie apart
 
 
@@ -194,6 +196,7 @@ def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Rele
         _require_unit(job.plan, data)
         data, notes = numbered_for(data, job.base.classes, job.base.class_names)
         family.encode(data.images[:1])  # refuses images that the model does not take
+        _note_ownership(job.plan, data, folder)
         for note in [*data.notes, *notes]:
             job.progress(message=note)
         loop = Loop(
@@ -292,7 +295,7 @@ def _forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:
         account.cancel()
     elif not fresh:
         return  # an earlier start may hold a reservation that this one could not open
-    for path in (folder.private / RUN, folder.recipe):
+    for path in (folder.private / RUN, folder.private / OWNERSHIP, folder.recipe):
         path.unlink(missing_ok=True)
 
 
@@ -314,12 +317,27 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
 
 
 def _require_unit(plan: Plan, data: PrivateImages) -> None:
-    """Raises `ParameterError` unless the owners of the images are what the budget protects."""
+    """Raises `ParameterError` unless the owners of the images are what the budget protects, as it does."""
+    if plan.budget is not None and data.multi_owner and plan.budget.adjacency == "add_remove":
+        raise ParameterError(
+            f"some images belong to several of {data.unit!r}: one more or fewer of them would change whose "
+            "images are used, which add_remove does not allow for",
+            hint="budget.adjacency: zero_out, where the owners stay; and a new ledger, if this run began it",
+        )
     if plan.budget is not None and plan.budget.unit != data.unit:
         raise ParameterError(
             f"the budget protects each {plan.budget.unit!r}, the unit of the images is {data.unit!r}",
             hint="give Budget and PrivateImages the same unit=",
         )
+
+
+def _note_ownership(plan: Plan, data: PrivateImages, folder: RunFolder) -> None:
+    """Writes down, in the safe alone, which images take no part: dropped ones, and units without a slot."""
+    fixed = getattr(plan.mechanism, "max_units", None) is not None
+    if data.multi_owner or fixed:
+        population = plan.mechanism.population if fixed else None
+        record = ownership_record(data.owner, data.dropped, population=population)
+        folder.write(OWNERSHIP, {"unit": data.unit, "multi_owner": data.multi_owner, **record})
 
 
 def _plan_of_run(plan: Plan, folder: RunFolder) -> Plan:

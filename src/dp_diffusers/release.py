@@ -131,6 +131,7 @@ def write_release(
         base_model={"id": base.identity, "sha256": base.sha256},
         adapter={"trainable_parameters": trainable},
         class_names_from_data=data.class_names_from_data,
+        multi_owner=data.multi_owner,
         classes=None if classes is None else classes.to_dict(),
     )
     (folder.release / "README.md").write_text(model_card(certificate.to_dict(), base))

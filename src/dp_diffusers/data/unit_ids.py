@@ -1,8 +1,8 @@
 """Ids of the units in a column: one per image, or a list of them where an image shows several people.
 
-Guarantees that a missing id is refused (an unknown owner cannot be protected), that ids are of one type, that
-several ids in one text are refused instead of becoming one person, and that no error repeats an id. May import
-the standard library.
+Guarantees: a missing id is refused (an unknown owner cannot be protected); ids are of one type; several ids
+in one text are refused instead of becoming one person; no error repeats an id. May import the standard
+library.
 """
 
 from __future__ import annotations

@@ -14,7 +14,9 @@ _NOT_PRIVATE = (
 _TEST_KEYS = "NOT PRIVATE: keys for tests were used, so the noise can be computed and taken off."
 
 
-def assumptions_of(budget: Budget | None, *, test_keys: bool, class_names_from_data: bool) -> list[str]:
+def assumptions_of(
+    budget: Budget | None, *, test_keys: bool, class_names_from_data: bool, multi_owner: bool = False
+) -> list[str]:
     """The sentences for one release; `budget` None means the run without privacy."""
     if budget is None:
         return [_NOT_PRIVATE]
@@ -24,6 +26,7 @@ def assumptions_of(budget: Budget | None, *, test_keys: bool, class_names_from_d
     sentences = [
         f"Unit of privacy: {_unit(budget)}",
         f"Adjacency: {_adjacency(budget)}",
+        *([_ownership(budget)] if multi_owner else []),
         f"Epsilon and delta: an upper bound for everything in this release, redone steps included; "
         f"other releases from the same data add to it, up to the cap of the ledger ({_cap(budget)}).",
         "Population: declared by whoever ran this, public, and not counted from the data.",
@@ -54,6 +57,15 @@ def _adjacency(budget: Budget) -> str:
     if budget.adjacency == "zero_out":
         return "zero_out, the images of one unit replaced by nothing; the number of units is public."
     return "add_remove, one unit more or fewer; replacing one unit by another counts as two such changes."
+
+
+def _ownership(budget: Budget) -> str:
+    return (
+        f"Ownership: an image may belong to several of {budget.unit}. Who is on which image is declared "
+        "public and fixed, and taken to be complete: neighbours agree in it and differ in the images of one "
+        f"{budget.unit}. Images are used in sets whose owners share nobody, chosen by ownership alone; each "
+        "set is one unit, and the population counts sets."
+    )
 
 
 def _cap(budget: Budget) -> str:

@@ -94,13 +94,15 @@ class Certificate:
         base_model: Mapping[str, Any],
         adapter: Mapping[str, Any],
         class_names_from_data: bool = False,
+        multi_owner: bool = False,
         classes: Mapping[str, Any] | None = None,
     ) -> Certificate:
         """The certificate of a run that has settled, still without files; `issue` hashes them.
 
         `account`: the run's reservation, None without privacy. `base_model`: {id, sha256}; `adapter`:
-        {trainable_parameters}; `classes`: public ones only. Raises `GuaranteeError` if plan and account do
-        not belong together or the run is not settled.
+        {trainable_parameters}; `classes`: public ones only; `multi_owner`: images of several people, each of
+        whom is in one unit only. Raises `GuaranteeError` if plan and account do not belong together or the
+        run is not settled.
         """
         numbers = _without_privacy(plan) if plan.record is None else _with_privacy(plan, account)
         return cls(
@@ -113,6 +115,7 @@ class Certificate:
                     plan.budget,
                     test_keys=numbers["not_private"],
                     class_names_from_data=class_names_from_data,
+                    multi_owner=multi_owner,
                 )
             ),
             **numbers,
