@@ -1,0 +1,81 @@
+"""What an audit found, in numbers and in words.
+
+Guarantees that the verdict follows from the numbers shown. May import the standard library. The document is
+the design's JSON contract; fields are only ever added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """One bound from one attack: `correct` of `guesses` guesses about `canaries` canaries were right.
+
+    assumes: `family` (the plan's mechanism, its noise unknown) or `nothing`. confidence: of this bound alone.
+    in_headline: whether it is part of the verdict; fixed before the audit ran.
+    """
+
+    name: str
+    assumes: str
+    canaries: int
+    guesses: int
+    correct: int
+    epsilon_lower_bound: float
+    confidence: float
+    in_headline: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditResult:
+    """The claim beside what attacks prove. Epsilons are at `delta`, for neighbours by `adjacency`."""
+
+    epsilon_claimed: float
+    epsilon_lower_bound: float
+    confidence: float
+    canaries: int
+    delta: float
+    adjacency: str
+    attacks: tuple[Attack, ...]
+    notes: tuple[str, ...] = ()
+    picture: Path | None = None
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the lower bound is above the claim."""
+        return self.epsilon_lower_bound > self.epsilon_claimed
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON document."""
+        picture = None if self.picture is None else str(self.picture)
+        return {**asdict(self), "refuted": self.refuted, "picture": picture}
+
+    def explain(self) -> str:
+        """A few lines for the screen."""
+        verdict = (
+            "THE CLAIM DOES NOT HOLD"
+            if self.refuted
+            else "the claim stands: no attack got more than it allows"
+        )
+        lines = [
+            f"claimed  epsilon <= {self.epsilon_claimed:.4g} (delta {self.delta:g}, {self.adjacency})",
+            f"attacked epsilon >= {self.epsilon_lower_bound:.4g} ({100 * self.confidence:g} % confidence, "
+            f"{self.canaries} canaries)",
+            verdict,
+            "",
+            *(_line(attack) for attack in self.attacks),
+            *self.notes,
+        ]
+        return "\n".join([*lines, *([f"picture: {self.picture}"] if self.picture else [])])
+
+
+def _line(attack: Attack) -> str:
+    assumed = "noise unknown" if attack.assumes == "family" else "nothing assumed"
+    beside = "" if attack.in_headline else ", beside the verdict"
+    return (
+        f"  {attack.name} attack: {attack.correct} of {attack.guesses} guesses right, "
+        f"epsilon >= {attack.epsilon_lower_bound:.3g} ({assumed}, {100 * attack.confidence:g} %{beside})"
+    )
