@@ -108,8 +108,8 @@ def cheap_trainings(replace: Callable[[Any, str, Any], None]) -> None:
     replace(release, "verify_in_a_fresh_process", lambda folder: None)
     replace(Recipe, "plan", remembered(Recipe.plan, plan_key))
     replace(accountant, "epsilon", remembered(accountant.epsilon, epsilon_key))
-    replace(accountant, "renyi_of_one_step", remembered(accountant.renyi_of_one_step, lambda *v: repr(v)))
-    replace(calibration, "prefix_table", remembered(calibration.prefix_table, lambda *values: values))
+    replace(accountant, "renyi_of_one_step", remembered(accountant.renyi_of_one_step, arguments_key))
+    replace(calibration, "prefix_table", remembered(calibration.prefix_table, arguments_key))
 
 
 _KNOWN: dict[tuple[str, Any], Any] = {}
@@ -130,6 +130,10 @@ def remembered(function: Callable[..., Any], key_of: Callable[..., Any]) -> Call
 
 def plan_key(recipe: Any) -> str:
     return str(recipe.budget.model_dump_json(exclude={"ledger"}) + recipe.mechanism.model_dump_json())
+
+
+def arguments_key(*values: Any, **named: Any) -> str:
+    return repr((values, sorted(named.items())))
 
 
 def epsilon_key(
