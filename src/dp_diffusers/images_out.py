@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +25,28 @@ PARQUET = "data/train-00000-of-00001.parquet"
 
 
 def write_images(
-    images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path, *, format: str
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    names: Sequence[str] | None,
+    folder: Path,
+    *,
+    format: str,
+    check: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Writes uint8 `[N, H, W, C]` images with int64 `[N]` labels into `folder`, which must not exist yet.
 
+    `check` looks at the finished files before they get their name; what it raises leaves nothing behind.
     Raises `ParameterError` for an unknown format or a folder that is there.
     """
     require_writable(folder, format)
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
-    build_images(images, labels, names, temporary, format=format)
+    try:
+        build_images(images, labels, names, temporary, format=format)
+        check(temporary)
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     temporary.rename(folder)
 
 

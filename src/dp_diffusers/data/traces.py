@@ -22,7 +22,8 @@ from dp_diffusers.errors import RunFolderError
 WINDOW = 16  # bytes
 SHORTEST_TEXT = 6
 _DIGEST = 16
-_FEWEST_CHANGES = 10  # of the 15 between neighbours in a window
+_FEWEST_CHANGES = 6  # of the 15 between neighbours in a window
+_FEWEST_VALUES = 10  # among the bytes of a window of a file
 _FEWEST_CHANGES_OF_AN_IMAGE = 16  # an empty picture is nobody's
 _HEADER, _TRAILER = 48, 40  # bytes of a file that all of its kind share
 _CHUNK = 4096
@@ -32,7 +33,7 @@ _CHUNK = 4096
 class Traces:
     """texts: names and ids. windows: uint8 `[W, 16]`, bytes of files and pixels. pictures: digests of images.
 
-    counts: numbers of units and images. All of it is private.
+    counts: numbers of units and images. paths: where files lie. All of it is private.
     """
 
     names: set[str] = field(default_factory=set)
@@ -40,6 +41,7 @@ class Traces:
     windows: np.ndarray = field(default_factory=lambda: np.zeros((0, WINDOW), np.uint8))
     pictures: set[bytes] = field(default_factory=set)
     counts: set[int] = field(default_factory=set)
+    paths: set[str] = field(default_factory=set)
 
     @classmethod
     def of_names(cls, names: Iterable[str], units: Iterable[object]) -> Traces:
@@ -85,7 +87,10 @@ class Traces:
 
     def save(self, path: Path) -> None:
         """Writes all of it to one file, whole or not at all."""
-        texts = {"names": sorted(self.names), "ids": sorted(self.ids), "counts": sorted(self.counts)}
+        texts = {
+            **{"names": sorted(self.names), "ids": sorted(self.ids), "paths": sorted(self.paths)},
+            "counts": sorted(self.counts),
+        }
         pictures = np.frombuffer(b"".join(sorted(self.pictures)), np.uint8).reshape(-1, _DIGEST)
         stream = io.BytesIO()
         np.savez(
@@ -111,6 +116,7 @@ class Traces:
             names=set(texts["names"]),
             ids=set(texts["ids"]),
             counts=set(texts["counts"]),
+            paths=set(texts["paths"]),
             windows=windows,
             pictures={row.tobytes() for row in pictures},
         )
@@ -137,7 +143,7 @@ def _windows_of_file(data: bytes) -> list[bytes]:
     last = len(data) - _TRAILER - WINDOW
     places = (len(data) * 5 // 8, len(data) * 7 // 8)
     found = {data[at : at + WINDOW] for at in places if _HEADER <= at <= last}
-    return [window for window in found if len(set(window)) >= _FEWEST_CHANGES]
+    return [window for window in found if len(set(window)) >= _FEWEST_VALUES]
 
 
 def _layouts(images: np.ndarray) -> Iterator[np.ndarray]:
