@@ -45,9 +45,17 @@ def disturb(network: nn.Module) -> None:
 
 
 def new_loop(
-    base: Any, trained: Any, images: np.ndarray, labels: np.ndarray, *, draws: int = 1, owner: Any = None
+    base: Any,
+    trained: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    draws: int = 1,
+    owner: Any = None,
+    most: int = 8,
 ) -> Loop:
-    """A loop without a plan. `trained`: a strategy, or a kind of `LAYERS`; `owner`: unit of each image."""
+    """A loop without a plan. `trained`: a strategy, or a kind of `LAYERS`; `owner`: unit of each image;
+    `most`: images of one unit used in a step."""
     family = family_of(base, label_dropout=0.1)
     if isinstance(trained, str):
         train_layers(family.network, trained)
@@ -68,7 +76,7 @@ def new_loop(
         plan=None,
         account=None,
         keys=RunKeys.for_tests(0),
-        training=TrainingSettings(noise_draws=draws),
+        training=TrainingSettings(noise_draws=draws, max_images_per_unit=most),
         runtime=RuntimeSettings(),
         folder=RunFolder(Path("nowhere")),
         progress=lambda **_: None,

@@ -1,4 +1,4 @@
-"""Images of several people: no person is in two units, and nothing but the ownership decides which are kept."""
+"""Images of several people: nobody is in two units, and nothing but ownership decides which are kept."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_private_images import parquet, png
 
 from dp_diffusers.data import ownership
 from dp_diffusers.data.ownership import disjoint_sets, owners_of, ownership_record
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError
-from test_private_images import parquet, png
 
 Sets = list[tuple[int, ...]]
 
