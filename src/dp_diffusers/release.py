@@ -1,7 +1,8 @@
 """A release: the adapter, its certificate and card, and the synthetic images, in one folder that may leave.
 
 Guarantees:
-- nothing in `release/` derives from private data except through the released gradients;
+- nothing in `release/` derives from private data except through the released gradients, and a leak scan looks
+  for what would, before anything is certified;
 - the certificate is verified by a fresh process before a training calls itself done;
 - images made from a release are post-processing and cost nothing.
 May import torch, peft and diffusers.
@@ -30,11 +31,14 @@ from dp_diffusers.errors import ModelError, ParameterError, RunFolderError, Veri
 from dp_diffusers.images_out import build_images, require_writable, write_images
 from dp_diffusers.kept_images import FOLDER as IMAGES
 from dp_diffusers.kept_images import KeptImages, Parts
+from dp_diffusers.leak_scan import FOUND, Secrets, require_no_leak
 from dp_diffusers.model_card import model_card
 from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.files import CERTIFICATE_NAME
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.released_classes import ReleasedClasses, released_classes
 from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run_secrets import kept_traces, note_traces, secrets_of
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
 
 Progress = Callable[..., None]
@@ -59,12 +63,14 @@ class Release:
 
     @classmethod
     def open(cls, run: str | Path, *, base: Base | None = None) -> Release:
-        """The release of a finished run folder. Raises `RunFolderError` where there is none."""
+        """The release of a finished run folder.
+
+        Raises `RunFolderError` where there is none, `VerificationError` if its certificate was changed.
+        """
         folder = RunFolder(Path(run))
-        path = folder.release / "certificate.json"
-        if not path.exists():
+        if not (folder.release / CERTIFICATE_NAME).exists():
             raise RunFolderError(f"{run} holds no finished run", hint="`dp-diffusers train` makes one")
-        return cls(folder=folder, certificate=Certificate.from_json(path.read_text()), base=base)
+        return cls(folder=folder, certificate=Certificate.read(folder.release), base=base)
 
     def settings(self) -> dict[str, Any]:
         """The resolved recipe, as a plain document."""
@@ -121,7 +127,10 @@ def write_release(
     data: PrivateImages,
     account: Any,
 ) -> Release:
-    """Writes adapter, model card and certificate, and has a fresh process verify them."""
+    """Writes adapter, model card and certificate, and has a fresh process verify them.
+
+    Raises `VerificationError` if the files hold anything private word for word: nothing is certified then.
+    """
     save_adapter(network, config, folder.adapter)
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     classes = released_classes(base.classes, base.class_names, _declared_classes(folder))
@@ -135,9 +144,25 @@ def write_release(
         classes=None if classes is None else classes.to_dict(),
     )
     (folder.release / "README.md").write_text(model_card(certificate.to_dict(), base))
+    traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)
+    secrets = secrets_of(folder, traces, _public_words(certificate))
+    _require_no_leak_in(folder, certificate, secrets)
     certificate = certificate.issue(folder.release)
     verify_in_a_fresh_process(folder.release)
     return Release(folder=folder, certificate=certificate)
+
+
+def _require_no_leak_in(folder: RunFolder, certificate: Certificate, secrets: Secrets) -> None:
+    """Looks through the release and the certificate that it is about to get."""
+    (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)
+    text = certificate.listing(folder.release).to_json().encode()
+    require_no_leak(folder.release, secrets, folder.private / FOUND, also={CERTIFICATE_NAME: text})
+
+
+def _public_words(certificate: Certificate) -> list[str]:
+    """What a certificate says of the public model and its classes."""
+    names = (certificate.classes or {}).get("names") or ()
+    return [str(certificate.base_model["id"]), *map(str, names)]
 
 
 def _declared_classes(folder: RunFolder) -> list[str] | None:
@@ -186,7 +211,7 @@ def generate(
     with release.folder.lock():
         kept = KeptImages(release.folder)
         if out is None and kept.uncertified(release.certificate.files):
-            _certify_images(release)
+            _certify_images(release, progress)
         family = release.family(device=device)
         classes = release.classes(family.base)
         request = _request(images, per_label, chosen, classes)
@@ -197,20 +222,31 @@ def generate(
         target = kept.target if out is None else Path(out)
         require_writable(target, format)
         parts = Parts(release.folder, request)
+        check = _leak_check(release)
         pixels, labels = _sampled(family, classes, request["count"], chosen, parts, progress)
         names = None if classes is None else classes.names
         if out is None:
             built = kept.building
             build_images(pixels, labels, names, built, format=format)
+            check(built)
             kept.place(built, {**request, "format": format})
-            _certify_images(release)
+            _certify_images(release, progress)
         else:
-            write_images(pixels, labels, names, target, format=format)
+            write_images(pixels, labels, names, target, format=format, check=check)
         parts.clear()
     return target
 
 
-def _certify_images(release: Release) -> None:
+def _leak_check(release: Release) -> Callable[[Path], None]:
+    """Looks through a folder of new images for what the training of the release noted as private."""
+    words = _public_words(release.certificate)
+    secrets = secrets_of(release.folder, kept_traces(release.folder), words)
+    return lambda built: require_no_leak(built, secrets, release.folder.private / FOUND)
+
+
+def _certify_images(release: Release, progress: Progress) -> None:
+    if release.certificate.signature is not None:
+        progress(message="the signature of the certificate did not cover these images: sign it again")
     release.certificate = release.certificate.reissue(release.path, replaced=[IMAGES])
 
 
