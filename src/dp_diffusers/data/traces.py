@@ -88,7 +88,9 @@ class Traces:
     def save(self, path: Path) -> None:
         """Writes all of it to one file, whole or not at all."""
         texts = {
-            **{"names": sorted(self.names), "ids": sorted(self.ids), "paths": sorted(self.paths)},
+            "names": sorted(self.names),
+            "ids": sorted(self.ids),
+            "paths": sorted(self.paths),
             "counts": sorted(self.counts),
         }
         pictures = np.frombuffer(b"".join(sorted(self.pictures)), np.uint8).reshape(-1, _DIGEST)
