@@ -7,6 +7,7 @@ through its mechanism inside functions (never torch at the top). Source: the exe
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -24,10 +25,11 @@ from dp_diffusers.privacy.explanation import explain
 if TYPE_CHECKING:
     from dp_diffusers.engine.private_gradient import PlainGradient, PrivateGradient
     from dp_diffusers.engine.randomness import RunKeys
-    from dp_diffusers.engine.sampling import PoissonSampler
+    from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
     from dp_diffusers.privacy.calibration import PrefixTable
 
 SCHEMA: Final = 1
+FREE_LIMIT: Final = 5.0  # standard deviations above the mean at which max_units costs nothing worth saying
 _MADE_HERE: Final = object()
 
 
@@ -188,8 +190,16 @@ class Plan:
 
         return RunKeys.fresh()
 
-    def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler:
-        """Which of `unit_count` units take part in each step."""
+    def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler | TruncatedPoissonSampler:
+        """Which of `unit_count` units take part in each step.
+
+        Raises `ParameterError` for more units than `population` under add_remove with `max_units`: a unit
+        that left would make room for a surplus one, and the theorem is about one unit.
+        """
+        record = self.record
+        limited = record is not None and record.max_units is not None
+        if limited and self.budget is not None and self.budget.adjacency == "add_remove":
+            _require_slots(unit_count, self.mechanism.population)
         return self.mechanism.sampler(unit_count, keys)
 
     def private_gradient(self, parameters: Any, keys: RunKeys) -> PrivateGradient | PlainGradient:
@@ -198,7 +208,23 @@ class Plan:
 
     def explain(self) -> str:
         """The plan in plain words, for the engineer and for the data protection officer."""
-        return explain(self.budget, self.record, self.epsilon, self.epsilon_rdp)
+        return explain(
+            self.budget, self.record, self.epsilon, self.epsilon_rdp, without_limit=self.epsilon_without_limit
+        )
+
+    @cached_property
+    def epsilon_without_limit(self) -> float | None:
+        """Epsilon of the same noise without `max_units`; None where the limit is rare enough to be free.
+
+        Free: five standard deviations or more above the mean number of units.
+        """
+        record, budget = self.record, self.budget
+        if record is None or budget is None or record.deviations_to_limit() >= FREE_LIMIT:
+            return None
+        from dp_diffusers.privacy import accountant
+
+        unlimited = dataclasses.replace(record, max_units=None)
+        return accountant.epsilon([*self.queries, unlimited], budget.delta, budget.adjacency)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as a document: the public numbers and what follows from them."""
@@ -272,6 +298,15 @@ def _require_budget(budget: Budget | None, mechanism: DPSGD) -> Budget:
             hint="at 1 / population, publishing one unit's images outright would count as private",
         )
     return budget
+
+
+def _require_slots(unit_count: int, population: int) -> None:
+    if unit_count > population:
+        raise ParameterError(
+            f"the data hold more units than mechanism.population = {population}, which max_units takes as "
+            "public under adjacency add_remove",
+            hint="raise population, or set budget.adjacency to zero_out",
+        )
 
 
 def _mechanism_of(record: GaussianMechanism) -> DPSGD:

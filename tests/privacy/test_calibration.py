@@ -42,7 +42,8 @@ def test_known_values(probability, steps, budget, delta, noise):
     assert found.noise_multiplier == pytest.approx(noise, rel=2e-3)
     accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
     accountant.compose(at(probability, steps)(found.noise_multiplier).event())
-    assert accountant.get_epsilon(delta) == pytest.approx(found.epsilon, rel=1e-9)
+    exact = accountant.get_epsilon(delta)  # on a grid of 1e-4, finer than ours where the noise is small
+    assert exact * (1 - 1e-9) <= found.epsilon <= exact * (1 + 1e-5)
     assert budget * 0.998 <= found.epsilon <= budget < found.epsilon_rdp
 
 

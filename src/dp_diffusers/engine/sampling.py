@@ -1,8 +1,8 @@
-"""Poisson sampling of units: each unit joins each step independently, with the same probability.
+"""Poisson sampling of units: each unit joins each step on its own, with the same probability.
 
-Guarantees: inclusion is a pure function of (key, step, unit) and the realised batch size is never printed.
-May import numpy and the engine's randomness, never torch. Source: Abadi et al., *Deep Learning with
-Differential Privacy* (2016).
+Guarantees: a unit's draw is a pure function of (key, step, unit), blanking a unit changes no other unit's
+part, and the realised batch size is never printed. May import numpy and the engine's randomness, never
+torch. Sources: Abadi et al. 2016 (arXiv 1607.00133), and arXiv 2508.15089 (2025) for truncation.
 """
 
 from __future__ import annotations
@@ -23,13 +23,7 @@ class PoissonSampler:
     """
 
     def __init__(self, unit_count: int, probability: float, keys: RunKeys) -> None:
-        if not (math.isfinite(probability) and 0.0 < probability <= 1.0):
-            raise ParameterError(
-                f"expected sampling probability in (0, 1], got {probability}",
-                hint="raise population or lower expected_units",
-            )
-        if unit_count < 0:
-            raise ParameterError(f"expected unit_count >= 0, got {unit_count}")
+        _check(unit_count, probability)
         self.probability = probability
         self._unit_count = unit_count
         self._keys = keys
@@ -41,3 +35,48 @@ class PoissonSampler:
 
     def __repr__(self) -> str:
         return f"PoissonSampler(probability={self.probability})"
+
+
+class TruncatedPoissonSampler:
+    """Poisson sampling over `slots` slots, of which at most `max_units` stay, a uniformly random subset.
+
+    Unit u sits in slot u. Units beyond the last slot never take part; slots without a unit come like the
+    others and count toward the limit, so that who takes part does not depend on which slots are filled.
+    `unit_count` is private and appears in no repr. Raises `ParameterError` for numbers out of range.
+    """
+
+    def __init__(
+        self, unit_count: int, probability: float, keys: RunKeys, *, slots: int, max_units: int
+    ) -> None:
+        _check(unit_count, probability)
+        if not 1 <= max_units <= slots:
+            raise ParameterError(f"expected max_units in [1, {slots}], got {max_units}")
+        self.probability = probability
+        self.max_units = max_units
+        self._slots = slots
+        self._unit_count = unit_count
+        self._keys = keys
+
+    def units(self, step: int) -> Units:
+        """Ids of the units that take part at `step`, int64 in ascending order, at most `max_units`."""
+        draws = self._keys.uniform_all("sampling", step, self._slots)
+        came = np.flatnonzero(draws < self.probability)
+        if len(came) > self.max_units:
+            # Given that a slot came, its draw is uniform on [0, probability): the smallest draws are a
+            # uniformly random subset, and a slot's place in the order depends on its own draw alone.
+            kept = np.argsort(draws[came], kind="stable")[: self.max_units]
+            came = np.sort(came[kept])
+        return came[came < self._unit_count].astype(np.int64, copy=False)
+
+    def __repr__(self) -> str:
+        return f"TruncatedPoissonSampler(probability={self.probability}, max_units={self.max_units})"
+
+
+def _check(unit_count: int, probability: float) -> None:
+    if not (math.isfinite(probability) and 0.0 < probability <= 1.0):
+        raise ParameterError(
+            f"expected sampling probability in (0, 1], got {probability}",
+            hint="raise population or lower expected_units",
+        )
+    if unit_count < 0:
+        raise ParameterError(f"expected unit_count >= 0, got {unit_count}")

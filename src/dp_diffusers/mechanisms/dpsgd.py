@@ -17,14 +17,16 @@ from dp_diffusers.privacy.events import GaussianMechanism, whole
 if TYPE_CHECKING:
     from dp_diffusers.engine.private_gradient import PrivateGradient
     from dp_diffusers.engine.randomness import RunKeys
-    from dp_diffusers.engine.sampling import PoissonSampler
+    from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
 
 
 @dataclass(frozen=True, kw_only=True)
 class DPSGD:
     """`steps` steps, each with about `expected_units` of a declared `population` of units.
 
-    `population` is public: it is stated, never counted. Raises `ParameterError` for numbers out of range.
+    `population` is public: it is stated, never counted. `max_units` is a hard limit of one step (truncated
+    Poisson sampling over exactly `population` slots), None for none. Raises `ParameterError` for numbers out
+    of range.
     """
 
     name: ClassVar[str] = "dpsgd"
@@ -49,10 +51,7 @@ class DPSGD:
                 f"expected clipping 'flat', got {self.clipping!r}", hint="this version clips flat"
             )
         if self.max_units is not None:
-            raise ParameterError(
-                f"expected max_units to be null, got {self.max_units!r}",
-                hint="this version samples without a hard limit; large steps are split into passes",
-            )
+            check_limit(self.max_units, self.expected_units, self.population)
 
     @property
     def sampling_probability(self) -> float:
@@ -73,11 +72,15 @@ class DPSGD:
             clipping=self.clipping,
         )
 
-    def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler:
-        """Includes each of `unit_count` units in a step on its own, with the accounted probability."""
-        from dp_diffusers.engine.sampling import PoissonSampler
+    def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler | TruncatedPoissonSampler:
+        """Includes each of `unit_count` units in a step with the accounted probability, up to `max_units`."""
+        from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
 
-        return PoissonSampler(unit_count, self.sampling_probability, keys)
+        if self.max_units is None:
+            return PoissonSampler(unit_count, self.sampling_probability, keys)
+        return TruncatedPoissonSampler(
+            unit_count, self.sampling_probability, keys, slots=self.population, max_units=self.max_units
+        )
 
     def private_gradient(
         self, parameters: Any, keys: RunKeys, noise_multiplier: float, plan_fingerprint: str
@@ -103,4 +106,16 @@ def check_sizes(steps: int, expected_units: int, population: int) -> None:
         raise ParameterError(
             f"expected expected_units <= population, got {expected_units} > {population}",
             hint="expected_units is the mean number of units in one step; population counts all units",
+        )
+
+
+def check_limit(max_units: int, expected_units: int, population: int) -> None:
+    """Raises `ParameterError` unless `max_units` is a limit that a step can meet and mostly does not."""
+    hint = "five standard deviations above expected_units costs nothing; null is no limit"
+    whole(1, hint=hint, max_units=max_units)
+    if not expected_units <= max_units < population:
+        raise ParameterError(
+            f"expected max_units in [expected_units, population) = [{expected_units}, {population}), "
+            f"got {max_units}",
+            hint=hint,
         )

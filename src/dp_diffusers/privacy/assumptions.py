@@ -56,6 +56,8 @@ def _unit(budget: Budget) -> str:
 def _adjacency(budget: Budget) -> str:
     if budget.adjacency == "zero_out":
         return "zero_out, the images of one unit replaced by nothing; the number of units is public."
+    if budget.adjacency == "replace":
+        return "replace, the images of one unit replaced by any others; the number of units is public."
     return "add_remove, one unit more or fewer; replacing one unit by another counts as two such changes."
 
 

@@ -57,7 +57,7 @@ def calibrate_noise(
         return epsilon([*queries, record_at(noise)], delta, adjacency)
 
     _refuse_costly_queries(queries, budget, delta, adjacency)
-    guess = max(_first_guess(budget, delta, record_at(1.0), queries), SMALLEST_NOISE)
+    guess = max(_first_guess(budget, delta, record_at(1.0), queries, adjacency), SMALLEST_NOISE)
     noise = _search(coarse, budget, guess)
     certified = fine(noise)
     if not _tight(certified, budget):
@@ -124,18 +124,29 @@ def histogram_noise(epsilon: float, delta: float, adjacency: str) -> float:
 
     A public rule, rounded up to four digits so that it is the same number everywhere.
     """
-    apart = 2.0 if adjacency == "replace" else 1.0
-    exact = apart / _gaussian_parameter(epsilon / 10.0, delta)
+    exact = _apart(adjacency) / _gaussian_parameter(epsilon / 10.0, delta)
     digit = 10.0 ** (math.floor(math.log10(exact)) - 3)
     return float(f"{(math.floor(exact / digit) + 1) * digit:.4g}")
 
 
-def _first_guess(budget: float, delta: float, record: GaussianMechanism, queries: Records) -> float:
-    """Noise multiplier by the central limit theorem: T steps behave like one Gaussian of parameter mu."""
-    spent = sum(query.steps * query.step_deviation() ** 2 for query in queries)
+def _apart(adjacency: str) -> float:
+    """How far one unit can move a sum, in clip norms."""
+    return 2.0 if adjacency == "replace" else 1.0
+
+
+def _first_guess(
+    budget: float, delta: float, record: GaussianMechanism, queries: Records, adjacency: str
+) -> float:
+    """Noise multiplier by the central limit theorem: T steps behave like one Gaussian of parameter mu.
+
+    The chi distance of one step is q sqrt(e^u - 1) for presence and q sqrt(2 e^u - 2 e^-u) for replacement,
+    with u = 1 / sigma^2.
+    """
+    spent = sum(query.steps * (_apart(adjacency) * query.step_deviation()) ** 2 for query in queries)
     left = max(_gaussian_parameter(budget, delta) ** 2 - spent, 1e-12)
-    ratio = math.sqrt(left / record.steps) / record.sampling_probability
-    return 1.0 / math.sqrt(math.log1p(ratio**2))
+    squared = left / record.steps / record.sampling_probability**2
+    exponent = math.asinh(squared / 4.0) if adjacency == "replace" else math.log1p(squared)
+    return 1.0 / math.sqrt(exponent)
 
 
 def _gaussian_parameter(epsilon: float, delta: float) -> float:

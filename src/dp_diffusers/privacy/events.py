@@ -32,6 +32,10 @@ class Record(Protocol):
     def noise_multiplier(self) -> float:
         """Standard deviation of the noise over what one unit can add to one step's sum."""
 
+    @property
+    def sampling(self) -> str:
+        """How units come into a step: "poisson", "truncated", or "none" where all of them do."""
+
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
 
@@ -51,7 +55,9 @@ class GaussianMechanism:
 
     Every step includes each unit on its own with `sampling_probability` = `expected_units` / `population`,
     lets it move the sum by at most `clip_norm` in the Euclidean norm, and adds Gaussian noise of standard
-    deviation `noise_multiplier` x `clip_norm`. Raises `ParameterError` for numbers out of range.
+    deviation `noise_multiplier` x `clip_norm`. With `max_units` the step is drawn from exactly `population`
+    slots, empty ones included, and of more than `max_units` that come a uniformly random `max_units` stay
+    (arXiv 2508.15089). Raises `ParameterError` for numbers out of range.
     """
 
     name: str = "dpsgd"
@@ -74,7 +80,16 @@ class GaussianMechanism:
                 hint="raise population or lower expected_units",
             )
         if self.max_units is not None:
-            raise ParameterError(f"expected max_units to be null in this version, got {self.max_units}")
+            whole(1, max_units=self.max_units)
+            if self.max_units > self.population:
+                raise ParameterError(
+                    f"expected max_units <= population = {self.population}, got {self.max_units}"
+                )
+
+    @property
+    def sampling(self) -> str:
+        """ "poisson", or "truncated" where `max_units` limits a step."""
+        return "poisson" if self.max_units is None else "truncated"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON; `record_from_dict` reads it back."""
@@ -85,19 +100,42 @@ class GaussianMechanism:
         return dataclasses.replace(self, steps=steps)
 
     def event(self) -> Any:
-        """`SelfComposed(PoissonSampled(q, Gaussian(sigma)), steps)`, a `dp_accounting.DpEvent`."""
+        """`SelfComposed(PoissonSampled(q, Gaussian(sigma)), steps)`, a `dp_accounting.DpEvent`.
+
+        With `max_units` the inner event is `TruncatedSubsampledGaussian`.
+        """
         import dp_accounting
 
         if self.steps == 0:
             return dp_accounting.NoOpDpEvent()
-        gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
-        sampled = dp_accounting.PoissonSampledDpEvent(self.sampling_probability, gaussian)
-        return dp_accounting.SelfComposedDpEvent(sampled, self.steps)
+        return dp_accounting.SelfComposedDpEvent(self._step(), self.steps)
+
+    def _step(self) -> Any:
+        import dp_accounting
+
+        if self.max_units is None:
+            gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
+            return dp_accounting.PoissonSampledDpEvent(self.sampling_probability, gaussian)
+        return dp_accounting.TruncatedSubsampledGaussianDpEvent(
+            dataset_size=self.population,
+            sampling_probability=self.sampling_probability,
+            truncated_batch_size=self.max_units,
+            noise_multiplier=self.noise_multiplier,
+        )
 
     def step_deviation(self) -> float:
         """q sqrt(exp(1 / sigma^2) - 1): the chi distance of one step (Bu et al. 2020, arXiv 1911.11607)."""
         exponent = min(self.noise_multiplier**-2, 700.0)
         return self.sampling_probability * math.sqrt(math.expm1(exponent))
+
+    def deviations_to_limit(self) -> float:
+        """How far `max_units` lies above the mean number of units, in standard deviations; inf without."""
+        if self.max_units is None:
+            return math.inf
+        mean = self.population * self.sampling_probability
+        spread = math.sqrt(mean * (1.0 - self.sampling_probability))
+        above = self.max_units - mean
+        return above / spread if spread else math.copysign(math.inf, above)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +158,11 @@ class HistogramQuery:
         whole(0, steps=self.steps)
         whole(1, classes=self.classes)
         positive(noise_multiplier=self.noise_multiplier)
+
+    @property
+    def sampling(self) -> str:
+        """ "none": every unit is counted."""
+        return "none"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON; `record_from_dict` reads it back."""

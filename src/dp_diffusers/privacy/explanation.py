@@ -8,9 +8,19 @@ NIST SP 800-226 for what has to be said beside it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Final
 
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.theorems import theorem_of
+
+_ABOUT: Final = {"add_remove": "the presence", "zero_out": "the images", "replace": "the images"}
+_BELIEF: Final = {
+    "add_remove": "being in the data",
+    "zero_out": "having images in the data",
+    "replace": "having these images and not others",
+}
 
 _NOT_PRIVATE = """NOT PRIVATE. This plan neither clips nor adds noise: whoever sees the model or its images
 may learn anything about anyone in the data. It is for measuring what privacy costs, on data that anyone may
@@ -18,23 +28,40 @@ see."""
 
 
 def explain(
-    budget: Budget | None, record: GaussianMechanism | None, epsilon: float, epsilon_rdp: float | None
+    budget: Budget | None,
+    record: GaussianMechanism | None,
+    epsilon: float,
+    epsilon_rdp: float | None,
+    *,
+    without_limit: float | None = None,
 ) -> str:
-    """Several short paragraphs; `budget` and `record` None mean the run without privacy."""
+    """Several short paragraphs; `budget` and `record` None mean the run without privacy.
+
+    `without_limit`: epsilon if `max_units` were not, where it is met often enough to matter.
+    """
     if budget is None or record is None:
         return _NOT_PRIVATE
-    engineer, officer = _engineer(budget, record, epsilon, epsilon_rdp), _officer(budget, record, epsilon)
+    engineer = _engineer(budget, record, epsilon, epsilon_rdp, without_limit)
+    officer = _officer(budget, record, epsilon)
     return f"For the engineer\n{engineer}\n\nFor the data protection officer\n{officer}"
 
 
-def _engineer(budget: Budget, record: GaussianMechanism, epsilon: float, epsilon_rdp: float | None) -> str:
+def _engineer(
+    budget: Budget,
+    record: GaussianMechanism,
+    epsilon: float,
+    epsilon_rdp: float | None,
+    without_limit: float | None,
+) -> str:
     lines = [
         f"Each of {record.steps:,} steps includes every {budget.unit} on its own with probability "
         f"{record.sampling_probability:.6g} ({record.expected_units:,} expected of {record.population:,}).",
+        *_limit_sentences(record, epsilon, without_limit),
         f"One {budget.unit} moves the sum of a step by at most {record.clip_norm:g} (clip norm); Gaussian "
         f"noise of {record.noise_multiplier:.4f} x that (noise multiplier) is added to the sum.",
         f"Epsilon is {epsilon:.4f} of a budget of {budget.epsilon:g} at delta {budget.delta:g}, an upper "
-        f"bound by privacy loss distributions; RDP, which is looser, gives {epsilon_rdp:.4f}.",
+        f"bound by privacy loss distributions; {_rdp_words(epsilon_rdp)}.",
+        f"Theorem: {theorem_of(record, budget.adjacency)}.",
         _cap_sentence(budget),
     ]
     return "\n".join(f"- {line}" for line in lines)
@@ -43,16 +70,16 @@ def _engineer(budget: Budget, record: GaussianMechanism, epsilon: float, epsilon
 def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
     lines = [
         f"Protected is each {_unit(budget)}: {_adjacency_sentence(budget)}",
-        f"Whatever anyone believed beforehand about one {budget.unit} being in the data, the model and its "
-        f"images can change the odds by a factor of at most e^{epsilon:.3g} = {_factor(epsilon)}. "
+        f"Whatever anyone believed beforehand about one {budget.unit} {_BELIEF[budget.adjacency]}, the model "
+        f"and its images can change the odds by a factor of at most e^{epsilon:.3g} = {_factor(epsilon)}. "
         + _odds_sentence(epsilon),
         f"This may fail with a probability of at most about delta = {budget.delta:g}, less than one in the "
         f"{record.population:,} of the data.",
         f"Assumed public, and not protected: that the data hold about {record.population:,} (declared, not "
         "counted), the names of the classes, the settings of the run, the public model and data it starts "
         "from. Not covered: who can reach the private images, logs and memory while the run is on.",
-        "The bound is about the presence of one unit. What is true of the whole population can still be "
-        "learnt; that is the purpose.",
+        f"The bound is about {_ABOUT[budget.adjacency]} of one unit. What is true of the whole population "
+        "can still be learnt; that is the purpose.",
     ]
     return "\n".join(f"- {line}" for line in lines)
 
@@ -89,6 +116,31 @@ def _cap_sentence(budget: Budget) -> str:
 
 
 def _adjacency_sentence(budget: Budget) -> str:
-    if budget.adjacency == "zero_out":
-        return "the bound compares the data with the same data in which one is blank, their number public."
-    return "the bound compares the data with the same data in which one is missing."
+    sentences = {
+        "add_remove": "in which one is missing.",
+        "zero_out": "in which one is blank, their number public.",
+        "replace": "in which any other content stands in the place of one, their number public.",
+    }
+    return f"the bound compares the data with the same data {sentences[budget.adjacency]}"
+
+
+def _rdp_words(epsilon_rdp: float | None) -> str:
+    if epsilon_rdp is None:
+        return "RDP has no theorem for this combination, so there is no cross-check"
+    return f"RDP, which is looser, gives {epsilon_rdp:.4f}"
+
+
+def _limit_sentences(record: GaussianMechanism, epsilon: float, without_limit: float | None) -> Iterator[str]:
+    if record.max_units is None:
+        return
+    yield (
+        f"Of more than {record.max_units:,} in a step a random {record.max_units:,} stay; steps are drawn "
+        f"from exactly {record.population:,} places, empty ones included, and units beyond them are never "
+        "used."
+    )
+    if without_limit is not None:
+        yield (
+            f"That limit lies {record.deviations_to_limit():.1f} standard deviations above the mean, so it "
+            f"is met often: it costs epsilon {epsilon:.4f} where the same noise without it would give "
+            f"{without_limit:.4f}. At 5 standard deviations it costs next to nothing."
+        )

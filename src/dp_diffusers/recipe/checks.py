@@ -38,6 +38,31 @@ def _units(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     if population and expected and expected > population > 0:
         message = f"expected mechanism.expected_units <= population = {population:g}, got {expected:g}"
         yield ("mechanism", "expected_units"), message, "lower expected_units, or correct population"
+    limit, where = _number(recipe, "mechanism", "max_units"), ("mechanism", "max_units")
+    if limit is None:
+        return
+    if recipe["mechanism"].get("name") == "none":
+        yield where, f"expected mechanism.max_units to be null without privacy, got {limit:g}", None
+    elif population and expected and not expected <= limit < population:
+        message = (
+            f"expected mechanism.max_units in [expected_units, population) = [{expected:g}, {population:g})"
+        )
+        hint = "five standard deviations above expected_units costs nothing; null is no limit"
+        yield where, f"{message}, got {limit:g}", hint
+
+
+def _histogram(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    """A class histogram is paid for by a run with privacy, and counts labels."""
+    generation, mechanism, data = (recipe.get(name) for name in ("generation", "mechanism", "data"))
+    if not isinstance(generation, Mapping) or generation.get("labels") != "histogram":
+        return
+    hint = "set generation.labels to uniform"
+    if isinstance(mechanism, Mapping) and mechanism.get("name") == "none":
+        message = "expected generation.labels to be uniform without privacy (mechanism.name: none)"
+        yield ("generation", "labels"), f"{message}, got 'histogram'", hint
+    if isinstance(data, Mapping) and data.get("label", "") is None:
+        message = "expected generation.labels to be uniform for images without labels (data.label: null)"
+        yield ("generation", "labels"), f"{message}, got 'histogram'", hint
 
 
 def _names(recipe: Mapping[str, Any]) -> Iterator[Finding]:

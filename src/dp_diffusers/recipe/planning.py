@@ -44,5 +44,8 @@ def plan_of(recipe: Recipe) -> Plan:
     }
     if settings.name == "none":
         return Plan.calibrate(None, NonPrivate(**sizes))
-    mechanism = DPSGD(clip_norm=settings.clip_norm, clipping=settings.clipping, **sizes)
-    return Plan.calibrate(budget_of(recipe), mechanism)
+    mechanism = DPSGD(
+        clip_norm=settings.clip_norm, clipping=settings.clipping, max_units=settings.max_units, **sizes
+    )
+    budget = budget_of(recipe)
+    return Plan.calibrate(budget, mechanism, queries_of(recipe, budget))

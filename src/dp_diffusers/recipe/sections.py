@@ -106,11 +106,13 @@ class BudgetSettings(Section):
     unit: str = Field(
         default="image",
         min_length=1,
-        description="`image`, or the column that names a person, of the parquet file or of the folder's "
-        "metadata.csv",
+        description="`image`, or the column that names a person, of the parquet file (lists, where images "
+        "show several) or of the folder's metadata.csv",
     )
-    adjacency: Literal["add_remove", "zero_out"] = Field(
-        default="add_remove", description="what neighbouring data sets differ by"
+    adjacency: Literal["add_remove", "zero_out", "replace"] = Field(
+        default="add_remove",
+        description="what neighbouring data sets differ by: one unit's presence, its images against none "
+        "(`zero_out`), or its images against any others (`replace`, about twice the epsilon)",
     )
     ledger: str | None = Field(
         default=None, min_length=1, description="ledger of the data set; null: beside data.path"
@@ -149,7 +151,12 @@ class MechanismSettings(Section):
     population: int = Field(ge=1, description="declared public number of units in the data; never counted")
     clip_norm: float = Field(default=1.0, gt=0, description="how far one unit can move a step")
     clipping: Literal["flat"] = Field(default="flat", description="clipping rule")
-    max_units: None = Field(default=None, description="hard limit of a sample: null in this version")
+    max_units: int | None = Field(
+        default=None,
+        ge=1,
+        description="hard limit of a step, drawn from exactly `population` slots; free at five standard "
+        "deviations above expected_units; null: none",
+    )
 
     @model_validator(mode="before")
     @classmethod
