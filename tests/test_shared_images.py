@@ -17,6 +17,7 @@ import dp_diffusers as dpd
 from dp_diffusers import finetuning
 from dp_diffusers.data import private_images
 from dp_diffusers.data.ownership import Owners
+from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.finetuning import train
@@ -26,7 +27,7 @@ from dp_diffusers.recipe import Recipe
 from dp_diffusers.training import Loop
 from engine_support import make_box, release
 from loop_support import cheap_trainings, small_budget
-from unet_support import CLIP, bounded, contribution, moved, new_loop
+from unet_support import CLIP, bounded, clipped_sum, contribution, moved, new_loop
 
 ATTENTION = {"name": "lora", "rank": 2, "targets": "attention"}
 CHEST = Path(__file__).parents[2] / "shared" / "data" / "chestxray64.parquet"
@@ -227,6 +228,35 @@ def test_guarantee_a_patient_of_thirty_images_moves_the_sum_by_at_most_the_clip_
         found = contribution(loop, patient), moved(loop, [patient, *others], leaves=patient)
         assert min(found) > 0.999
         assert all(map(bounded, found))
+
+
+def _one_large_unit(base: Any, limit: int) -> Loop:
+    """A unit of 28 images, all of them used in a step, beside two of one; passes of `limit` rows."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1)).astype(np.uint8)
+    owner = np.array([0] * 28 + [1, 2])
+    loop = new_loop(base, ATTENTION, images, np.arange(30) % 3, draws=2, owner=owner, most=3_000)
+    loop.runtime = loop.runtime.model_copy(update={"rows_per_pass": limit})
+    return loop
+
+
+def test_guarantee_a_large_unit_adds_the_same_however_its_rows_are_cut(tiny_base: Callable[..., Any]) -> None:
+    whole = clipped_sum(_one_large_unit(tiny_base(), 256), [0, 1, 2])
+    for limit in (5, 16):
+        loop = _one_large_unit(tiny_base(), limit)
+        assert max(len(rows.position) for rows in loop.passes(0, np.arange(3))) <= limit
+        assert float((clipped_sum(loop, [0, 1, 2]) - whole).norm()) < 1e-3 * CLIP
+        assert bounded(contribution(loop, 0))
+
+
+@pytest.mark.planted
+def test_planted_clipping_of_each_pass(
+    tiny_base: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit that goes on in the next pass is clipped in each of them."""
+    monkeypatch.setattr(ClippedSum, "_carry_over", lambda self, last, now: set())
+    monkeypatch.setattr(ClippedSum, "refuse_returning", lambda self, ids: None)
+    assert bounded(contribution(_one_large_unit(tiny_base(), 256), 0))
+    assert contribution(_one_large_unit(tiny_base(), 5), 0) > 1.5
 
 
 @pytest.mark.slow
