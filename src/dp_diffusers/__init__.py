@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dp_diffusers import errors
+    from dp_diffusers.auditing import audit
     from dp_diffusers.data.private_images import PrivateImages
     from dp_diffusers.evaluation import evaluate
     from dp_diffusers.finetuning import finetune
@@ -31,6 +32,7 @@ __all__ = [
     "Plan",
     "PrivateImages",
     "Release",
+    "audit",
     "errors",
     "evaluate",
     "finetune",
@@ -45,6 +47,7 @@ _HOME = {
     "Plan": "dp_diffusers.plan",
     "PrivateImages": "dp_diffusers.data.private_images",
     "Release": "dp_diffusers.release",
+    "audit": "dp_diffusers.auditing",
     "evaluate": "dp_diffusers.evaluation",
     "finetune": "dp_diffusers.finetuning",
     "generate": "dp_diffusers.release",

@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dp_diffusers.auditing import chart, pictures
-from dp_diffusers.auditing.bounds import Outcome, epsilon_of_any_mechanism
 from dp_diffusers.auditing.canaries import GradientCanaries
-from dp_diffusers.auditing.family import epsilon_within_family
 from dp_diffusers.auditing.loop import AuditedLoop
-from dp_diffusers.auditing.results import Attack, AuditResult
-from dp_diffusers.auditing.scores import centred, guessed, guesses_of, mean_losses
+from dp_diffusers.auditing.loss_attack import mean_losses
+from dp_diffusers.auditing.results import AuditResult
+from dp_diffusers.auditing.scores import Scores, centred
+from dp_diffusers.auditing.verdict import SHARE_OF_FAMILY, SHARE_OF_LOSS, concluded
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base, base_of_pipeline, load_base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.errors import ParameterError, RunFolderError, positive
+from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rehearsal import rehearse
@@ -39,15 +40,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[..., None]
 PICTURE: Final = "audit.svg"
-
-# The verdict: the better of two bounds from the gradient attack, which fail in 4 % and 1 % of audits at most.
-FAILURE_OF_FAMILY: Final = 0.04
-FAILURE_OF_ANY: Final = 0.01
-CONFIDENCE: Final = 0.95
-SHARE_OF_FAMILY: Final = 0.10  # of canaries that are guessed: the mechanism's curve makes use of many,
-SHARE_OF_ANY: Final = 0.05  # a bound for any mechanism of the surest ones
-SHARE_OF_LOSS: Final = 0.25
-FAILURE_OF_LOSS: Final = 0.05
 
 PUBLIC_IMAGES: Final = 32
 IMAGE_CANARIES: Final = 64
@@ -109,10 +101,7 @@ def audit(
     """
     training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
     positive(canaries=canaries)
-    if plan.budget is None:
-        raise ParameterError(
-            "a plan without privacy claims nothing that an audit could test", hint="mechanism.name: dpsgd"
-        )
+    mechanism = _private(plan)
     folder = _folder(out)
     random = np.random.default_rng()  # seeded by the operating system: coins that no attack knows
     family = family_of(_copied(base), timesteps=training.timesteps, label_dropout=training.label_dropout)
@@ -123,31 +112,27 @@ def audit(
     rehearse(family)
     held = GradientCanaries(
         family.network,
-        _at_most(canaries, plan, shown),
-        clip_norm=plan.mechanism.clip_norm,
+        _at_most(canaries, mechanism, shown),
+        clip_norm=mechanism.clip_norm,
         noise_draws=training.noise_draws,
         random=random,
     )
-    scores = _trained(family, plan, shown, held, training, runtime, progress)
+    values = _trained(family, plan, shown, held, training, runtime, progress)
     after = mean_losses(family, shown.canaries, shown.canary_labels, draws=LOSS_DRAWS)
-    panels = [
-        chart.Panel(
-            title="gradient canaries",
-            axis="log-likelihood ratio, in against out",
-            scores=scores,
-            included=held.included,
-            guesses=guesses_of(held.count, SHARE_OF_FAMILY),
-        ),
-        chart.Panel(
-            title="image canaries",
-            axis="fall of the loss, about its median",
-            scores=centred(before - after),
-            included=shown.included,
-            guesses=guesses_of(IMAGE_CANARIES, SHARE_OF_LOSS),
-        ),
-    ]
-    result = _concluded(plan, panels, _notes(canaries, held.count))
-    return result if folder is None else _with_picture(result, panels, folder)
+    gradient = Scores(
+        name="gradient",
+        meaning="log-likelihood ratio, in against out",
+        values=values,
+        included=held.included,
+    )
+    loss = Scores(
+        name="loss",
+        meaning="fall of the loss, about its median",
+        values=centred(before - after),
+        included=shown.included,
+    )
+    result = concluded(plan, gradient, loss, _notes(canaries, held.count))
+    return result if folder is None else _with_picture(result, gradient, loss, folder)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -218,70 +203,20 @@ def _trained(
     return loop.evidence.scores
 
 
-def _concluded(plan: Plan, panels: list[chart.Panel], notes: tuple[str, ...]) -> AuditResult:
-    """What the scores prove."""
-    assert plan.budget is not None
-    delta, adjacency = plan.budget.delta, plan.budget.adjacency
-    claimed = _claimed(plan)
-    gradient, loss = panels
-
-    def within_family(panel: chart.Panel, failure: float) -> tuple[Outcome, float]:
-        outcome = guessed(panel.scores, panel.included, panel.guesses)
-        found = epsilon_within_family(
-            plan.record, adjacency, delta, outcome, failure=failure, claimed=claimed
-        )
-        return outcome, found
-
-    surest = guessed(gradient.scores, gradient.included, guesses_of(len(gradient.scores), SHARE_OF_ANY))
-    any_mechanism = epsilon_of_any_mechanism(surest, delta, FAILURE_OF_ANY)
-    attacks = (
-        _attack("gradient", "family", *within_family(gradient, FAILURE_OF_FAMILY), FAILURE_OF_FAMILY),
-        _attack("gradient", "nothing", surest, any_mechanism, FAILURE_OF_ANY),
-        _attack("loss", "family", *within_family(loss, FAILURE_OF_LOSS), FAILURE_OF_LOSS, headline=False),
-    )
-    return AuditResult(
-        epsilon_claimed=claimed,
-        epsilon_lower_bound=max(attack.epsilon_lower_bound for attack in attacks if attack.in_headline),
-        confidence=CONFIDENCE,
-        canaries=len(gradient.scores),
-        delta=delta,
-        adjacency=adjacency,
-        attacks=attacks,
-        notes=notes,
+def _private(plan: Plan) -> DPSGD:
+    """The plan's mechanism. Raises `ParameterError` for a plan without privacy."""
+    if isinstance(plan.mechanism, DPSGD):
+        return plan.mechanism
+    raise ParameterError(
+        "a plan without privacy claims nothing that an audit could test", hint="set mechanism.name to dpsgd"
     )
 
 
-def _attack(
-    name: str, assumes: str, outcome: Outcome, found: float, failure: float, *, headline: bool = True
-) -> Attack:
-    return Attack(
-        name=name,
-        assumes=assumes,
-        canaries=outcome.canaries,
-        guesses=outcome.guesses,
-        correct=outcome.correct,
-        epsilon_lower_bound=found,
-        confidence=1.0 - failure,
-        in_headline=headline,
-    )
-
-
-def _claimed(plan: Plan) -> float:
-    """Epsilon of the training alone: an audit asks no side query."""
-    from dp_diffusers.privacy import accountant
-
-    if not plan.queries:
-        return plan.epsilon
-    assert plan.budget is not None
-    assert plan.record is not None
-    return accountant.epsilon([plan.record], plan.budget.delta, plan.budget.adjacency)
-
-
-def _at_most(canaries: int, plan: Plan, shown: _Images) -> int:
+def _at_most(canaries: int, mechanism: DPSGD, shown: _Images) -> int:
     """Under a hard limit of a sample the units must fit into the population's slots."""
-    if plan.mechanism.max_units is None:
+    if mechanism.max_units is None:
         return canaries
-    return max(1, min(canaries, plan.mechanism.population - len(shown.data.images)))
+    return max(1, min(canaries, mechanism.population - len(shown.data.images)))
 
 
 def _notes(asked: int, used: int) -> tuple[str, ...]:
@@ -309,9 +244,10 @@ def _folder(out: str | Path | None) -> Path | None:
     return Path(out)
 
 
-def _with_picture(result: AuditResult, panels: list[chart.Panel], folder: Path) -> AuditResult:
+def _with_picture(result: AuditResult, gradient: Scores, loss: Scores, folder: Path) -> AuditResult:
     title = (
         f"audit: epsilon ≥ {result.epsilon_lower_bound:.3g} ({100 * result.confidence:g} %), "
         f"claimed ≤ {result.epsilon_claimed:.3g}"
     )
+    panels = [(gradient, SHARE_OF_FAMILY), (loss, SHARE_OF_LOSS)]
     return replace(result, picture=chart.draw(panels, title, folder / PICTURE))

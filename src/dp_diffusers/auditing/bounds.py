@@ -78,10 +78,10 @@ def epsilon_of_any_mechanism(outcome: Outcome, delta: float, failure: float) -> 
 def refutes(outcome: Outcome, inverse_blow_up: Callable[[float], float], failure: float) -> bool:
     """Whether a mechanism with this trade-off curve f gives so many right guesses less often than `failure`.
 
-    `inverse_blow_up(y)`: the least x with 1 - f(x) >= y. Let H_i be the chance that a random canary is guessed
-    wrongly while at least i guesses are right, R_i that it is guessed rightly then. Another fall of that
-    canary's coin turns the right guess into a wrong one, hence H_i >= inverse_blow_up(R_{i+1}). From a tail
-    of mass `failure` at the observed count downwards this forces mass upon mass; a total above one is a
+    `inverse_blow_up(y)`: the least x with 1 - f(x) >= y. Let H_i be the chance that a random canary is
+    guessed wrongly while at least i guesses are right, R_i that it is guessed rightly then. Another fall of
+    that canary's coin turns the right guess into a wrong one, hence H_i >= inverse_blow_up(R_{i+1}). From a
+    tail of mass `failure` at the observed count downwards this forces mass upon mass; a total above one is a
     contradiction.
     """
     canaries, guesses = outcome.canaries, outcome.guesses

@@ -68,8 +68,8 @@ class GradientCanaries:
         noise_draws: int,
         random: np.random.Generator,
     ) -> None:
-        layers = usable_layers(network)
-        sizes = np.array([_weight(layer).numel() for layer in layers])
+        layers = usable_layers(network, enough=count)
+        sizes = _sizes(layers)
         self.count = min(count, int(sizes.sum()))
         chosen = np.sort(random.choice(int(sizes.sum()), self.count, replace=False))
         self.sites = _sites(layers, sizes, chosen)
@@ -145,18 +145,27 @@ class Evidence:
         self.scores += np.logaddexp(self._out, self._in + ratio)
 
 
-def usable_layers(network: nn.Module) -> list[nn.Module]:
-    """Trainable linear layers, and convolutions without stride, dilation and groups, each matrix once."""
-    found = {id(_weight(layer)): layer for layer in network.modules() if _usable(layer)}
+def usable_layers(network: nn.Module, *, enough: int) -> list[nn.Module]:
+    """Trainable linear layers; with fewer entries than `enough`, plain convolutions too. Each matrix once.
+
+    Raises `ModelError` where there is none.
+    """
+    found = list({id(_weight(layer)): layer for layer in network.modules() if _usable(layer)}.values())
+    linear: list[nn.Module] = [layer for layer in found if isinstance(layer, nn.Linear)]
     if not found:
         raise ModelError(
             "the audit finds no trainable linear or convolution layer for its canaries",
             hint="choose a strategy that trains one, such as lora on attention",
         )
-    return list(found.values())
+    return linear if _sizes(linear).sum() >= enough else found
+
+
+def _sizes(layers: list[nn.Module]) -> np.ndarray:
+    return np.array([_weight(layer).numel() for layer in layers], np.int64)
 
 
 def _usable(layer: nn.Module) -> bool:
+    """A linear layer, or a convolution without stride, dilation and groups, whose weight is trained."""
     if isinstance(layer, nn.Conv2d):
         plain = layer.stride == layer.dilation == (1, 1) and layer.groups == 1
         if not plain or isinstance(layer.padding, str) or layer.padding_mode != "zeros":

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from dp_diffusers.cli import certificates, inspection, making, preparation
+from dp_diffusers.cli import auditing, certificates, inspection, making, preparation
 from dp_diffusers.cli.options import Verb
 from dp_diffusers.cli.output import complain, configure, settings
 from dp_diffusers.errors import DPDiffusersError, ExitCode, RecipeError, nearest
@@ -39,6 +39,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": making.train,
     "generate": making.generate,
     "evaluate": making.evaluate,
+    "audit": auditing.audit,
 }
 for _name, _verb in VERBS.items():
     app.command(_name, cls=Verb)(_verb)
