@@ -49,7 +49,6 @@ def _only(key: str, value: object, hint: str) -> AfterValidator:
 
 
 NO_CAPTIONS = "pixel models learn from labels and take no captions; leave it out"
-NO_AUDIT = "it arrives with the verb `audit`; leave it out"
 
 
 class DataSettings(Section):
@@ -239,11 +238,14 @@ class GenerationSettings(Section):
 
 
 class AuditSettings(Section):
-    """The empirical check of epsilon, without private data; it arrives with the verb `audit`."""
+    """The empirical check of epsilon, without private data; `dp-diffusers audit` makes it."""
 
-    public: Annotated[str | None, _only("audit.public", None, NO_AUDIT)] = Field(
-        default=None, description="public images; null (the only value in this version): procedural ones"
+    public: str | None = Field(
+        default=None,
+        min_length=1,
+        description="public images, a folder or a parquet file, to train beside the canaries; null: "
+        "procedural ones of the base's size",
     )
-    canaries: Annotated[int, _only("audit.canaries", 1000, NO_AUDIT)] = Field(
-        default=1000, description="images that are inserted or left out: 1000 in this version"
+    canaries: int = Field(
+        default=1000, ge=20, description="artificial units, each in or out by a fair coin; more see more"
     )
