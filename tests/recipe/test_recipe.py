@@ -185,12 +185,8 @@ training:
         ),
         ("generation.prompts=[a cat]", "generation.prompts to be null in this version", "pixel models"),
         ("data.caption=x-ray", "data.caption to be null in this version, got 'x-ray'", "pixel models"),
-        (
-            "audit.canaries=500",
-            "audit.canaries to be 1000 in this version",
-            "it arrives with the verb `audit`",
-        ),
-        ("audit.public=x", "audit.public to be null in this version", "it arrives with the verb `audit`"),
+        ("audit.canaries=10", "expected audit.canaries >= 20, got 10", None),
+        ('audit.public=""', "expected audit.public not to be empty", None),
     ],
 )
 def test_an_override_that_cannot_be(tmp_path: Path, override: str, message: str, hint: str | None) -> None:
