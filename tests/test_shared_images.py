@@ -223,11 +223,10 @@ def test_guarantee_a_patient_of_thirty_images_moves_the_sum_by_at_most_the_clip_
     assert sizes[patient] == 30
     loop = new_loop(tiny_base(), ATTENTION, chest.images, chest.labels, draws=2, owner=chest.owner, most=most)
     others = [int(unit) for unit in np.flatnonzero(sizes == 1)[:2]] + [int(np.argsort(sizes)[-2])]
-    for limit in (7, 256):
-        loop.runtime = loop.runtime.model_copy(update={"rows_per_pass": limit})
-        found = contribution(loop, patient), moved(loop, [patient, *others], leaves=patient)
-        assert min(found) > 0.999
-        assert all(map(bounded, found))
+    loop.runtime = loop.runtime.model_copy(update={"rows_per_pass": 7})
+    found = contribution(loop, patient), moved(loop, [patient, *others], leaves=patient)
+    assert min(found) > 0.999
+    assert all(map(bounded, found))
 
 
 def _one_large_unit(base: Any, limit: int) -> Loop:

@@ -55,7 +55,7 @@ def _in_two_sets(kept: Sets) -> list[int]:
     return sorted({person for person in people if people.count(person) > 1})
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(graphs, st.randoms(use_true_random=False))
 def test_guarantee_no_person_is_in_two_kept_sets(sets: Sets, random: Any) -> None:
     kept = _kept(sets)
@@ -66,7 +66,7 @@ def test_guarantee_no_person_is_in_two_kept_sets(sets: Sets, random: Any) -> Non
     assert _kept(shuffled) == kept, "the order of rows plays no role"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(graphs)
 def test_the_greedy_choice_is_as_good_as_its_theorem_says(sets: Sets) -> None:
     """Against every family of disjoint sets: at most min(sqrt(people), largest set) times as many images."""
