@@ -9,8 +9,6 @@ May import torch. `train` is the command line's way in, `finetune` that of Pytho
 
 from __future__ import annotations
 
-import json
-import math
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dp_diffusers import checkpoint
+from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.class_numbers import numbered_for
 from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
@@ -28,10 +27,12 @@ from dp_diffusers.diffusion.base import Base, base_of_pipeline, fingerprint, loa
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.plan import Plan
-from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
+from dp_diffusers.plan_of_run import RUN, declared_numbers, plan_of_run
+from dp_diffusers.recipe import GenerationSettings, RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.file import differing_keys
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
+from dp_diffusers.released_classes import ReleasedClasses, declared_names, released_classes
 from dp_diffusers.run_folder import RunFolder, write_atomic
 from dp_diffusers.strategies import document_of, strategy_of
 from dp_diffusers.strategies.lora import has_adapter, load_adapter
@@ -41,9 +42,7 @@ if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe
 
 Progress = Callable[..., None]
-RUN = "run.json"
 OWNERSHIP = "ownership.json"
-SAME_NOISE = 1e-6  # relative: how far calibrations of one plan on two machines may lie apart
 
 
 def _silent(**_: Any) -> None:
@@ -141,7 +140,7 @@ def finetune(
     opened = _as_base(base).with_classes(declared)
     settings = {
         "base": opened.source or opened.identity,
-        "plan": _declared_numbers(plan),
+        "plan": declared_numbers(plan),
         "classes": list(declared) if declared else None,
         "strategy": document_of(strategy),
         "training": training.model_dump(mode="json"),
@@ -167,6 +166,7 @@ def finetune(
 def _run(job: Job, folder: RunFolder) -> Release:
     if not job.plan.not_private:
         _ledger_of(job)
+    require_classes(job.plan, _classes(job))
     device = _device(job.runtime.device)
     family = family_of(job.base, timesteps=job.training.timesteps, label_dropout=job.training.label_dropout)
     strategy = strategy_of(job.strategy)
@@ -186,12 +186,12 @@ def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Rele
     if not folder.recipe.exists():
         write_atomic(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
     account, fresh = None, folder.read(RUN) is None
-    job = replace(job, plan=_plan_of_run(job.plan, folder))
+    job = replace(job, plan=plan_of_run(job.plan, folder))
     keys = job.plan.fresh_keys()
     try:
         account = None if job.plan.not_private else _account(job, folder)
         if account is not None:
-            account.open_lane(keys)
+            account.open_lane(keys, folder=str(folder.root.resolve()))
         data = job.open_data(job.base)
         _require_unit(job.plan, data)
         data, notes = numbered_for(data, job.base.classes, job.base.class_names)
@@ -199,6 +199,15 @@ def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Rele
         _note_ownership(job.plan, data, folder)
         for note in [*data.notes, *notes]:
             job.progress(message=note)
+        proportions = released_proportions(
+            job.plan,
+            _classes(job),
+            data=data,
+            account=account,
+            keys=keys,
+            folder=folder,
+            progress=job.progress,
+        )
         loop = Loop(
             family=family,
             data=data,
@@ -215,11 +224,17 @@ def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Rele
         if not folder.checkpoint.exists():
             _forget_unspent(account, folder, fresh)
         raise
-    return _finish(job, folder, family, config, data, account)
+    return _finish(job, folder, family, config, data, account, proportions)
 
 
 def _finish(
-    job: Job, folder: RunFolder, family: Family, config: Any, data: PrivateImages, account: Any
+    job: Job,
+    folder: RunFolder,
+    family: Family,
+    config: Any,
+    data: PrivateImages,
+    account: Any,
+    proportions: tuple[float, ...] | None,
 ) -> Release:
     if account is not None:
         account.settle()
@@ -231,12 +246,18 @@ def _finish(
         plan=job.plan,
         data=data,
         account=account,
+        proportions=proportions,
     )
     release.base = job.base if job.base.in_memory else None
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})
     folder.checkpoint.unlink(missing_ok=True)
     folder.sweep()
     return release
+
+
+def _classes(job: Job) -> ReleasedClasses | None:
+    """What images will be made of; known before anything private is opened."""
+    return released_classes(job.base.classes, job.base.class_names, declared_names(job.settings))
 
 
 def _ledger_of(job: Job) -> str:
@@ -263,6 +284,8 @@ def _account(job: Job, folder: RunFolder) -> Any:
     named = {"run_id": run_id, "plan": job.plan.to_json()}
     if not known:
         folder.write(RUN, named)
+    if known:
+        ledger.refuse_given_up(run_id, complete=bool(saved and saved["complete"]))
     account = ledger.resume(run_id) if ledger.has_run(run_id) else ledger.reserve(job.plan, run_id=run_id)
     if account.plan_fingerprint != job.plan.fingerprint:
         raise RunFolderError(
@@ -290,7 +313,7 @@ def _reopened(folder: RunFolder, base: Base) -> Release:
 def _forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:
     """A failure before the first charge gives the reservation back; the folder is free for another recipe."""
     if account is not None:
-        if account.steps_charged:
+        if account.charged:
             return
         account.cancel()
     elif not fresh:
@@ -307,7 +330,8 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
     if not folder.recipe.exists():
         return False
     earlier = yaml.safe_load(folder.recipe.read_text())
-    different = differing_keys(earlier, settings, ("runtime.", "generation."))
+    free = tuple(f"generation.{key}" for key in GenerationSettings.model_fields if key != "labels")
+    different = differing_keys(earlier, settings, ("runtime.", *free))
     if different:
         raise RunFolderError(
             f"{folder.root} belongs to another recipe: {', '.join(different)} differ",
@@ -338,28 +362,6 @@ def _note_ownership(plan: Plan, data: PrivateImages, folder: RunFolder) -> None:
         population = plan.mechanism.population if fixed else None
         record = ownership_record(data.owner, data.dropped, population=population)
         folder.write(OWNERSHIP, {"unit": data.unit, "multi_owner": data.multi_owner, **record})
-
-
-def _plan_of_run(plan: Plan, folder: RunFolder) -> Plan:
-    """The plan that the run began with: made again elsewhere, its noise may differ in the last bits.
-
-    Raises `RunFolderError` where `plan` is another one.
-    """
-    stored = (folder.read(RUN) or {}).get("plan")
-    if stored is None:
-        return plan
-    first = Plan.from_json(stored)
-    close = math.isclose(first.noise_multiplier, plan.noise_multiplier, rel_tol=SAME_NOISE)
-    if not close or _declared_numbers(first) != _declared_numbers(plan):
-        raise RunFolderError(f"{folder.root} belongs to another plan", hint="give another --out")
-    return first
-
-
-def _declared_numbers(plan: Plan) -> dict[str, Any]:
-    """What was asked for: the plan's public numbers without the noise that was found for them."""
-    numbers = json.loads(plan.to_json())
-    mechanism = {key: value for key, value in numbers["mechanism"].items() if key != "noise_multiplier"}
-    return {"budget": numbers["budget"], "mechanism": mechanism}
 
 
 def _device(name: str) -> Any:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base, load_base
 from dp_diffusers.diffusion.family import Family, family_of
-from dp_diffusers.diffusion.generation import Sampling, balanced_labels, sample
+from dp_diffusers.diffusion.generation import Sampling, balanced_labels, proportional_labels, sample
 from dp_diffusers.errors import ModelError, ParameterError, RunFolderError, VerificationError
 from dp_diffusers.images_out import build_images, require_writable, write_images
 from dp_diffusers.kept_images import FOLDER as IMAGES
@@ -36,7 +36,7 @@ from dp_diffusers.model_card import model_card
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
 from dp_diffusers.recipe import GenerationSettings
-from dp_diffusers.released_classes import ReleasedClasses, released_classes
+from dp_diffusers.released_classes import ReleasedClasses, declared_names, released_classes
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.run_secrets import kept_traces, note_traces, secrets_of
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
@@ -126,14 +126,17 @@ def write_release(
     plan: Any,
     data: PrivateImages,
     account: Any,
+    proportions: tuple[float, ...] | None = None,
 ) -> Release:
     """Writes adapter, model card and certificate, and has a fresh process verify them.
 
-    Raises `VerificationError` if the files hold anything private word for word: nothing is certified then.
+    proportions: each class's part of the units, from the run's class histogram. Raises `VerificationError`
+    if the files hold anything private word for word: nothing is certified then.
     """
     save_adapter(network, config, folder.adapter)
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     classes = released_classes(base.classes, base.class_names, _declared_classes(folder))
+    classes = None if classes is None else replace(classes, proportions=proportions)
     certificate = Certificate.draft(
         plan=plan,
         account=account,
@@ -166,9 +169,8 @@ def _public_words(certificate: Certificate) -> list[str]:
 
 
 def _declared_classes(folder: RunFolder) -> list[str] | None:
-    """The class names that the recipe gave, or whoever called `finetune`: never names found in the data."""
-    settings = yaml.safe_load(folder.recipe.read_text()) if folder.recipe.exists() else {}
-    return (settings.get("data") or {}).get("classes") or settings.get("classes")
+    """The class names that the recipe of the folder gave, or whoever called `finetune`."""
+    return declared_names(yaml.safe_load(folder.recipe.read_text()) if folder.recipe.exists() else {})
 
 
 def verify_in_a_fresh_process(release: Path) -> None:
@@ -196,7 +198,7 @@ def generate(
 
     Args:
         release: a release, or the run folder of one.
-        images: how many in all, as evenly over the labels as divides; `per_label`: how many of each label.
+        images: how many in all, over the labels as `settings.labels` says; `per_label`: how many of each.
         format: `parquet` or `imagefolder`.
         settings: sampler, steps, guidance, seed; None takes the run's recipe.
         device: `auto`, `cpu` or `cuda`; None takes the run's recipe. It does not change the images beyond
@@ -223,7 +225,8 @@ def generate(
         require_writable(target, format)
         parts = Parts(release.folder, request)
         check = _leak_check(release)
-        pixels, labels = _sampled(family, classes, request["count"], chosen, parts, progress)
+        wanted = _labels(request["count"], classes, request)
+        pixels, labels = _sampled(family, classes, wanted, request["count"], chosen, parts, progress)
         names = None if classes is None else classes.names
         if out is None:
             built = kept.building
@@ -256,12 +259,34 @@ def _request(
     """What decides the images of a run, beside its adapter."""
     count = _count(images, per_label, settings.images, 0 if classes is None else len(classes.labels))
     fields = settings.model_dump(mode="json", include={"sampler", "steps", "guidance", "seed"})
+    if settings.labels == "histogram" and per_label is None:
+        fields["labels"] = "histogram"
+        _require_histogram(classes)
     return {"count": count, **fields, "classes": None if classes is None else classes.to_dict()}
+
+
+def _require_histogram(classes: ReleasedClasses | None) -> None:
+    """Raises `ParameterError` unless the run released how many units there are of each class."""
+    if classes is None or classes.proportions is None:
+        raise ParameterError(
+            "this run has released no class histogram",
+            hint="set generation.labels to uniform; a run asks for the histogram before it trains",
+        )
+
+
+def _labels(count: int, classes: ReleasedClasses | None, request: dict[str, Any]) -> np.ndarray | None:
+    """int64 `[count]`: the place of each image's class among `classes`."""
+    if classes is None:
+        return None
+    if request.get("labels") == "histogram" and classes.proportions is not None:
+        return proportional_labels(count, classes.proportions)
+    return balanced_labels(count, len(classes.labels))
 
 
 def _sampled(
     family: Family,
     classes: ReleasedClasses | None,
+    labels: np.ndarray | None,
     count: int,
     settings: GenerationSettings,
     parts: Parts,
@@ -271,7 +296,6 @@ def _sampled(
     sampling = Sampling(
         sampler=settings.sampler, steps=settings.steps, guidance=settings.guidance, seed=settings.seed
     )
-    labels = None if classes is None else balanced_labels(count, len(classes.labels))
     numbers = None if classes is None or labels is None else np.array(classes.labels, np.int64)[labels]
     began = time.monotonic()
     for part in sample(family, numbers, count, sampling, start=parts.count):

@@ -16,26 +16,36 @@ class ReleasedClasses:
     """`labels`: the base's number of each class; `names`: what each is called, or None.
 
     `declared`: whether the training named its classes; otherwise they are all those of the base.
+    `proportions`: each class's part of the units, from the run's noisy class histogram; None without one.
     """
 
     labels: tuple[int, ...]
     names: tuple[str, ...] | None = None
     declared: bool = False
+    proportions: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The field `classes` of a certificate."""
+        """The field `classes` of a certificate; `proportions` only where the run released them."""
         names = None if self.names is None else list(self.names)
-        return {**asdict(self), "labels": list(self.labels), "names": names}
+        document = {**asdict(self), "labels": list(self.labels), "names": names}
+        released = document.pop("proportions")
+        return document if released is None else {**document, "proportions": list(released)}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ReleasedClasses:
         """Reads what `to_dict` gave."""
-        names = document["names"]
+        names, released = document["names"], document.get("proportions")
         return cls(
             labels=tuple(document["labels"]),
             names=None if names is None else tuple(names),
             declared=document["declared"],
+            proportions=None if released is None else tuple(released),
         )
+
+
+def declared_names(settings: Mapping[str, Any]) -> list[str] | None:
+    """The class names of a resolved recipe, or of the settings of `finetune`: never found in the data."""
+    return (settings.get("data") or {}).get("classes") or settings.get("classes")
 
 
 def released_classes(

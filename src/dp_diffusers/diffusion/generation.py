@@ -12,7 +12,7 @@ Samplers: DDIM (Song et al. 2021), DPM-Solver++ (Lu et al. 2022); guidance after
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,20 @@ class Sampling:
 def balanced_labels(count: int, classes: int) -> np.ndarray | None:
     """int64 `[count]`: as many of each label as divides, the first ones one more; None without classes."""
     return np.arange(count, dtype=np.int64) % classes if classes else None
+
+
+def proportional_labels(count: int, proportions: Sequence[float]) -> np.ndarray:
+    """int64 `[count]`: each label's part of the images by largest remainder, spread evenly over them.
+
+    proportions: one number >= 0 per label, of sum 1. Of equal remainders the smaller label comes first.
+    """
+    exact = np.asarray(proportions, np.float64) * count
+    numbers = np.floor(exact).astype(np.int64)
+    missing = count - int(numbers.sum())
+    numbers[np.argsort(numbers - exact, kind="stable")[:missing]] += 1
+    labels = np.repeat(np.arange(len(numbers)), numbers)
+    places = np.concatenate([(np.arange(number) + 0.5) / number for number in numbers if number])
+    return labels[np.argsort(places, kind="stable")].astype(np.int64)
 
 
 def sample(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dp_diffusers.errors import LedgerError, RunFolderError, nearest
+from dp_diffusers.errors import BudgetExhausted, LedgerError, RunFolderError, nearest
 from dp_diffusers.privacy.runs import Run
 from dp_diffusers.run_folder import RunFolder
 
@@ -68,6 +68,19 @@ def abandon(ledger: Ledger, name: str, *, unseen: bool = False) -> Run:
             f"run {run.run_id} is settled already", hint="what it charged stays charged; nothing is reserved"
         )
     return _close(ledger, run, abandon=True, unseen=unseen)
+
+
+def refuse_given_up(ledger: Ledger, run_id: str, *, complete: bool) -> None:
+    """Raises `BudgetExhausted` unless the run may go on, or is `complete` and not abandoned."""
+    run = {run.run_id: run for run in ledger.runs()}.get(run_id)
+    if run is None or not run.given_up or (complete and not run.abandoned):
+        return
+    how = "abandoned" if run.abandoned else "settled"
+    raise BudgetExhausted(
+        f"run {run_id} was {how} in the ledger {ledger.path} after {run.steps_charged} of {run.record.steps} "
+        "steps: it charges no more",
+        hint="what it made so far is untouched; a new training needs another --out and its own reservation",
+    )
 
 
 def _close(ledger: Ledger, run: Run, *, abandon: bool, unseen: bool) -> Run:

@@ -204,6 +204,10 @@ class Ledger:
         """Gives an open run up for good; raises what `settle` does, but takes one that charged nothing."""
         return ending.abandon(self, run, unseen=unseen)
 
+    def refuse_given_up(self, run_id: str, *, complete: bool) -> None:
+        """Raises `BudgetExhausted` for a run that someone settled or abandoned before it was `complete`."""
+        ending.refuse_given_up(self, run_id, complete=complete)
+
     def _reserved(self) -> dict[str, Entry]:
         """The newest reservation of each run; one that was cancelled may be reserved again."""
         return {entry.run: entry for entry in self.file.of_kind("reserve")}

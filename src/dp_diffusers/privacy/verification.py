@@ -8,7 +8,7 @@ the signer's key is given. Imports the accountant, never torch. Source: the cont
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from dp_diffusers.privacy import accountant, signature
 from dp_diffusers.privacy.calibration import SMALLEST_NOISE
 from dp_diffusers.privacy.certificate import ADAPTER_FILE, Certificate
 from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
-from dp_diffusers.privacy.events import GaussianMechanism, training_record
+from dp_diffusers.privacy.events import GaussianMechanism, HistogramQuery, Record, record_from_dict
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
 
 NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
@@ -112,6 +112,7 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     assert delta is not None
     records = [_charged(entry) for entry in certificate.mechanisms]
     problems = [text for record in records for text in _record(record, delta)]
+    problems += _queries(certificate, records)
     if problems:
         return None, problems
     grid = _grid(certificate.accountant, records)
@@ -122,24 +123,40 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     return recomputed, problems
 
 
-def _charged(entry: Mapping[str, Any]) -> GaussianMechanism:
-    return training_record({**entry, "steps": entry["steps_charged"]})
+def _charged(entry: Mapping[str, Any]) -> GaussianMechanism | HistogramQuery:
+    return record_from_dict({**entry, "steps": entry["steps_charged"]})
 
 
-def _record(record: GaussianMechanism, delta: float) -> Iterator[str]:
-    ratio = record.expected_units / record.population
-    if not math.isclose(record.sampling_probability, ratio, rel_tol=1e-12):
-        stated = record.sampling_probability
-        yield f"sampling probability {stated} is not expected_units / population = {ratio}"
-    if not 0 < delta * record.population < 1:
-        yield f"delta {delta:g} is not below 1 / population = {1 / record.population:.3g}"
+def _record(record: GaussianMechanism | HistogramQuery, delta: float) -> Iterator[str]:
+    if isinstance(record, GaussianMechanism):
+        yield from _sampling(record, delta)
     if record.noise_multiplier < SMALLEST_NOISE:
         yield f"noise multiplier {record.noise_multiplier:g} is below {SMALLEST_NOISE}"
     if not 0 < record.steps <= MOST_STEPS:
         yield f"steps_charged {record.steps} is not in [1, {MOST_STEPS}]"
 
 
-def _grid(stated: Mapping[str, Any], records: list[GaussianMechanism]) -> float:
+def _sampling(record: GaussianMechanism, delta: float) -> Iterator[str]:
+    ratio = record.expected_units / record.population
+    if not math.isclose(record.sampling_probability, ratio, rel_tol=1e-12):
+        stated = record.sampling_probability
+        yield f"sampling probability {stated} is not expected_units / population = {ratio}"
+    if not 0 < delta * record.population < 1:
+        yield f"delta {delta:g} is not below 1 / population = {1 / record.population:.3g}"
+
+
+def _queries(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
+    """Released class proportions are those of a histogram that is among the mechanisms, once."""
+    names = [record.name for record in records]
+    released = (certificate.classes or {}).get("proportions")
+    asked = [record.classes for record in records if isinstance(record, HistogramQuery)]
+    if len(set(names)) < len(names) or not set(names) - {"histogram"}:
+        yield f"the mechanisms are {', '.join(names)}: expected one that trains, and each once"
+    if released is not None and (not isinstance(released, list) or asked != [len(released)]):
+        yield "the class proportions do not come from a histogram of the mechanisms"
+
+
+def _grid(stated: Mapping[str, Any], records: Sequence[Record]) -> float:
     """The stated grid where it is near ours: each gives an upper bound, the same one the same number."""
     ours, theirs = accountant.grid_for(records), stated.get("grid")
     if isinstance(theirs, float) and ours / 10 <= theirs <= ours * 10:

@@ -14,7 +14,7 @@ from dp_diffusers.recipe.problems import Finding
 
 def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
     """Every finding between the keys of a fine-tuning recipe, given as plain data."""
-    return [*_delta(recipe), *_units(recipe), *_names(recipe)]
+    return [*_delta(recipe), *_units(recipe), *_names(recipe), *_histogram(recipe)]
 
 
 def _number(recipe: Mapping[str, Any], section: str, key: str) -> float | None:

@@ -12,6 +12,7 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget, Cap
+from dp_diffusers.recipe.queries import queries_of
 
 if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe

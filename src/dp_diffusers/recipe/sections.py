@@ -227,7 +227,11 @@ class GenerationSettings(Section):
     """The synthetic images."""
 
     images: int = Field(default=10_000, ge=1, description="number of synthetic images")
-    labels: Literal["uniform"] = Field(default="uniform", description="the same number of each class")
+    labels: Literal["uniform", "histogram"] = Field(
+        default="uniform",
+        description="`uniform`: the same number of each class; `histogram`: as the private images have them, "
+        "by noisy counts that the training pays for once, with about a tenth of epsilon",
+    )
     prompts: Annotated[list[str] | None, _only("generation.prompts", None, NO_CAPTIONS)] = Field(
         default=None, description="prompts of a text-to-image model: null in this version"
     )

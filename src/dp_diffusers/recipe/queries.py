@@ -1,0 +1,57 @@
+"""The side queries that a recipe asks for: today a class histogram, for `generation.labels: histogram`.
+
+Guarantees that the number of classes is a declared one, of the recipe or of the public base, and never found
+in the images. May import privacy/ and mechanisms/ inside functions; never torch. Source: the recipe contract.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dp_diffusers.errors import ParameterError
+
+if TYPE_CHECKING:
+    from dp_diffusers.privacy.budget import Budget
+    from dp_diffusers.privacy.events import Record
+    from dp_diffusers.recipe import Recipe
+
+
+def queries_of(recipe: Recipe, budget: Budget) -> tuple[Record, ...]:
+    """Records of the side queries. Raises `ParameterError` where nobody has declared the classes."""
+    if recipe.generation.labels != "histogram":
+        return ()
+    from dp_diffusers.mechanisms.histogram import histogram_query
+
+    return (histogram_query(budget, declared_classes(recipe)),)
+
+
+def declared_classes(recipe: Recipe) -> int:
+    """How many classes the recipe, or else the folder of its base, declares."""
+    if recipe.data.classes:
+        return len(recipe.data.classes)
+    count = _classes_of_base(Path(recipe.base))
+    if not count:
+        raise ParameterError(
+            "generation.labels: histogram needs declared classes, and the base declares none",
+            hint="set data.classes, or set generation.labels to uniform",
+        )
+    return count
+
+
+def _classes_of_base(folder: Path) -> int:
+    """Classes of a diffusers folder: its names, or all of its class embeddings but the null class."""
+    names = _json(folder / "classes.json")
+    if isinstance(names, list):
+        return len(names)
+    config = _json(folder / "unet" / "config.json")
+    embeddings = config.get("num_class_embeds") if isinstance(config, dict) else None
+    return embeddings - 1 if isinstance(embeddings, int) else 0
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
