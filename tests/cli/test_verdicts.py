@@ -53,13 +53,16 @@ def test_verify_says_what_is_promised(plan: Plan, tmp_path: Path, capsys: pytest
         _issue(tmp_path / "run", plan, account)
     code, out = _called(capsys, "certificate", "verify", str(tmp_path / "run"))
     assert code == 0
-    first, second = out.splitlines()
+    first, second, third = out.splitlines()
     assert first == "valid"
+    assert third == "unsigned: shows consistency, not who issued it"
     assert second.startswith("epsilon ")
     assert second.endswith(" at delta 0.001 per image, adjacency add_remove")
     _, text = _called(capsys, "certificate", "verify", str(tmp_path / "run"), "--json")
     document = json.loads(text)
-    assert set(document) == {"valid", "epsilon", "problems", "not_private", "delta", "unit"}
+    assert set(document) == {
+        *("valid", "epsilon", "problems", "not_private", "delta", "unit", "signed_by", "signer_known")
+    }
     assert (document["not_private"], document["delta"], document["unit"]) == (False, 1e-3, "image")
     assert f"epsilon {document['epsilon']:.4g} at" in second
     (tmp_path / "run" / "more").write_text("x")

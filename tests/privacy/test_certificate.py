@@ -12,6 +12,7 @@ import dp_accounting
 import pytest
 from dp_accounting import pld
 
+from certificate_support import forge, read
 from dp_diffusers.errors import GuaranteeError, ParameterError, RunFolderError, VerificationError
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
@@ -55,10 +56,6 @@ def release(tmp_path: Path, draft: Certificate) -> Path:
     make_files(tmp_path / "release")
     draft.issue(tmp_path / "release")
     return tmp_path / "release"
-
-
-def read(release: Path) -> dict:
-    return json.loads((release / "certificate.json").read_text())
 
 
 def test_schema_1(release, plan):
@@ -144,7 +141,7 @@ FALSEHOODS = [(path, value) for path, values in NUMBERS.items() for value in val
 def test_guarantee_numbers_that_do_not_follow(release, path, value):
     document = read(release)
     change_nothing_but(document, path, value)
-    (release / "certificate.json").write_text(json.dumps(document))
+    forge(release, document)
     found = Certificate.verify(release)
     assert not found.valid
     assert found.problems
@@ -155,7 +152,7 @@ def test_guarantee_numbers_that_do_not_follow(release, path, value):
 def test_planted_verification_that_believes_the_claim(release, monkeypatch):
     document = read(release)
     document["epsilon"] = 0.5
-    (release / "certificate.json").write_text(json.dumps(document))
+    forge(release, document)
     assert not Certificate.verify(release).valid
     monkeypatch.setattr(verification.accountant, "epsilon", lambda *_, **__: 0.5)
     assert Certificate.verify(release).valid, "only the recomputation stands between the claim and validity"
@@ -181,7 +178,7 @@ def test_path_out_of_the_release_is_missing(release, tmp_path):
     (tmp_path / "secret").write_text("x")
     document = read(release)
     document["files"]["../secret"] = "0" * 64
-    (release / "certificate.json").write_text(json.dumps(document))
+    forge(release, document)
     assert "../secret is missing" in Certificate.verify(release).problems
 
 
@@ -190,7 +187,8 @@ def test_no_certificate_or_a_damaged_one(tmp_path):
     for text in ("", "[]", '{"schema": 1}', "\x00"):
         (tmp_path / "certificate.json").write_text(text)
         found = Certificate.verify(tmp_path)
-        assert (found.valid, found.epsilon, len(found.problems)) == (False, None, 1)
+        assert (found.valid, found.epsilon) == (False, None)
+        assert found.problems
 
 
 def test_reissue_adds_and_refuses_changes(release):

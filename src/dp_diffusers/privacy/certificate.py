@@ -8,7 +8,7 @@ dp_accounting's events: fields are only ever added, and their meaning never chan
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -17,7 +17,7 @@ from dp_diffusers.errors import GuaranteeError, ParameterError, VerificationErro
 from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.certificate_text import digest_of, document_in, problems_of_text, text_of
-from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.files import (
     CERTIFICATE_NAME,
     changed,
@@ -27,6 +27,7 @@ from dp_diffusers.privacy.files import (
     write_whole,
 )
 from dp_diffusers.privacy.reservation import Reservation
+from dp_diffusers.privacy.statements import statements_of
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.verification import Verification
@@ -46,6 +47,14 @@ class CertifiablePlan(Protocol):
     @property
     def record(self) -> GaussianMechanism | None:
         """The mechanism of the run; None without privacy."""
+
+    @property
+    def queries(self) -> tuple[Record, ...]:
+        """The side queries of the run."""
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Records of everything that was planned."""
 
     @property
     def fingerprint(self) -> str:
@@ -78,7 +87,7 @@ class Certificate:
     statements: tuple[Mapping[str, str], ...] = ()
     """What NIST SP 800-226 asks of a privacy claim: {topic, question, answer}, one after the other."""
     digest: str | None = None
-    """SHA-256 of the certificate's text with `digest` and `signature` null; None before it is issued."""
+    """SHA-256 over the other fields but `signature` (see `certificate_text`); None before it is issued."""
     signature: Mapping[str, str] | None = None
     """{algorithm, public_key, value} of ed25519 over the other fields, or None."""
     schema: int = SCHEMA
@@ -105,7 +114,7 @@ class Certificate:
         run is not settled.
         """
         numbers = _without_privacy(plan) if plan.record is None else _with_privacy(plan, account)
-        return cls(
+        drafted = cls(
             software=_software(),
             base_model=dict(base_model),
             adapter={"sha256": None, **adapter},
@@ -120,6 +129,10 @@ class Certificate:
             ),
             **numbers,
         )
+        answers = statements_of(
+            drafted.to_dict(), class_names_from_data=class_names_from_data, multi_owner=multi_owner
+        )
+        return dataclasses.replace(drafted, statements=tuple(answers))
 
     def listing(self, release: str | Path) -> Certificate:
         """The certificate as it is issued: with the hash of every file below `release`, and its digest."""
@@ -240,10 +253,10 @@ def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[st
     assert record is not None
     run, ledger = _settled_run(plan, account)
     spent, terms = run.ledger.spent(), run.ledger.terms
-    charged = dataclasses.replace(record, steps=run.steps_charged)
-    grid = accountant.grid_for([charged])
+    charged = run.charged
+    grid = accountant.grid_for(charged)
     test_keys = run.not_private
-    epsilon = accountant.epsilon([charged], budget.delta, budget.adjacency, grid=grid)
+    epsilon = accountant.epsilon(charged, budget.delta, budget.adjacency, grid=grid)
     cap = None if terms is None or terms.cap is None else terms.cap.epsilon
     return {
         "unit": budget.unit,
@@ -251,7 +264,7 @@ def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[st
         "epsilon": None if test_keys else epsilon,
         "delta": budget.delta,
         "accountant": {"method": "pld", "library": accountant.library_version(), "grid": grid},
-        "mechanisms": (_entry(record.to_dict(), record.steps, run.steps_charged),),
+        "mechanisms": tuple(_entries(plan, charged)),
         "ledger": {"spent_epsilon": spent.epsilon, "cap_epsilon": cap, "head": ledger, "rule": spent.rule},
         "not_private": test_keys,
     }
@@ -284,6 +297,13 @@ def _without_privacy(plan: CertifiablePlan) -> dict[str, Any]:
         "ledger": {"spent_epsilon": None, "cap_epsilon": None, "head": None, "rule": None},
         "not_private": True,
     }
+
+
+def _entries(plan: CertifiablePlan, charged: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """The mechanism that trained, then the side queries; those that were not charged are left out."""
+    planned = {record.name: record.steps for record in plan.records}
+    for record in sorted(charged, key=lambda record: record.name in {query.name for query in plan.queries}):
+        yield _entry(record.to_dict(), planned[record.name], record.steps)
 
 
 def _entry(numbers: Mapping[str, Any], planned: int, charged: int) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Guarantees:
 - a certificate has one text: any other spelling of the same document (spaces, escapes, the order of its
   fields, a key given twice) is a problem that is named;
-- `digest` is the SHA-256 of that text with `digest` and `signature` null, so that no byte changes unseen.
+- `digest` is the SHA-256 of the document as JSON without spaces, its fields in their order, `digest` and
+  `signature` null: with the one text, no byte changes unseen.
 Imports the standard library only. The digest shows damage, not who issued: that takes a signature.
 """
 
@@ -43,8 +44,9 @@ def text_of(document: Mapping[str, Any]) -> str:
 
 
 def digest_of(document: Mapping[str, Any]) -> str:
-    """SHA-256 of the text with `digest` and `signature` null, in hexadecimal."""
-    return sha256_of_text(text_of({**document, "digest": None, "signature": None}))
+    """SHA-256 of the document's JSON without spaces, with `digest` and `signature` null, in hexadecimal."""
+    emptied = {**document, "digest": None, "signature": None}
+    return sha256_of_text(json.dumps(emptied, separators=(",", ":"), allow_nan=False))
 
 
 def document_in(text: str) -> dict[str, Any]:
@@ -67,16 +69,17 @@ def document_in(text: str) -> dict[str, Any]:
 
 def problems_of_text(text: str, document: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the text that `document` was read from."""
+    digest = document.get("digest")
+    if digest is None and ("digest" in document or set(document) - _BEFORE_DIGESTS):
+        yield "the certificate's digest is missing"
+    elif digest is not None and digest != digest_of(document):
+        yield "the certificate was changed: its digest is another"
+        return
     if text != text_of(document):
         yield "the certificate is not written as this package writes it: its text was changed"
     strange = [name for name in document if not _FIELD.fullmatch(name)]
     if strange:
         yield f"the certificate has a field called {strange[0]!a}: names are a-z, 0-9 and _"
-    if document.get("digest") is not None:
-        if document["digest"] != digest_of(document):
-            yield "the certificate was changed: its digest is another"
-    elif "digest" in document or set(document) - _BEFORE_DIGESTS:
-        yield "the certificate's digest is missing"
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
