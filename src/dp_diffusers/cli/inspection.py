@@ -1,27 +1,36 @@
-"""The verb that looks at an account: `ledger show`.
+"""Verbs on the ledger of a data set: `ledger show`, `settle`, `abandon`, `export`.
 
-Guarantees that it changes nothing and needs neither torch nor a network. May import typer and pathlib at the
-top. The JSON document is the design's contract.
+Guarantees that looking changes nothing, that closing a run gives back nothing it charged, and that none needs
+torch or a network. May import typer and pathlib at the top. The JSON documents are the design's contract.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dp_diffusers.cli.account_text import document_of, epsilon_of, run_document, table, total_line
 from dp_diffusers.cli.options import Json, Quiet, Verb
-from dp_diffusers.cli.output import answer, configure
-from dp_diffusers.errors import LedgerError
+from dp_diffusers.cli.output import answer, configure, say
+from dp_diffusers.errors import InputError, LedgerError
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger
     from dp_diffusers.privacy.runs import Run
 
-BAR = 20  # characters of the bar that shows what is spent
 ledger = typer.Typer(help="The account of a data set.", rich_markup_mode=None)
+LedgerPath = Annotated[Path, typer.Argument(metavar="LEDGER", help="Ledger file.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its beginning.")]
+Unseen = Annotated[
+    bool,
+    typer.Option(
+        "--unseen",
+        help="State that nobody has seen anything the run made, as when its machine was lost: it then counts "
+        "what it charged.",
+    ),
+]
 
 
 @ledger.callback()
@@ -31,54 +40,86 @@ def _ledger() -> None:
 
 @ledger.command("show", cls=Verb)
 def show(
-    path: Annotated[Path, typer.Argument(metavar="LEDGER", help="Ledger file.")],
+    path: LedgerPath,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="FILE.svg", help="Also draw the spending against the cap."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Say what was spent on a data set, over all runs."""
     configure(json=json, quiet=quiet)
+    with _opened(path) as opened:
+        document = document_of(opened)
+        lines = list(table(opened.runs(), document["unit"] or ""))
+        if picture is not None:
+            _draw(opened, picture)
+    answer("\n".join([*lines, total_line(document)]), document)
+
+
+@ledger.command("settle", cls=Verb)
+def settle(
+    path: LedgerPath, run: RunName, unseen: Unseen = False, json: Json = False, quiet: Quiet = False
+) -> None:
+    """Close an open run at what it charged; it trains no further."""
+    configure(json=json, quiet=quiet)
+    with _opened(path) as opened:
+        _say_what_is_released(opened, opened.settle(run, unseen=unseen))
+
+
+@ledger.command("abandon", cls=Verb)
+def abandon(
+    path: LedgerPath, run: RunName, unseen: Unseen = False, json: Json = False, quiet: Quiet = False
+) -> None:
+    """Give an open run up for good; what it charged stays charged."""
+    configure(json=json, quiet=quiet)
+    with _opened(path) as opened:
+        _say_what_is_released(opened, opened.abandon(run, unseen=unseen))
+
+
+@ledger.command("export", cls=Verb)
+def export(path: LedgerPath, quiet: Quiet = False) -> None:
+    """Write all entries as JSON lines, with the hash that chains each to the one before."""
+    configure(quiet=quiet)
+    with _opened(path) as opened:
+        for line in opened.export():
+            print(line, flush=True)
+
+
+def _opened(path: Path) -> Ledger:
     from dp_diffusers.privacy.ledger import Ledger
 
     if not path.is_file():
         raise LedgerError(f"ledger not found: {path}", hint="the first training writes one")
-    with Ledger.open(path, create=False) as opened:
-        document, lines = _account(opened), list(_runs(opened.runs()))
-    answer("\n".join([*lines, _total(document)]), document)
+    return Ledger.open(path, create=False)
 
 
-def _account(opened: Ledger) -> dict[str, Any]:
-    """The JSON document of a ledger."""
-    spent, terms = opened.spent(), opened.terms
-    cap = terms.cap if terms is not None else None
-    entries = [
-        {"seq": entry.seq, "kind": entry.kind, "run": entry.run, **entry.content}
-        for entry in opened.entries()
-    ]
-    return {
-        "spent_epsilon": spent.epsilon,
-        "cap_epsilon": None if cap is None else cap.epsilon,
-        "delta": spent.delta,
-        "head": opened.head,
-        "entries": entries,
-    }
+def _draw(opened: Ledger, target: Path) -> None:
+    from dp_diffusers.ledger_picture import picture
+
+    if target.suffix.lower() != ".svg":
+        raise InputError(f"expected --picture to end in .svg, got {target.name}", hint="it writes SVG")
+    try:
+        target.write_text(picture(opened), encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {target}: {error.strerror}", hint="choose another --picture"
+        ) from error
+    say(f"picture: {target}")
 
 
-def _runs(runs: Sequence[Run]) -> Iterator[str]:
-    """One line for each run; an open run counts at its limit, a cancelled one not at all."""
-    if runs:
-        yield f"{'run':<32}  {'status':<9}  {'steps/limit':>13}  epsilon"
-    for run in runs:
-        steps = f"{run.steps_charged}/{run.limit}"
-        epsilon = 0.0 if run.status == "cancelled" else run.cost.epsilon
-        reserved = "  reserved" if run.status == "open" else ""
-        yield f"{run.run_id:<32}  {run.status:<9}  {steps:>13}  {epsilon:.4g}{reserved}"
-
-
-def _total(document: dict[str, Any]) -> str:
-    """What is spent, against the cap."""
-    spent, cap = document["spent_epsilon"], document["cap_epsilon"]
-    text = f"epsilon {spent:.4g} spent at delta {document['delta']:g}, "
-    if cap is None:
-        return text + "no limit"
-    filled = min(BAR, round(BAR * spent / cap))
-    return f"{text}cap {cap:g}  [{'#' * filled}{'.' * (BAR - filled)}] {100 * spent / cap:.0f} %"
+def _say_what_is_released(opened: Ledger, run: Run) -> None:
+    """What a closed run counts from now on, and what the ledger comes to."""
+    after, reserved, counted = opened.spent(), run.reserved_cost.epsilon, run.cost.epsilon
+    closed = run_document(run)
+    how = f"run {run.run_id} is {closed['status']}: {run.steps_charged} of {run.record.steps} steps charged"
+    lines = [f"{how}, epsilon {epsilon_of(run):.4g} of {reserved:.4g} reserved"]
+    if run.status == "settled" and counted > epsilon_of(run):
+        lines.append(
+            f"alone it counts all of {counted:.4g}, as who stopped it may have seen its steps; "
+            "beside other runs it counts what it charged where the cap leaves room for them"
+        )
+    lines.append(total_line({**document_of(opened)}))
+    numbers = {"counted_epsilon": counted, "reserved_epsilon": reserved, "spent_epsilon": after.epsilon}
+    answer("\n".join(lines), {**closed, **numbers, "head": opened.head})

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from dp_diffusers.errors import BudgetError, GuaranteeError, LedgerError
 from dp_diffusers.privacy import ending
 from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.canonical import canonical_json
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.ledger_file import BUSY_SECONDS, Entry, LedgerFile, utc_now
 from dp_diffusers.privacy.limits import Room, first_limit
@@ -120,6 +121,14 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """Every entry, oldest first."""
         return self.file.entries()
+
+    def export(self) -> Iterator[str]:
+        """Every entry as one line `{"content":…,"hash":…}`; `hash` is the SHA-256 of the hash before (64
+        zeros at first) and the text of `content`, as it stands in the line.
+        """
+        return (
+            canonical_json({"content": entry.content, "hash": entry.hash}) for entry in self.file.entries()
+        )
 
     def runs(self) -> list[Run]:
         """Every run, in the order of reservation."""

@@ -44,8 +44,7 @@ class Run:
     @property
     def charged_queries(self) -> tuple[Record, ...]:
         """The side queries as often as they were charged; those that were not are left out."""
-        counts = [(query, self.asked.get(query.name, 0)) for query in self.queries]
-        return tuple(query.with_steps(count) for query, count in counts if count)
+        return asked_records(self.queries, self.asked)
 
     @property
     def charged(self) -> tuple[Record, ...]:
@@ -63,6 +62,12 @@ class Run:
         """Whether it has charged less than its plan."""
         missing = any(self.asked.get(query.name, 0) < query.steps for query in self.queries)
         return missing or self.steps_charged < self.record.steps
+
+
+def asked_records(queries: tuple[Record, ...], asked: Mapping[str, int]) -> tuple[Record, ...]:
+    """`queries` as often as they were `asked`; those that were not are left out."""
+    counts = [(query, asked.get(query.name, 0)) for query in queries]
+    return tuple(query.with_steps(count) for query, count in counts if count)
 
 
 def reserved(queries: tuple[Record, ...], asked: Mapping[str, int]) -> tuple[Record, ...]:
