@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -81,7 +82,8 @@ def one_bit(place: int) -> list[int]:
 def test_guarantee_every_byte_of_the_certificate(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = (release / "certificate.json").read_bytes()
     assert Certificate.verify(release).valid
-    assert unseen(release, flips(content, one_bit), monkeypatch) == []
+    some = itertools.islice(flips(content, one_bit), 0, None, 7)  # all of them: the slow test
+    assert unseen(release, some, monkeypatch) == []
 
 
 @pytest.mark.slow
@@ -185,11 +187,6 @@ def damages(release: Path) -> dict[str, Callable[[], Any]]:
     adapter, card = release / "adapter/adapter_model.safetensors", release / "README.md"
     config, images = release / "adapter/adapter_config.json", release / "images"
     return {
-        **{
-            f"{name} at {part}/64": change_at(release / name, len(FILES[name]) * part // 64)
-            for name in FILES
-            for part in range(64)
-        },
         "added": lambda: (release / "more").write_bytes(b"x"),
         "added below": lambda: (images / "more").write_bytes(b""),
         "added hidden": lambda: (release / ".hidden").write_bytes(b"x"),
@@ -235,6 +232,17 @@ def test_guarantee_every_damage_of_files(
         assert not found.valid, name
         assert all("\n" not in problem for problem in found.problems), name
         shutil.rmtree(tmp_path / "case")
+
+
+def test_guarantee_bytes_of_every_file(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verification, "_epsilon", lambda certificate: (certificate.epsilon, []))
+    for name, content in FILES.items():
+        for part in range(64):
+            change = change_at(release / name, len(content) * part // 64)
+            change()
+            assert Certificate.verify(release).problems == (f"{name} was changed",)
+            change()
+    assert Certificate.verify(release).valid
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,10 @@ def statements_of(
     ]
 
 
+def _a(unit: str) -> str:
+    return f"an {unit}" if unit[:1].lower() in "aeiou" else f"a {unit}"
+
+
 def _unit(unit: str, multi_owner: bool) -> str:
     if unit == "image":
         return "One image. Someone with several images is protected for each by itself, not for all together."
@@ -134,7 +138,7 @@ def _unit(unit: str, multi_owner: bool) -> str:
 
 def _neighbours(unit: str, adjacency: str, multi_owner: bool) -> str:
     differ = {
-        "add_remove": f"one has a {unit} that the other lacks",
+        "add_remove": f"one has {_a(unit)} that the other lacks",
         "zero_out": f"the images of one {unit} are replaced by nothing; the number of units is public",
         "replace": f"the images of one {unit} are replaced by any others; the number of units is public",
     }
@@ -146,8 +150,8 @@ def _strength(certificate: Mapping[str, Any]) -> str:
     epsilon, delta, unit = certificate["epsilon"], certificate["delta"], certificate["unit"]
     right = 100.0 / (1.0 + math.exp(-epsilon))
     return (
-        f"Epsilon {epsilon:.4g} at delta {delta:g}. Whatever one believed of a {unit} being in the data, the "
-        f"release changes the odds by a factor of at most e^{epsilon:.3g}: from even odds, to being right at "
+        f"Epsilon {epsilon:.4g} at delta {delta:g}. Whatever one believed of {_a(unit)} being in the data, "
+        f"the release changes the odds by a factor of at most e^{epsilon:.3g}: from even odds, to being right at "
         f"most {right:.4g} % of the time. The bound may fail with a probability of about delta."
     )
 
@@ -157,11 +161,11 @@ def _sensitivities(certificate: Mapping[str, Any]) -> Iterator[str]:
     for entry in certificate["mechanisms"]:
         if entry.get("clip_norm") is not None:
             yield (
-                f"All rows of a {unit} make one gradient, clipped to a length of {entry['clip_norm']:g} "
+                f"All rows of {_a(unit)} make one gradient, clipped to a length of {entry['clip_norm']:g} "
                 "before it enters a step's sum, however many images and noise draws it has."
             )
         else:
-            yield f"{entry['name']}: a {unit} adds a vector of length at most 1."
+            yield f"{entry['name']}: {_a(unit)} adds a vector of length at most 1."
 
 
 def _mechanisms(certificate: Mapping[str, Any]) -> Iterator[str]:
