@@ -181,27 +181,48 @@ def test_guarantee_shared_images_under_add_remove_are_refused_and_cost_nothing(
         assert ledger.spent().epsilon == 0
 
 
-def test_surplus_units_of_a_fixed_number_of_slots_are_written_to_the_safe(tmp_path: Path) -> None:
-    class Mechanism:
-        population, max_units = 2, 2
+def _limited(tiny_recipe: Path, adjacency: str, population: int) -> Recipe:
+    """The tiny images, each a unit, at most 12 in a step, in `population` slots."""
+    small_budget(tiny_recipe, steps=1)
+    sets = ["mechanism.max_units=12", f"mechanism.population={population}", "mechanism.expected_units=3"]
+    return Recipe.load(tiny_recipe, [*sets, f"budget.adjacency={adjacency}"])
 
-    class Plan:
-        mechanism = Mechanism()
 
-    folder = finetuning.RunFolder(tmp_path)
-    folder.create()
-    data = dpd.PrivateImages(
-        images=np.zeros((4, 8, 8, 1), np.uint8),
-        labels=None,
-        class_names=None,
-        owner=np.array([0, 1, 1, 2]),
-        unit_count=3,
-        unit="patient",
+@pytest.mark.slow
+@pytest.mark.parametrize(("population", "surplus", "empty"), [(28, [28, 29], 0), (33, [], 3)])
+def test_guarantee_units_without_a_slot_are_written_to_the_safe_alone(
+    population: int,
+    surplus: list[int],
+    empty: int,
+    tiny_recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cheap_trainings(monkeypatch.setattr)
+    said: list[str] = []
+    recipe = _limited(tiny_recipe, "zero_out", population)
+    train(recipe, tmp_path / "run", lambda **facts: said.append(str(facts.get("message", ""))))
+    record = json.loads((tmp_path / "run" / "private" / "ownership.json").read_text())
+    assert (record["surplus_units"], record["surplus_rows"], record["empty_slots"]) == (
+        surplus,
+        surplus,
+        empty,
     )
-    finetuning._note_ownership(Plan(), data, folder)  # type: ignore[arg-type]
-    record = folder.read("ownership.json")
-    assert record is not None
-    assert (record["surplus_units"], record["surplus_rows"], record["empty_slots"]) == ([2], [3], 0)
+    assert "surplus" not in "\n".join([*said, *capsys.readouterr()])
+
+
+@pytest.mark.slow
+def test_guarantee_units_without_a_slot_under_add_remove_are_refused_before_anything_is_charged(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit that left would make room for another one: the sum would move by two clip norms."""
+    cheap_trainings(monkeypatch.setattr)
+    monkeypatch.setattr(finetuning, "released_proportions", lambda *given, **named: pytest.fail("charged"))
+    with pytest.raises(ParameterError, match="the data hold more units than"):
+        train(_limited(tiny_recipe, "add_remove", 28), tmp_path / "run")
+    with Ledger.open(tmp_path / "tiny.ledger") as ledger:
+        assert ledger.spent().epsilon == 0
 
 
 @pytest.fixture(scope="module")

@@ -196,6 +196,7 @@ def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Rele
         _require_unit(job.plan, data)
         data, notes = numbered_for(data, job.base.classes, job.base.class_names)
         family.encode(data.images[:1])  # refuses images that the model does not take
+        job.plan.sampler(data.unit_count, keys)  # refuses units without a slot, before anything is charged
         _note_ownership(job.plan, data, folder)
         for note in [*data.notes, *notes]:
             job.progress(message=note)
