@@ -253,5 +253,42 @@ def test_planted_names_and_pixels_in_the_release(
         return str(card(*facts, **more)) + file.name
 
     monkeypatch.setattr(release, "model_card", telling)
-    found = ran(folder_of_classes, tiny_recipe, capfd, again=True)
-    assert carriers(found) == ["release/README.md", "release/example.png"]
+    out, code = run(tiny_recipe, folder_of_classes, images=private_images(30, 0), name="A")
+    said = capfd.readouterr().err.replace(str(tiny_recipe.parent), "")
+    assert code == 4
+    for name, kind in (("README.md", "the name of a private file"), ("example.png", "a private image")):
+        assert f"{name} holds {kind}" in said
+    assert WORD not in said
+    assert not (out / "release" / "certificate.json").exists()
+    with monkeypatch.context() as patched:
+        patched.setattr(release, "require_no_leak", lambda *facts, **more: None)
+        found = ran(folder_of_classes, tiny_recipe, capfd, again=True)
+        assert carriers(found) == ["release/README.md", "release/example.png"]
+    monkeypatch.setattr(release, "model_card", card)
+    (out / "release" / "example.png").unlink()
+    assert main(["train", str(tiny_recipe.parent / "A.yaml"), "--out", str(out)]) == 0
+
+
+@pytest.mark.planted
+def test_planted_private_image_among_the_synthetic_ones(
+    tiny_recipe: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generation that would publish one of the images it was trained on, byte for byte."""
+    from dp_diffusers import release
+
+    images = private_images(30, 0)
+    sampled = release._sampled
+
+    def remembering(*facts: Any) -> Any:
+        pixels, labels = sampled(*facts)
+        pixels[4] = images[7]
+        return pixels, labels
+
+    monkeypatch.setattr(release, "_sampled", remembering)
+    out, code = run(tiny_recipe, folder_of_classes, images=images, name="A")
+    said = capfd.readouterr().err
+    assert code == 4
+    assert "holds a private image" in said
+    assert not (out / "release" / "images").exists()
+    monkeypatch.setattr(release, "_sampled", sampled)
+    assert main(["generate", str(out)]) == 0

@@ -151,8 +151,8 @@ def _strength(certificate: Mapping[str, Any]) -> str:
     right = 100.0 / (1.0 + math.exp(-epsilon))
     return (
         f"Epsilon {epsilon:.4g} at delta {delta:g}. Whatever one believed of {_a(unit)} being in the data, "
-        f"the release changes the odds by a factor of at most e^{epsilon:.3g}: from even odds, to being right "
-        f"at most {right:.4g} % of the time. The bound may fail with a probability of about delta."
+        f"the release changes the odds by a factor of at most e^{epsilon:.3g}: from even odds, to being "
+        f"right at most {right:.4g} % of the time. The bound may fail with a probability of about delta."
     )
 
 
