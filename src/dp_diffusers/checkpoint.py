@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from dp_diffusers.errors import RunFolderError
+from dp_diffusers.run_folder import sync_folder
 
 SMALL_STATE = 64 * 2**20  # bytes: below this a checkpoint is written every step
 SECONDS_BETWEEN = 60.0
@@ -57,15 +58,6 @@ def load(path: Path) -> dict[str, Any] | None:
         raise RunFolderError(
             f"checkpoint {path} is damaged", hint="delete it to start this run again"
         ) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(kw_only=True)

@@ -79,11 +79,16 @@ class RunFolder:
             except OSError:
                 pass
             yield
+            self.sweep()
 
     def sweep(self) -> None:
-        """Removes what processes that died were writing in `private/`."""
-        for path in self.private.glob("*.tmp"):
-            path.unlink(missing_ok=True)
+        """Removes what processes that died were writing.
+
+        Only at the end of a run: where a file system knows no locks, an older process may write until then.
+        """
+        for folder in (self.root, self.private):
+            for path in folder.glob("*.tmp"):
+                path.unlink(missing_ok=True)
 
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON document of `private/`, or None. Raises `RunFolderError` for a damaged one."""
@@ -116,3 +121,13 @@ def write_atomic(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

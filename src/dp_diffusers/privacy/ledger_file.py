@@ -8,6 +8,7 @@ chain shows it), and two processes never interleave. Imports the standard librar
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import sqlite3
@@ -155,6 +156,7 @@ class LedgerFile:
             if not create:
                 raise LedgerError(f"no ledger at {path}", hint="the first `train` on a data set creates it")
             _make(path)
+        _forget_unfinished(path)
         if path.stat().st_size == 0:  # a ledger is born whole, so an empty file was cut
             raise self._damaged("the file is empty")
 
@@ -228,6 +230,24 @@ def _make(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _forget_unfinished(path: Path) -> None:
+    """Deletes what processes left that died while they made this ledger."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new*"):
+        number = left.name.removeprefix(f".{path.name}.").partition(".")[0]
+        if number.isdigit() and not _is_alive(int(number)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's, or no number of a process
+        return True
+    return True
 
 
 def _put_in_place(new: Path, path: Path) -> None:
