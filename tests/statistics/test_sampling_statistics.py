@@ -27,6 +27,8 @@ def test_guarantee_inclusion_rate_is_the_accounted_probability() -> None:
     assert stats.binomtest(total, joined.size, RATE).pvalue > ALARM
     assert stats.binomtest(total, joined.size, 1.1 * RATE).pvalue < ALARM
     assert stats.binomtest(total, joined.size, RATE / 1.1).pvalue < ALARM
+    assert stats.binomtest(total, joined.size, 0.9 * RATE).pvalue < ALARM
+    assert stats.binomtest(total, joined.size, RATE / 0.9).pvalue < ALARM
 
 
 def test_each_unit_has_the_same_rate() -> None:
