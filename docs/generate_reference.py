@@ -39,7 +39,7 @@ EXITS = {
     ExitCode.BUG: "a bug of this package; the traceback is in a file whose path is printed",
     ExitCode.BAD_INPUT: "bad input; nothing was spent",
     ExitCode.BUDGET_REFUSED: "the budget or the cap does not allow it; nothing was spent",
-    ExitCode.VERIFICATION_NEGATIVE: "a certificate does not hold",
+    ExitCode.VERIFICATION_NEGATIVE: "a certificate does not hold, or a release would hold something private",
     ExitCode.INTERRUPTED: "interrupted; the same command resumes",
 }
 
