@@ -129,7 +129,9 @@ def remembered(function: Callable[..., Any], key_of: Callable[..., Any]) -> Call
 
 
 def plan_key(recipe: Any) -> str:
-    return str(recipe.budget.model_dump_json(exclude={"ledger"}) + recipe.mechanism.model_dump_json())
+    asked = (recipe.generation.labels, recipe.data.classes)
+    numbers = recipe.budget.model_dump_json(exclude={"ledger"}) + recipe.mechanism.model_dump_json()
+    return f"{numbers}{asked}"
 
 
 def arguments_key(*values: Any, **named: Any) -> str:
