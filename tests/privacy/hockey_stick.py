@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Mixture = Sequence[tuple[float, float]]  # (weight, mean) of Gaussians of one width
 
 
-def points(sigma: float, reach: float = 6.0, count: int = 100_001) -> Floats:
+def points(sigma: float, reach: float = 6.0, count: int = 50_001) -> Floats:
     """A grid that holds all but a negligible part of every mixture with means in [-reach, reach]."""
     edge = reach + 12.0 * sigma
     return np.linspace(-edge, edge, count)
@@ -54,7 +54,8 @@ def worst_truncated_delta(
     if met == 0.0:
         return worst_delta(adjacency, q, sigma, epsilon)
     # The unit comes with chance q and then stays with chance most / (all that came).
-    stays = sum(float(others.pmf(count)) * q * most / (count + 1) for count in range(most, slots)) / met
+    came = np.arange(most, slots)
+    stays = float((others.pmf(came) * q * most / (came + 1)).sum()) / met
     joined, left = [(1 - q, 0.0), (q, 1.0)], [(1.0, 0.0)]
     opposite = [(1 - q, 0.0), (q, -1.0)]
     displaced = worst_delta("replace", stays, sigma, epsilon, unit=2.0)
