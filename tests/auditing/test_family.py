@@ -8,7 +8,7 @@ from dp_accounting import get_sigma_gaussian
 from scipy.stats import norm
 
 from dp_diffusers.auditing.bounds import Outcome
-from dp_diffusers.auditing.family import epsilon_within_family, member
+from dp_diffusers.auditing.family import epsilon_within_family, member, share_to_guess
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 
 ONE_STEP = DPSGD(steps=1, expected_units=10, population=10)
@@ -56,3 +56,19 @@ def test_the_bound_passes_the_claim_only_where_the_claim_is_refuted() -> None:
     assert found[0] == 0.0
     assert found[1] <= 1.0 < found[2]
     assert found[-1] > 4.0, "all right: a quarter of the noise at least"
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "canaries", "share", "enough"),
+    [(1.0, 1000, 0.1, True), (4.0, 1000, 0.1, True), (4.0, 400, 0.2, True), (8.0, 4000, 0.2, True)],
+)
+def test_more_is_guessed_where_few_guesses_could_not_refute(
+    epsilon: float, canaries: int, share: float, enough: bool
+) -> None:
+    record = ONE_STEP.record(get_sigma_gaussian(epsilon, 1e-5))
+    assert share_to_guess(record, "add_remove", canaries, failure=0.04) == (share, enough)
+
+
+def test_too_few_canaries_are_known_beforehand() -> None:
+    record = ONE_STEP.record(get_sigma_gaussian(20.0, 1e-5))
+    assert not share_to_guess(record, "add_remove", 20, failure=0.04)[1]

@@ -22,7 +22,7 @@ from dp_diffusers.auditing.loop import AuditedLoop
 from dp_diffusers.auditing.loss_attack import mean_losses
 from dp_diffusers.auditing.results import AuditResult
 from dp_diffusers.auditing.scores import Scores, centred
-from dp_diffusers.auditing.verdict import SHARE_OF_FAMILY, SHARE_OF_LOSS, concluded
+from dp_diffusers.auditing.verdict import concluded
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base, base_of_pipeline, load_base
@@ -249,5 +249,6 @@ def _with_picture(result: AuditResult, gradient: Scores, loss: Scores, folder: P
         f"audit: epsilon ≥ {result.epsilon_lower_bound:.3g} ({100 * result.confidence:g} %), "
         f"claimed ≤ {result.epsilon_claimed:.3g}"
     )
-    panels = [(gradient, SHARE_OF_FAMILY), (loss, SHARE_OF_LOSS)]
+    shares = {attack.name: attack.guesses / attack.canaries for attack in reversed(result.attacks)}
+    panels = [(scores, shares[scores.name]) for scores in (gradient, loss)]
     return replace(result, picture=chart.draw(panels, title, folder / PICTURE))

@@ -21,6 +21,8 @@ from dp_diffusers.privacy.accountant import SEARCH_GRID, grid_for, one_step_loss
 PER_OCTAVE: Final = 32  # members while the noise doubles: 2 % apart
 LEAST_NOISE: Final = -2 * PER_OCTAVE  # a quarter of the plan's noise; a worse defect is "at least" that
 MOST_NOISE: Final = 6 * PER_OCTAVE
+SHARES: Final = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # of canaries that may be guessed
+ROOM: Final = PER_OCTAVE // 4  # a defect worth a sixth of the noise is to be seen
 _POINTS: Final = 256
 _SMALLEST_DELTA: Final = 1e-10
 _LARGEST_EPSILON: Final = 600.0  # beyond it exp overflows
@@ -72,6 +74,31 @@ def member(record: Any, adjacency: str) -> Member:
     return Member(Curve(epsilons[known], np.clip(deltas[known], 0.0, 1.0)), loss)
 
 
+def with_noise(record: Any, adjacency: str, place: int) -> Member:
+    """The member `place` steps of the lattice above the noise of `record`."""
+    noise = record.noise_multiplier * 2.0 ** (place / PER_OCTAVE)
+    return member(dataclasses.replace(record, noise_multiplier=noise), adjacency)
+
+
+def share_to_guess(record: Any, adjacency: str, canaries: int, *, failure: float) -> tuple[float, bool]:
+    """Which share of the canaries to guess, and whether guesses that are all right could refute the claim.
+
+    Few guesses are the surest ones, but prove little even if all are right: the smallest share is taken with
+    which they would refute the claim with room to spare. It depends on public numbers only.
+    """
+
+    def enough(share: float, place: int) -> bool:
+        guesses = max(1, round(share * canaries))
+        best = Outcome(canaries=canaries, guesses=guesses, correct=guesses)
+        return refutes(best, with_noise(record, adjacency, place).curve.inverse_blow_up, failure)
+
+    for place in (-ROOM, -1):
+        for share in SHARES:
+            if enough(share, place):
+                return share, True
+    return 0.5, False
+
+
 def epsilon_within_family(
     record: Any, adjacency: str, delta: float, outcome: Outcome, *, failure: float, claimed: float
 ) -> float:
@@ -82,12 +109,8 @@ def epsilon_within_family(
     quarter of the noise is tried. 0 where nothing is proved.
     """
 
-    def with_noise(place: int) -> Member:
-        noise = record.noise_multiplier * 2.0 ** (place / PER_OCTAVE)
-        return member(dataclasses.replace(record, noise_multiplier=noise), adjacency)
-
     def refuted(place: int) -> bool:
-        return refutes(outcome, with_noise(place).curve.inverse_blow_up, failure)
+        return refutes(outcome, with_noise(record, adjacency, place).curve.inverse_blow_up, failure)
 
     low, high = (0, MOST_NOISE) if not refuted(0) else (LEAST_NOISE - 1, 0)
     if low == 0 and not refuted(high):
@@ -95,5 +118,5 @@ def epsilon_within_family(
     while high - low > 1:  # `high` is refuted, `low` is not or lies outside
         middle = (low + high) // 2
         low, high = (low, middle) if refuted(middle) else (middle, high)
-    found = with_noise(high).epsilon(delta)
+    found = with_noise(record, adjacency, high).epsilon(delta)
     return min(found, claimed) if high >= 0 else found

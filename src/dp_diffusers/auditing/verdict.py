@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from dp_diffusers.auditing.bounds import Outcome, epsilon_of_any_mechanism
-from dp_diffusers.auditing.family import epsilon_within_family
+from dp_diffusers.auditing.family import epsilon_within_family, share_to_guess
 from dp_diffusers.auditing.results import Attack, AuditResult
 from dp_diffusers.auditing.scores import Scores
 from dp_diffusers.plan import Plan
@@ -18,8 +18,7 @@ from dp_diffusers.plan import Plan
 FAILURE_OF_FAMILY: Final = 0.04
 FAILURE_OF_ANY: Final = 0.01
 CONFIDENCE: Final = 0.95
-SHARE_OF_FAMILY: Final = 0.10  # of canaries that are guessed: the mechanism's curve makes use of many,
-SHARE_OF_ANY: Final = 0.05  # a bound for any mechanism of the surest ones
+SHARE_OF_ANY: Final = 0.05  # of canaries that are guessed, the surest ones; `share_to_guess` for the family
 SHARE_OF_LOSS: Final = 0.25
 FAILURE_OF_LOSS: Final = 0.05
 
@@ -27,9 +26,12 @@ FAILURE_OF_LOSS: Final = 0.05
 def concluded(plan: Plan, gradient: Scores, loss: Scores, notes: tuple[str, ...]) -> AuditResult:
     """The claim of `plan` beside what the scores prove."""
     assert plan.budget is not None
-    claimed = claim_of(plan)
+    claimed, count = claim_of(plan), len(gradient.values)
+    share, could_refute = share_to_guess(plan.record, plan.budget.adjacency, count, failure=FAILURE_OF_FAMILY)
+    if not could_refute:
+        notes = (*notes, f"{count} canaries are too few to refute this claim, whatever they show: use more")
     attacks = (
-        within_family(plan, gradient, claimed, share=SHARE_OF_FAMILY, failure=FAILURE_OF_FAMILY),
+        within_family(plan, gradient, claimed, share=share, failure=FAILURE_OF_FAMILY),
         of_any_mechanism(plan, gradient, share=SHARE_OF_ANY, failure=FAILURE_OF_ANY),
         within_family(plan, loss, claimed, share=SHARE_OF_LOSS, failure=FAILURE_OF_LOSS, in_headline=False),
     )
@@ -37,7 +39,7 @@ def concluded(plan: Plan, gradient: Scores, loss: Scores, notes: tuple[str, ...]
         epsilon_claimed=claimed,
         epsilon_lower_bound=max(attack.epsilon_lower_bound for attack in attacks if attack.in_headline),
         confidence=CONFIDENCE,
-        canaries=len(gradient.values),
+        canaries=count,
         delta=plan.budget.delta,
         adjacency=plan.budget.adjacency,
         attacks=attacks,

@@ -1,0 +1,37 @@
+"""What whole audits see and what they do not claim: `benchmarks/audit_power.py`, fewer times."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from loop_support import cheap_trainings
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import audit_power
+
+REPEATS, CANARIES = 5, 2000
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap_trainings(monkeypatch.setattr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("epsilon", "least"), [(1.0, 0.2), (4.0, 1.4)])
+def test_guarantee_a_right_training_is_not_refuted_and_most_of_its_epsilon_is_seen(
+    epsilon: float, least: float
+) -> None:
+    found = audit_power.bounds_of(epsilon, "none", REPEATS, CANARIES)
+    assert found["refuted"] == 0
+    assert found["headline"]["mean"] > least
+
+
+@pytest.mark.slow
+@pytest.mark.planted
+@pytest.mark.parametrize("epsilon", [1.0, 4.0])
+def test_planted_clipping_of_each_draw_is_seen_every_time(epsilon: float) -> None:
+    assert audit_power.bounds_of(epsilon, "each draw clipped", REPEATS, CANARIES)["refuted"] == REPEATS
