@@ -219,7 +219,8 @@ def _words(context: CipherContext, count: int) -> NDArray[np.uint64]:
 
 
 def _unit_interval(words: NDArray[np.uint64]) -> Floats:
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    uniforms: Floats = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniforms
 
 
 def _normal_float64(words: NDArray[np.uint64]) -> Floats:
