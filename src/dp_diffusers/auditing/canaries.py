@@ -45,10 +45,12 @@ class Site:
         # an input that the kernel covers just once; without a kernel there is no more to it
         inputs = weight.new_zeros(len(canaries), *weight.shape[1:])
         hot = inputs.clone()
-        hot[(rows, column, *offset)] = 1.0
+        entry = (rows, column, *offset)
+        hot[entry] = 1.0
         centre = self.layer.padding if isinstance(self.layer, nn.Conv2d) else ()
         # the second call takes the gradient of a bias away
-        found: Tensor = (self.layer(hot) - self.layer(inputs))[(rows, row, *centre)]
+        output = (rows, row, *centre)
+        found: Tensor = (self.layer(hot) - self.layer(inputs))[output]
         return found
 
 

@@ -119,8 +119,9 @@ def _mark(loader: _Loader, node: yaml.Node, path: KeyPath, located: Located) -> 
             _mark_key(loader, key_node, value_node, (*path, _as_key(key)), located)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            located.lines[(*path, index)] = item.start_mark.line + 1
-            _mark(loader, item, (*path, index), located)
+            below = (*path, index)
+            located.lines[below] = item.start_mark.line + 1
+            _mark(loader, item, below, located)
 
 
 def _mark_key(
