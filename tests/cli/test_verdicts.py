@@ -95,12 +95,12 @@ def test_a_ledger_is_shown_run_by_run(plan: Plan, tmp_path: Path, capsys: pytest
     code, out = _called(capsys, "ledger", "show", str(path))
     assert code == 0
     head, first, second, third, total = out.splitlines()
-    assert head.split() == ["run", "status", "steps/limit", "epsilon"]
-    assert first.split()[:3] == ["first", "settled", f"1/{limits[0]}"]
-    assert 0 < float(first.split()[3]) < 2
-    assert second.split()[:3] == ["second", "open", f"0/{limits[1]}"]
+    assert head.split() == ["run", "status", "unit", "steps/limit", "epsilon"]
+    assert first.split()[:4] == ["first", "settled", "image", f"1/{limits[0]}"]
+    assert 0 < float(first.split()[4]) < 2
+    assert second.split()[:4] == ["second", "open", "image", f"0/{limits[1]}"]
     assert second.endswith("reserved")
-    assert third.split() == ["third", "cancelled", f"0/{limits[2]}", "0"]
+    assert third.split() == ["third", "cancelled", "image", f"0/{limits[2]}", "0"]
     assert " spent at delta 0.001, cap 8  [#" in total
     assert total.endswith(" %")
     entries = json.loads(_called(capsys, "ledger", "show", str(path), "--json")[1])["entries"]
