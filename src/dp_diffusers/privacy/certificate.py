@@ -8,16 +8,15 @@ dp_accounting's events: fields are only ever added, and their meaning never chan
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-from dp_diffusers.errors import GuaranteeError, ParameterError, VerificationError
+from dp_diffusers.errors import ParameterError, VerificationError
 from dp_diffusers.privacy.assumptions import assumptions_of
-from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.certificate_text import digest_of, document_in, problems_of_text, text_of
-from dp_diffusers.privacy.events import GaussianMechanism, Record
+from dp_diffusers.privacy.certified_numbers import CertifiablePlan, certified_numbers, software
 from dp_diffusers.privacy.files import (
     CERTIFICATE_NAME,
     changed,
@@ -35,34 +34,6 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 ADAPTER_FILE: Final = "adapter/adapter_model.safetensors"
 _LATER: Final = {"signature", "classes", "statements", "digest"}  # fields that the first certificates lack
-
-
-class CertifiablePlan(Protocol):
-    """What a certificate needs of a plan."""
-
-    @property
-    def budget(self) -> Budget | None:
-        """What the run could spend; None without privacy."""
-
-    @property
-    def record(self) -> GaussianMechanism | None:
-        """The mechanism of the run; None without privacy."""
-
-    @property
-    def queries(self) -> tuple[Record, ...]:
-        """The side queries of the run."""
-
-    @property
-    def records(self) -> tuple[Record, ...]:
-        """Records of everything that was planned."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the plan."""
-
-    @property
-    def mechanism(self) -> Any:
-        """The mechanism's public sizes: steps, expected_units, population, sampling_probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +84,9 @@ class Certificate:
         whom is in one unit only. Raises `GuaranteeError` if plan and account do not belong together or the
         run is not settled.
         """
-        numbers = _without_privacy(plan) if plan.record is None else _with_privacy(plan, account)
+        numbers = certified_numbers(plan, account)
         drafted = cls(
-            software=_software(),
+            software=software(),
             base_model=dict(base_model),
             adapter={"sha256": None, **adapter},
             classes=None if classes is None else dict(classes),
@@ -245,72 +216,6 @@ class Certificate:
         return verify_release(Path(release), None if public_key is None else Path(public_key))
 
 
-def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[str, Any]:
-    from dp_diffusers.privacy import accountant
-
-    budget, record = plan.budget, plan.record
-    assert budget is not None
-    assert record is not None
-    run, ledger = _settled_run(plan, account)
-    spent, terms = run.ledger.spent(), run.ledger.terms
-    charged = run.charged
-    grid = accountant.grid_for(charged)
-    test_keys = run.not_private
-    epsilon = accountant.epsilon(charged, budget.delta, budget.adjacency, grid=grid)
-    cap = None if terms is None or terms.cap is None else terms.cap.epsilon
-    return {
-        "unit": budget.unit,
-        "adjacency": budget.adjacency,
-        "epsilon": None if test_keys else epsilon,
-        "delta": budget.delta,
-        "accountant": {"method": "pld", "library": accountant.library_version(), "grid": grid},
-        "mechanisms": tuple(_entries(plan, charged)),
-        "ledger": {"spent_epsilon": spent.epsilon, "cap_epsilon": cap, "head": ledger, "rule": spent.rule},
-        "not_private": test_keys,
-    }
-
-
-def _settled_run(plan: CertifiablePlan, account: Reservation | None) -> tuple[Reservation, str]:
-    if account is None:
-        raise GuaranteeError("a private run has no certificate without its ledger account")
-    if account.plan_fingerprint != plan.fingerprint:
-        raise GuaranteeError("the ledger account belongs to another plan")
-    if account.ledger.run(account.run_id).status != "settled":
-        raise GuaranteeError("the run is not settled: its certificate could say too little")
-    if account.steps_charged == 0:
-        raise GuaranteeError("the run charged nothing, so there is nothing to certify")
-    return account, account.ledger.head
-
-
-def _without_privacy(plan: CertifiablePlan) -> dict[str, Any]:
-    mechanism = plan.mechanism
-    numbers = {name: getattr(mechanism, name) for name in ("name", "population", "expected_units")}
-    numbers |= {"sampling_probability": mechanism.sampling_probability, "max_units": None}
-    numbers |= {"clip_norm": None, "noise_multiplier": 0.0, "clipping": None}
-    return {
-        "unit": None,
-        "adjacency": None,
-        "epsilon": None,
-        "delta": None,
-        "accountant": {"method": None, "library": None, "grid": None},
-        "mechanisms": (_entry(numbers, mechanism.steps, mechanism.steps),),
-        "ledger": {"spent_epsilon": None, "cap_epsilon": None, "head": None, "rule": None},
-        "not_private": True,
-    }
-
-
-def _entries(plan: CertifiablePlan, charged: Sequence[Record]) -> Iterator[dict[str, Any]]:
-    """The mechanism that trained, then the side queries; those that were not charged are left out."""
-    planned = {record.name: record.steps for record in plan.records}
-    for record in sorted(charged, key=lambda record: record.name in {query.name for query in plan.queries}):
-        yield _entry(record.to_dict(), planned[record.name], record.steps)
-
-
-def _entry(numbers: Mapping[str, Any], planned: int, charged: int) -> dict[str, Any]:
-    rest = {name: value for name, value in numbers.items() if name not in ("name", "steps")}
-    return {"name": numbers["name"], "steps_planned": planned, "steps_charged": charged, **rest}
-
-
 def _check_types(document: Mapping[str, Any]) -> None:
     kinds: dict[str, type] = dict.fromkeys(("accountant", "ledger", "files", "base_model", "adapter"), dict)
     if document.get("classes") is not None:
@@ -327,12 +232,3 @@ def _check_types(document: Mapping[str, Any]) -> None:
 
 def _is_below(name: str, paths: tuple[str, ...]) -> bool:
     return any(name == path or name.startswith(f"{path}/") for path in paths)
-
-
-def _software() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return f"dp-diffusers {version('dp-diffusers')}"
-    except PackageNotFoundError:
-        return "dp-diffusers (not installed)"
