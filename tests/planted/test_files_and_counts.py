@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from dp_diffusers import release
+from dp_diffusers.evaluation import evaluate, scores
 from dp_diffusers.finetuning import train
 from dp_diffusers.images_out import PARQUET, png, write_images
 from dp_diffusers.recipe import Recipe
@@ -107,3 +108,22 @@ def test_planted_class_counts_taken_for_public(tiny_recipe: Path, monkeypatch: p
     """As many images of each class as the private data have, without a query that is paid for."""
     monkeypatch.setattr(release, "balanced_labels", lambda count, classes, *_: LABELS[:: 30 // count][:count])
     assert labels_made(tiny_recipe) != [3, 3, 3]
+
+
+def says_that_it_is_not_covered() -> bool:
+    """The property: a score on real images says, as text and as JSON, that no budget covers it."""
+    rng = np.random.default_rng(0)
+    pair = rng.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8), np.arange(12) % 3
+    found = evaluate(pair, pair, seeds=2, passes=256)
+    return "not covered by ε" in found.explain() and found.to_dict()["covered_by_epsilon"] is False
+
+
+def test_guarantee_a_score_on_real_images_says_that_epsilon_does_not_cover_it() -> None:
+    assert says_that_it_is_not_covered()
+
+
+@pytest.mark.planted
+def test_planted_score_on_private_images_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FID or accuracy on private images, logged and tuned for, as if it were free."""
+    monkeypatch.setattr(scores, "NOT_COVERED", "")
+    assert not says_that_it_is_not_covered()

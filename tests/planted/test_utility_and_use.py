@@ -16,11 +16,13 @@ from planted_support import toy_images, toy_loop
 from test_released_alone import STEPS, Account, plan
 from torch import nn
 
+from dp_diffusers import release
 from dp_diffusers.averaging import Average
 from dp_diffusers.checkpoint import Saver
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.generation import balanced_labels
 from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.errors import VerificationError
 from dp_diffusers.evaluation import classifier
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.steps import optimizer_of
@@ -144,6 +146,14 @@ def test_labels_of_generation_are_asked_for_and_not_counted() -> None:
     labels = balanced_labels(12, 3)
     assert labels is not None
     assert np.bincount(labels).tolist() == [4, 4, 4]
+
+
+def test_a_release_that_does_not_verify_is_not_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a subprocess says is not swallowed: its exit code ends the training."""
+    failed = subprocess.CompletedProcess([], returncode=4, stdout="", stderr="error: epsilon does not follow")
+    monkeypatch.setattr(release.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(VerificationError, match="epsilon does not follow"):
+        release.verify_in_a_fresh_process(tmp_path)
 
 
 def tracked_files() -> list[Path]:

@@ -26,7 +26,7 @@ class Setting:
 
     def epsilon(self) -> float:
         """PLD; the grid is coarse where epsilon is large."""
-        grid = 1e-2 if self.sigma < 0.3 else min(1e-3, self.rate / 50)
+        grid = 1e-2 if self.sigma < 0.3 else min(1e-3, max(self.rate / 50, 1e-4))
         accountant = PLDAccountant(value_discretization_interval=grid)
         step: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(self.sigma)
         if self.rate < 1:
