@@ -123,7 +123,7 @@ ROWS = [
     with_set("steps zero", "mechanism.steps=0", r"expected mechanism\.steps >= 1, got 0"),
     with_set("clip norm zero", "mechanism.clip_norm=0", r"expected mechanism\.clip_norm > 0, got 0"),
     with_set("unknown mechanism", "mechanism.name=dpsdg", "to be one of dpsgd, none, got 'dpsdg'"),
-    with_set("adjacency replace", "budget.adjacency=replace", "to be one of add_remove, zero_out"),
+    with_set("adjacency swap", "budget.adjacency=swap", "to be one of add_remove, zero_out, replace"),
     with_set("noise draws zero", "training.noise_draws=0", r"expected training\.noise_draws >= 1, got 0"),
     with_set("ema one", "training.ema=1", r"expected training\.ema < 1, got 1"),
     with_set("unknown optimizer", "training.optimizer=adm", "to be one of sgd, adam, adamw, got 'adm'"),

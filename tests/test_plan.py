@@ -17,6 +17,8 @@ from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.accountant import epsilon
 from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.canonical import fingerprint
+from dp_diffusers.privacy.events import HistogramQuery
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,92 @@ def test_altered_documents_are_refused(plan, section, field, value):
     (document if section is None else document[section])[field] = value
     with pytest.raises(ParameterError):
         Plan.from_json(document)
+
+
+def test_guarantee_a_plan_pays_for_its_queries(plan):
+    query = HistogramQuery(classes=10, noise_multiplier=20.0)
+    both = Plan.calibrate(plan.budget, plan.mechanism, [query])
+    assert both.records == (query, both.record)
+    assert both.events() == (query.event(), both.event())
+    assert both.epsilon == epsilon(both.records, 1e-5) <= 2.0
+    assert both.noise_multiplier > plan.noise_multiplier
+    assert both.epsilon_after(0) == pytest.approx(epsilon([query], 1e-5), rel=0.01)
+    assert both.epsilon_after(50) == both.epsilon
+    assert (both.fingerprint != plan.fingerprint, plan.records) == (True, (plan.record,))
+
+
+def test_queries_are_read_back_and_count(plan):
+    query = HistogramQuery(classes=10, noise_multiplier=20.0)
+    both = Plan.calibrate(plan.budget, plan.mechanism, [query])
+    assert Plan.from_json(both.to_json()) == both
+    assert json.loads(plan.to_json())["queries"] == []
+    for queries in ([], [{**query.to_dict(), "noise_multiplier": 30.0}], [query.to_dict()] * 2):
+        with pytest.raises(ParameterError):
+            Plan.from_json({**both.to_dict(), "queries": queries})
+    with pytest.raises(ParameterError, match="no private queries"):
+        Plan.calibrate(None, NonPrivate(steps=1, expected_units=1, population=2), [query])
+
+
+def test_a_plan_without_queries_keeps_its_fingerprint():
+    """The fingerprint of version 0.1: run folders and ledgers hold it."""
+    budget, record = Budget(2.0, 1e-5), DPSGD(steps=50, expected_units=1000, population=2000).record(1.25)
+    numbers = {"budget": budget.to_dict(), "mechanism": record.to_dict()}
+    made = Plan._rebuild({**numbers, "budget": {**budget.to_dict(), "epsilon": 100.0, "cap": None}})
+    numbers["budget"] = made.budget.to_dict()
+    assert made.fingerprint == fingerprint(numbers)
+
+
+def test_replace_needs_more_noise(plan):
+    stronger = Plan.calibrate(Budget(2.0, 1e-5, adjacency="replace"), plan.mechanism)
+    assert 1.7 * plan.noise_multiplier < stronger.noise_multiplier < 2.1 * plan.noise_multiplier
+    assert stronger.epsilon_rdp is None
+    assert Plan.from_json(stronger.to_json()) == stronger
+    assert "any other content stands in the place of one" in stronger.explain()
+
+
+@pytest.fixture(scope="module")
+def limited() -> Plan:
+    sizes = DPSGD(steps=4, expected_units=50, population=100, max_units=55)
+    return Plan.calibrate(Budget(2.0, 1e-5), sizes)
+
+
+def test_guarantee_a_limit_is_paid_for_and_its_price_is_said(limited):
+    """The limit lies one standard deviation above the mean, so that the same noise costs more with it."""
+    unlimited = Plan.calibrate(limited.budget, DPSGD(steps=4, expected_units=50, population=100))
+    assert 1.98 <= limited.epsilon <= 2.0
+    assert limited.noise_multiplier > unlimited.noise_multiplier
+    assert limited.epsilon_without_limit < limited.epsilon
+    words = limited.explain()
+    assert "1.0 standard deviations above the mean" in words
+    assert f"without it would give {limited.epsilon_without_limit:.4f}" in words
+    assert "RDP has no theorem" in words
+    assert Plan.from_json(limited.to_json()) == limited
+
+
+def test_a_rare_limit_is_free_and_not_priced():
+    plan = Plan.calibrate(Budget(2.0, 1e-5), DPSGD(steps=4, expected_units=50, population=100, max_units=76))
+    unlimited = Plan.calibrate(plan.budget, DPSGD(steps=4, expected_units=50, population=100))
+    assert plan.noise_multiplier == pytest.approx(unlimited.noise_multiplier, rel=1e-3)
+    assert plan.epsilon_without_limit is None
+    assert "met often" not in plan.explain()
+
+
+def test_guarantee_surplus_units_are_refused_where_presence_counts(limited):
+    """A unit that left would make room for a surplus one: two units would change."""
+    keys = limited.fresh_keys()
+    assert limited.sampler(100, keys).units(0).size <= 55
+    with pytest.raises(ParameterError, match=r"more units than mechanism\.population = 100") as caught:
+        limited.sampler(101, keys)
+    assert "101" not in str(caught.value)
+    blanked = Plan.from_json({**limited.to_dict(), **_under(limited, "zero_out")})
+    assert blanked.sampler(101, keys).units(0).max() < 100
+
+
+def _under(plan: Plan, adjacency: str) -> dict[str, object]:
+    """The plan's document under another adjacency of the same loss."""
+    budget = {**plan.budget.to_dict(), "adjacency": adjacency}
+    rebuilt = Plan._rebuild({**plan.to_dict(), "budget": budget})
+    return {"budget": budget, "epsilon": rebuilt.epsilon, "fingerprint": rebuilt.fingerprint}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 1, "budget": 3}'])
@@ -134,6 +222,8 @@ began = time.process_time()
 from dp_diffusers.plan import Plan
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.canonical import fingerprint
+from dp_diffusers.privacy.events import HistogramQuery
 Plan.calibrate(Budget(10, 1e-5), DPSGD(steps=200, expected_units=4096, population=60000))
 assert not {"torch", "diffusers"} & set(sys.modules)
 print(time.process_time() - began)

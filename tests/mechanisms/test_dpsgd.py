@@ -39,7 +39,9 @@ def test_sizes_are_checked(kind, field, value):
         ("clip_norm", math.nan),
         ("clip_norm", "1"),
         ("clipping", "automatic"),
-        ("max_units", 7),
+        ("max_units", 4),
+        ("max_units", 10),
+        ("max_units", 7.0),
     ],
 )
 def test_clipping_is_checked(field, value):
@@ -52,6 +54,17 @@ def test_record_is_the_mechanism():
     assert (record.steps, record.sampling_probability, record.clip_norm) == (4, 0.5, 2.0)
     assert DPSGD(**SIZES).record(3.0, 2).steps == 2
     assert NonPrivate(**SIZES).record(0.0) is None
+
+
+def test_a_limit_makes_another_sampler():
+    pytest.importorskip("torch")
+    from dp_diffusers.engine.randomness import RunKeys
+
+    limited = DPSGD(**SIZES, max_units=7)
+    assert limited.record(3.0).max_units == 7
+    sampler = limited.sampler(10, RunKeys.for_tests(1))
+    assert repr(sampler) == "TruncatedPoissonSampler(probability=0.5, max_units=7)"
+    assert max(len(sampler.units(step)) for step in range(200)) == 7
 
 
 @pytest.mark.parametrize("kind", [DPSGD, NonPrivate])

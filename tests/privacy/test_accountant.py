@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 
@@ -13,7 +14,7 @@ from scipy import integrate, stats
 
 from dp_diffusers.errors import DPDiffusersError, ParameterError
 from dp_diffusers.privacy import accountant
-from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.events import GaussianMechanism, HistogramQuery
 
 
 def mechanism(probability: float, noise: float, steps: int) -> GaussianMechanism:
@@ -91,12 +92,57 @@ def test_grid_is_fine_against_one_step():
     assert accountant.epsilon([record], 1e-5, grid=1e-4) > 1.25 * found
 
 
-def test_zero_out_costs_the_same_and_replace_is_refused():
+def test_zero_out_costs_the_same_and_replace_about_twice():
     record = mechanism(0.5, 5.0, 20)
     add_remove = accountant.epsilon([record], 1e-5)
     assert accountant.epsilon([record], 1e-5, "zero_out") == pytest.approx(add_remove, rel=1e-6)
-    with pytest.raises(ParameterError, match="replace"):
-        accountant.epsilon([record], 1e-5, "replace")
+    assert 1.8 * add_remove < accountant.epsilon([record], 1e-5, "replace") < 2.3 * add_remove
+    with pytest.raises(ParameterError, match="one of add_remove, zero_out, replace"):
+        accountant.epsilon([record], 1e-5, "swap")
+
+
+def test_all_units_in_all_steps_under_replace_is_one_gaussian_of_sensitivity_two():
+    """T Gaussians with all units: mu = 2 sqrt(T) / sigma (Dong, Roth and Su 2019)."""
+    found = accountant.epsilon([mechanism(1.0, 12.0, 20)], 1e-5, "replace")
+    mu = 2 * math.sqrt(20) / 12.0
+    normal = stats.norm.cdf
+    delta = normal(-found / mu + mu / 2) - math.exp(found) * normal(-found / mu - mu / 2)
+    assert delta == pytest.approx(1e-5, rel=0.01)
+
+
+def test_renyi_has_no_theorem_for_replacement_and_truncation():
+    plain = mechanism(0.05, 2.0, 10)
+    limited = dataclasses.replace(plain, max_units=200_000)
+    assert accountant.has_renyi([plain], "zero_out")
+    for record, adjacency in ((plain, "replace"), (limited, "zero_out")):
+        assert not accountant.has_renyi([plain, record], adjacency)
+        assert accountant.epsilon_rdp([record], 1e-5, adjacency) is None
+        assert accountant.cross_check(1e9, [record], 1e-5, adjacency) is None
+        with pytest.raises(ParameterError, match="no Rényi divergence"):
+            accountant.renyi_of_one_step(record, [2.0], adjacency)
+
+
+def test_a_gaussian_query_has_the_divergence_of_a_gaussian():
+    query = HistogramQuery(classes=10, noise_multiplier=3.0)
+    assert accountant.renyi_of_one_step(query, [4.0]) == pytest.approx([4.0 / (2 * 9.0)])
+
+
+def test_a_curve_composes_what_is_fixed():
+    record, query = mechanism(0.05, 2.0, 30), HistogramQuery(classes=3, noise_multiplier=9.0)
+    curve = accountant.LossCurve(record, "replace", fixed=[query])
+    whole = accountant.epsilon([query, record], 1e-5, "replace")
+    assert whole <= curve.epsilon(30, 1e-5) <= 1.002 * whole
+    assert curve.epsilon(0, 1e-5) == pytest.approx(accountant.epsilon([query], 1e-5, "replace"), rel=2e-3)
+    assert accountant.LossCurve(record, "replace").epsilon(0, 1e-5) == 0.0
+
+
+def test_the_grid_is_no_finer_than_is_of_use():
+    """Where one step loses much, 1e-3 and 1e-4 give the same epsilon to 1e-5."""
+    loud = mechanism(0.068, 0.9, 100)
+    assert accountant.grid_for([loud]) > 5e-4
+    fine, used = accountant.epsilon([loud], 1e-5, grid=1e-4), accountant.epsilon([loud], 1e-5)
+    assert fine <= used <= fine * (1 + 1e-5)
+    assert accountant.grid_for([mechanism(0.05, 4.5, 100)]) == 1e-4
 
 
 def test_records_compose():

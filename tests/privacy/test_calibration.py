@@ -9,8 +9,14 @@ from dp_accounting import pld
 from dp_diffusers.errors import BudgetError, DPDiffusersError
 from dp_diffusers.privacy import accountant
 from dp_diffusers.privacy.accountant import epsilon
-from dp_diffusers.privacy.calibration import PrefixTable, calibrate_noise, largest_steps, prefix_table
-from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.calibration import (
+    PrefixTable,
+    calibrate_noise,
+    histogram_noise,
+    largest_steps,
+    prefix_table,
+)
+from dp_diffusers.privacy.events import GaussianMechanism, HistogramQuery
 
 CASES = [
     (0.05, 400, 1.0, 1e-6, 4.3739),
@@ -99,3 +105,44 @@ def test_table_of_one_step():
 @pytest.mark.parametrize("largest", [10, 11, 12, 64, 1000, 12345])
 def test_largest_steps(largest):
     assert largest_steps(lambda steps: steps <= largest, 10) == largest
+
+
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
+@pytest.mark.parametrize(("budget", "delta"), [(1.0, 1e-6), (10.0, 1e-5), (0.3, 1e-8)])
+def test_a_histogram_alone_costs_a_tenth(budget, delta, adjacency):
+    noise = histogram_noise(budget, delta, adjacency)
+    found = epsilon([HistogramQuery(classes=10, noise_multiplier=noise)], delta, adjacency)
+    assert 0.099 * budget <= found <= 0.1 * budget * (1 + 1e-4)
+
+
+@pytest.mark.parametrize("adjacency", ["add_remove", "replace"])
+def test_guarantee_queries_and_steps_share_the_budget(adjacency):
+    query = HistogramQuery(classes=10, noise_multiplier=histogram_noise(1.0, 1e-5, adjacency))
+    alone = calibrate_noise(1.0, 1e-5, at(0.5, 50), adjacency)
+    found = calibrate_noise(1.0, 1e-5, at(0.5, 50), adjacency, [query])
+    assert found.noise_multiplier > alone.noise_multiplier
+    assert epsilon([at(0.5, 50)(found.noise_multiplier), query], 1e-5, adjacency) <= 1.0
+    assert 0.998 <= found.epsilon <= 1.0
+    assert (found.epsilon_rdp is None) == (adjacency == "replace")
+
+
+@pytest.mark.planted
+def test_planted_query_left_out_of_the_budget():
+    """Noise found for the steps alone, with the query beside it, spends more than the budget."""
+    query = HistogramQuery(classes=10, noise_multiplier=histogram_noise(1.0, 1e-5, "add_remove"))
+    alone = calibrate_noise(1.0, 1e-5, at(0.5, 50), "add_remove")
+    assert epsilon([at(0.5, 50)(alone.noise_multiplier), query], 1e-5) > 1.0
+
+
+def test_queries_that_spend_all_are_refused():
+    query = HistogramQuery(classes=10, noise_multiplier=2.0)
+    with pytest.raises(BudgetError, match=r"side queries alone \(histogram\) spend epsilon"):
+        calibrate_noise(1.0, 1e-6, at(0.05, 40), "add_remove", [query])
+
+
+def test_the_prefix_table_begins_with_the_queries():
+    query, record = HistogramQuery(classes=10, noise_multiplier=40.0), at(0.5, 50)(20.0)
+    certified = epsilon([query, record], 1e-5)
+    table = prefix_table(record, 1e-5, "add_remove", certified, queries=[query], entries=4)
+    assert table.after(0) == pytest.approx(epsilon([query], 1e-5), rel=0.01)
+    assert 0 < table.after(0) < table.after(1) < table.after(50) == certified

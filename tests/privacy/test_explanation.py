@@ -10,6 +10,7 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.explanation import explain
+from dp_diffusers.privacy.theorems import theorem_of
 
 RECORD = DPSGD(steps=20, expected_units=100, population=1000).record(1.2)
 
@@ -56,3 +57,24 @@ def test_a_bound_that_says_something_is_a_percentage(epsilon: float) -> None:
 def test_a_large_epsilon_is_called_what_it_is(epsilon: float, words: str) -> None:
     assert words in _words(epsilon)
     assert "promises little" in _words(epsilon)
+
+
+@pytest.mark.parametrize(
+    ("adjacency", "words"),
+    [
+        ("add_remove", "in which one is missing"),
+        ("zero_out", "in which one is blank, their number public"),
+        ("replace", "in which any other content stands in the place of one"),
+    ],
+)
+def test_what_a_neighbour_is_and_by_which_theorem(adjacency: str, words: str) -> None:
+    text = explain(Budget(1.0, 1e-5, adjacency=adjacency), RECORD, 1.0, None)
+    assert words in text
+    assert "RDP has no theorem for this combination" in text
+    assert f"Theorem: {theorem_of(RECORD, adjacency)}." in text
+    assert any(
+        adjacency in line
+        for line in assumptions_of(
+            Budget(1.0, 1e-5, adjacency=adjacency), test_keys=False, class_names_from_data=False
+        )
+    )

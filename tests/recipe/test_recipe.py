@@ -49,6 +49,30 @@ def test_smallest_recipe_has_every_default(tmp_path: Path) -> None:
     assert recipe.budget.ledger == str(tmp_path / "images.parquet.ledger")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["mechanism.max_units=10"],
+            r"max_units in \[expected_units, population\) = \[4096, 60000\), got 10",
+        ),
+        (["mechanism.max_units=60000"], "got 60000"),
+        (["mechanism.max_units=5000", "mechanism.name=none"], "max_units to be null without privacy"),
+    ],
+)
+def test_a_limit_that_cannot_be(tmp_path: Path, overrides: list[str], message: str) -> None:
+    ((said, _),) = problems(written(tmp_path, SMALLEST), *overrides)
+    assert re.search(message, said)
+
+
+def test_a_limit_and_replacement_reach_the_plan(tmp_path: Path) -> None:
+    overrides = ["mechanism.max_units=150", "mechanism.expected_units=100", "mechanism.population=200"]
+    overrides += ["mechanism.steps=3", "budget.adjacency=replace"]
+    plan = Recipe.load(written(tmp_path, SMALLEST), overrides).plan()
+    assert plan.record is not None
+    assert (plan.record.max_units, plan.budget and plan.budget.adjacency) == (150, "replace")
+
+
 @pytest.mark.parametrize(("population", "units"), [(1, 1), (5, 1), (1000, 100), (60_000, 4096)])
 def test_expected_units_follow_the_population(tmp_path: Path, population: int, units: int) -> None:
     recipe = Recipe.load(written(tmp_path, SMALLEST), [f"mechanism.population={population}"])
@@ -174,8 +198,9 @@ training:
         ("data.classes=[a, a]", "distinct names", "null takes the data's"),
         ("data.path=", "expected data.path to be text, got None", None),
         ("training=3", "expected training to be a mapping of keys, got 3", None),
-        ("mechanism.max_units=10", "expected mechanism.max_units to be null, got 10", None),
-        ("budget.adjacency=replace", "one of add_remove, zero_out, got 'replace'", None),
+        ("budget.adjacency=replaced", "to be one of", "did you mean 'replace'?"),
+        ("mechanism.max_units=0", "expected mechanism.max_units", None),
+        ("budget.adjacency=swap", "one of add_remove, zero_out, replace, got 'swap'", None),
         ("training.augmentations=2", "augmentations to be 1 in this version, got 2", "noise_draws"),
         ("runtime.compile=true", "runtime.compile to be false in this version, got True", "models are not"),
         (
