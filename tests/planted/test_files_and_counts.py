@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dp_diffusers import release
+from dp_diffusers import release, requested_images
 from dp_diffusers.evaluation import evaluate, scores
 from dp_diffusers.finetuning import train
 from dp_diffusers.images_out import PARQUET, png, write_images
@@ -106,7 +106,8 @@ def test_guarantee_private_class_counts_decide_nothing(tiny_recipe: Path) -> Non
 @pytest.mark.usefixtures("images")
 def test_planted_class_counts_taken_for_public(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many images of each class as the private data have, without a query that is paid for."""
-    monkeypatch.setattr(release, "balanced_labels", lambda count, classes, *_: LABELS[:: 30 // count][:count])
+    private = lambda count, classes, *_: LABELS[:: 30 // count][:count]  # noqa: E731
+    monkeypatch.setattr(requested_images, "balanced_labels", private)
     assert labels_made(tiny_recipe) != [3, 3, 3]
 
 

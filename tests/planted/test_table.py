@@ -14,6 +14,7 @@ from true_epsilon import FIGURES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "concepts" / "planted-defects.md"
+EDGES = ROOT / "docs" / "concepts" / "sharp-edges.md"
 
 
 @cache
@@ -68,6 +69,20 @@ def test_the_check_of_the_page_can_fail(monkeypatch: pytest.MonkeyPatch) -> None
     wrong = [*first[:2], first[2].replace("::test_", "::test_no_"), *first[3:]]
     monkeypatch.setattr(sys.modules[__name__], "rows", lambda: [wrong])
     assert len(problems()) == 1
+
+
+def test_every_sharp_edge_has_its_test_or_is_said_to_be_yours() -> None:
+    lines = [line for line in EDGES.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    edges = [line for line in lines if not line.startswith("| pitfall")]
+    assert len(edges) >= 25
+    for line in edges:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert len(cells) == 4, line
+        if cells[3] == "–":
+            assert "*yours*" in cells[2], line
+        else:
+            ((file, test),) = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", cells[3])
+            assert test in cases_in(file), line
 
 
 def quoted() -> dict[tuple[str, int], float]:
