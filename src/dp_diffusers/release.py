@@ -26,8 +26,8 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base, load_base
 from dp_diffusers.diffusion.family import Family, family_of
-from dp_diffusers.diffusion.generation import Sampling, balanced_labels, proportional_labels, sample
-from dp_diffusers.errors import ModelError, ParameterError, RunFolderError, VerificationError
+from dp_diffusers.diffusion.generation import Sampling, sample
+from dp_diffusers.errors import ModelError, RunFolderError, VerificationError
 from dp_diffusers.images_out import build_images, require_writable, write_images
 from dp_diffusers.kept_images import FOLDER as IMAGES
 from dp_diffusers.kept_images import KeptImages, Parts
@@ -37,6 +37,7 @@ from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.released_classes import ReleasedClasses, declared_names, released_classes
+from dp_diffusers.requested_images import labels_of, request_of
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.run_secrets import kept_traces, note_traces, secrets_of
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
@@ -216,7 +217,7 @@ def generate(
             _certify_images(release, progress)
         family = release.family(device=device)
         classes = release.classes(family.base)
-        request = _request(images, per_label, chosen, classes)
+        request = request_of(images, per_label, chosen, classes)
         if out is None and kept.request() == {**request, "format": format}:
             Parts(release.folder, request).clear()
             progress(message=f"{kept.target} holds these images already")
@@ -225,7 +226,7 @@ def generate(
         require_writable(target, format)
         parts = Parts(release.folder, request)
         check = _leak_check(release)
-        wanted = _labels(request["count"], classes, request)
+        wanted = labels_of(request["count"], classes, request)
         pixels, labels = _sampled(family, classes, wanted, request["count"], chosen, parts, progress)
         names = None if classes is None else classes.names
         if out is None:
@@ -253,36 +254,6 @@ def _certify_images(release: Release, progress: Progress) -> None:
     release.certificate = release.certificate.reissue(release.path, replaced=[IMAGES])
 
 
-def _request(
-    images: int | None, per_label: int | None, settings: GenerationSettings, classes: ReleasedClasses | None
-) -> dict[str, Any]:
-    """What decides the images of a run, beside its adapter."""
-    count = _count(images, per_label, settings.images, 0 if classes is None else len(classes.labels))
-    fields = settings.model_dump(mode="json", include={"sampler", "steps", "guidance", "seed"})
-    if settings.labels == "histogram" and per_label is None:
-        fields["labels"] = "histogram"
-        _require_histogram(classes)
-    return {"count": count, **fields, "classes": None if classes is None else classes.to_dict()}
-
-
-def _require_histogram(classes: ReleasedClasses | None) -> None:
-    """Raises `ParameterError` unless the run released how many units there are of each class."""
-    if classes is None or classes.proportions is None:
-        raise ParameterError(
-            "this run has released no class histogram",
-            hint="set generation.labels to uniform; a run asks for the histogram before it trains",
-        )
-
-
-def _labels(count: int, classes: ReleasedClasses | None, request: dict[str, Any]) -> np.ndarray | None:
-    """int64 `[count]`: the place of each image's class among `classes`."""
-    if classes is None:
-        return None
-    if request.get("labels") == "histogram" and classes.proportions is not None:
-        return proportional_labels(count, classes.proportions)
-    return balanced_labels(count, len(classes.labels))
-
-
 def _sampled(
     family: Family,
     classes: ReleasedClasses | None,
@@ -304,14 +275,3 @@ def _sampled(
         progress(step=parts.count, steps=count, unit="images", seconds=(now - began) / len(part))
         began = now
     return np.concatenate(parts.done), labels
-
-
-def _count(images: int | None, per_label: int | None, default: int, classes: int) -> int:
-    if images is not None and per_label is not None:
-        raise ParameterError("give images or per_label, not both")
-    if per_label is not None:
-        images = per_label * max(classes, 1)
-    count = default if images is None else images
-    if count < 1:
-        raise ParameterError(f"expected at least one image, got {count}")
-    return count

@@ -106,7 +106,10 @@ def test_guarantee_private_class_counts_decide_nothing(tiny_recipe: Path) -> Non
 @pytest.mark.usefixtures("images")
 def test_planted_class_counts_taken_for_public(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many images of each class as the private data have, without a query that is paid for."""
-    private = lambda count, classes, *_: LABELS[:: 30 // count][:count]  # noqa: E731
+
+    def private(count: int, classes: int, *_: Any) -> np.ndarray:
+        return LABELS[:: 30 // count][:count]
+
     monkeypatch.setattr(requested_images, "balanced_labels", private)
     assert labels_made(tiny_recipe) != [3, 3, 3]
 
