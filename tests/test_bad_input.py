@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ from dp_diffusers.recipe import Recipe, planning
 
 _EPSILONS: dict[Any, float] = {}
 _PLANS: dict[str, Any] = {}
-_curve = functools.lru_cache(accountant.LossCurve)
+_known_curve = functools.lru_cache(accountant.LossCurve)
+
+
+def _curve(record: Any, adjacency: str, *, fixed: Sequence[Any] = (), **options: Any) -> Any:
+    return _known_curve(record, adjacency, fixed=tuple(fixed), **options)
 
 
 @pytest.fixture(autouse=True)
