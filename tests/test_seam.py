@@ -21,7 +21,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.objective import Draws, Objective
 from dp_diffusers.engine import private_gradient
 from dp_diffusers.engine.private_gradient import PrivateGradient
-from dp_diffusers.engine.sampling import PoissonSampler
+from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.run_folder import RunFolder
@@ -57,6 +57,7 @@ class Execution:
     chances: int = 0
     releases: int = 0
     noise: list[np.ndarray] = field(default_factory=list)
+    largest: int = 0
 
     @property
     def rate(self) -> float:
@@ -74,16 +75,26 @@ class Execution:
         return dp_accounting.SelfComposedDpEvent(step, self.releases)
 
 
+def note_units(sampler: type[Any], seen: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts the units that take part in each step."""
+    units = sampler.units
+
+    def noted_units(self: Any, step: int) -> np.ndarray:
+        found: np.ndarray = units(self, step)
+        seen.included += len(found)
+        seen.chances += POPULATION
+        seen.largest = max(seen.largest, len(found))
+        return found
+
+    monkeypatch.setattr(sampler, "units", noted_units)
+
+
 def execute(plan: dpd.Plan, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Execution:
     """Runs the real loop on the toy, with the real ledger, and notes what it does."""
     seen = Execution()
-    units, noisy, release = PoissonSampler.units, private_gradient.noisy, PrivateGradient.release
-
-    def noted_units(self: PoissonSampler, step: int) -> np.ndarray:
-        found = units(self, step)
-        seen.included += len(found)
-        seen.chances += POPULATION
-        return found
+    noisy, release = private_gradient.noisy, PrivateGradient.release
+    for sampler in (PoissonSampler, TruncatedPoissonSampler):
+        note_units(sampler, seen, monkeypatch)
 
     def noted_noise(total: Tensor, *rest: Any) -> Tensor:
         released = noisy(total, *rest)
@@ -94,7 +105,6 @@ def execute(plan: dpd.Plan, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Ex
         seen.releases += 1
         return release(self, step, receipt)
 
-    monkeypatch.setattr(PoissonSampler, "units", noted_units)
     monkeypatch.setattr(private_gradient, "noisy", noted_noise)
     monkeypatch.setattr(PrivateGradient, "release", noted_release)
     monkeypatch.setattr(Saver, "maybe_save", lambda self, **_: None)
@@ -168,3 +178,31 @@ def test_plan_event_matches_execution(tmp_path: Path, monkeypatch: pytest.Monkey
         event(rate, sigma, STEPS - 1),
     ):
         assert not matches(seen, wrong), "the test must be able to tell"
+
+
+def test_plan_event_with_a_limit_matches_execution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of the event is the largest step of the execution, its rate the one of a limited step."""
+    most = 44
+    plan = dpd.Plan.calibrate(
+        dpd.Budget(epsilon=2.0, delta=1e-5, adjacency="replace"),
+        dpd.DPSGD(
+            steps=STEPS, expected_units=EXPECTED, population=POPULATION, clip_norm=CLIP, max_units=most
+        ),
+    )
+    seen, planned = execute(plan, monkeypatch, tmp_path), plan.event()
+    step = planned.event
+    assert type(step) is dp_accounting.TruncatedSubsampledGaussianDpEvent
+    assert (step.truncated_batch_size, step.dataset_size) == (most, POPULATION)
+    assert (seen.largest, seen.releases) == (most, planned.count)
+    counts = np.arange(POPULATION + 1)
+
+    def fits(rate: float) -> bool:
+        """Whether so many units come at this rate; a limited total varies less than a binomial one."""
+        limited = (stats.binom.pmf(counts, POPULATION, rate) * np.minimum(counts, most)).sum() / POPULATION
+        return bool(stats.binomtest(seen.included, seen.chances, limited).pvalue > ALARM)
+
+    assert fits(step.sampling_probability)
+    assert not fits(step.sampling_probability / 1.2)
+    assert not fits(step.sampling_probability * 1.2)
+    values = np.concatenate(seen.noise) / (step.noise_multiplier * (1 + 1e-4) * CLIP)
+    assert ALARM < stats.chi2(values.size).cdf(float((values**2).sum())) < 1 - ALARM
