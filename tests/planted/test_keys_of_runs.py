@@ -234,7 +234,7 @@ def test_guarantee_a_copy_on_the_same_ledger_is_void(tiny_recipe: Path) -> None:
                 train(Recipe.load(tiny_recipe), twin, stop_at_once)
 
     def stop_at_once(**facts: Any) -> None:
-        if "step" in facts:
+        if str(facts.get("message")).startswith("resuming"):  # its lane is open, and nothing charged yet
             raise KeyboardInterrupt
 
     with pytest.raises(LedgerError, match="taken over by another process"):
