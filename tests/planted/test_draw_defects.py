@@ -76,7 +76,7 @@ def test_guarantee_no_draw_of_a_step_depends_on_who_else_is_there(kind: str) -> 
 
 
 @pytest.mark.planted
-@pytest.mark.parametrize("source", [public_seed, global_generator])
+@pytest.mark.parametrize("source", [public_seed, pytest.param(global_generator, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_planted_draws_of_one_kind_by_position(
     kind: str, source: Any, monkeypatch: pytest.MonkeyPatch

@@ -66,7 +66,7 @@ def test_guarantee_no_image_is_written_outside_the_safe(tiny_recipe: Path, image
 
 
 @pytest.mark.planted
-@pytest.mark.parametrize("kind", ["png", "npy"])
+@pytest.mark.parametrize("kind", [pytest.param("png", marks=pytest.mark.slow), "npy"])
 def test_planted_image_logger(
     kind: str, tiny_recipe: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,6 +102,7 @@ def test_guarantee_private_class_counts_decide_nothing(tiny_recipe: Path) -> Non
     assert labels_made(tiny_recipe) == [3, 3, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 @pytest.mark.usefixtures("images")
 def test_planted_class_counts_taken_for_public(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,6 +222,7 @@ def test_planted_keys_made_from_the_run(tiny_recipe: Path, monkeypatch: pytest.M
     assert not apart(*both_go_on(tiny_recipe, monkeypatch))
 
 
+@pytest.mark.slow
 def test_guarantee_a_copy_on_the_same_ledger_is_void(tiny_recipe: Path) -> None:
     """Of a folder and its copy on one ledger, only the one that was opened last can pay."""
     stopped(tiny_recipe)
