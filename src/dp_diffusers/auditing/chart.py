@@ -37,11 +37,11 @@ def _panel(axes: Any, scores: Scores, share: float) -> None:
     values, threshold = np.nan_to_num(scores.values), scores.threshold(share)
     low, high = np.quantile(values, [0.001, 0.999])
     margin = 0.05 * (high - low) or 1.0
-    edges = np.linspace(low - margin, high + margin, 41)
+    edges = np.linspace(low - margin, high + margin, 41 if len(values) > 500 else 17)
     shown = values.clip(edges[0], edges[-1])
-    for start, stop in ((edges[0], -threshold), (threshold, edges[-1])):
-        if start < stop:
-            axes.axvspan(start, stop, color=GUESSED, zorder=0)
+    bands = [(edges[0], -threshold), (threshold, edges[-1])]
+    for start, stop in (band for band in bands if band[0] < band[1]):
+        axes.axvspan(start, stop, color=GUESSED, zorder=0)
     axes.hist(shown[scores.included], edges, color=IN, alpha=0.6, label="in")
     axes.hist(shown[~scores.included], edges, color=OUT, alpha=0.6, label="out")
     title = f"{scores.name} attack, {len(values)} canaries"
