@@ -56,7 +56,8 @@ def load(path: Path) -> dict[str, Any] | None:
         return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
     except Exception as error:
         raise RunFolderError(
-            f"checkpoint {path} is damaged", hint="delete it to start this run again"
+            f"checkpoint {path} is damaged",
+            hint="restore it from a copy; without it the run begins again, and what it paid for is lost",
         ) from error
 
 

@@ -330,7 +330,7 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
     """
     if not folder.recipe.exists():
         return False
-    earlier = yaml.safe_load(folder.recipe.read_text())
+    earlier = folder.settings()
     free = tuple(f"generation.{key}" for key in GenerationSettings.model_fields if key != "labels")
     different = differing_keys(earlier, settings, ("runtime.", *free))
     if different:
@@ -338,7 +338,10 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
             f"{folder.root} belongs to another recipe: {', '.join(different)} differ",
             hint="give another --out, or run the recipe as it was",
         )
-    return bool((folder.read(RUN) or {}).get("done"))
+    done = bool((folder.read(RUN) or {}).get("done"))
+    if done:
+        folder.checkpoint.unlink(missing_ok=True)  # a process that died here has left it
+    return done
 
 
 def _require_unit(plan: Plan, data: PrivateImages) -> None:

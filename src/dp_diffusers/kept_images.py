@@ -10,6 +10,7 @@ May import numpy and the standard library.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,7 +99,13 @@ class Parts:
 
     def add(self, images: np.ndarray) -> None:
         """Keeps uint8 `[n, H, W, C]` images."""
-        np.save(self._folder / f"{len(self.done):05d}.npy", images)
+        path = self._folder / f"{len(self.done):05d}.npy"
+        writing = path.with_suffix(".writing")
+        with writing.open("wb") as stream:
+            np.save(stream, images)
+            stream.flush()
+            os.fsync(stream.fileno())
+        writing.replace(path)
         self.done.append(images)
 
     def clear(self) -> None:
@@ -109,6 +116,5 @@ class Parts:
         for path in sorted(self._folder.glob("*.npy")):
             try:
                 self.done.append(np.load(path))
-            except (ValueError, EOFError, OSError):  # the part that was being written when the process died
-                path.unlink()
+            except (ValueError, EOFError, OSError):  # a broken part: it and all after it are sampled again
                 break

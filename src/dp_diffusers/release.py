@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from torch import nn
 
 from dp_diffusers.data.private_images import PrivateImages
@@ -75,7 +74,7 @@ class Release:
 
     def settings(self) -> dict[str, Any]:
         """The resolved recipe, as a plain document."""
-        return yaml.safe_load(self.folder.recipe.read_text())  # type: ignore[no-any-return]
+        return self.folder.settings()
 
     def classes(self, base: Base) -> ReleasedClasses | None:
         """What its images are made of; certificates that do not say mean all classes of the base."""
@@ -171,7 +170,7 @@ def _public_words(certificate: Certificate) -> list[str]:
 
 def _declared_classes(folder: RunFolder) -> list[str] | None:
     """The class names that the recipe of the folder gave, or whoever called `finetune`."""
-    return declared_names(yaml.safe_load(folder.recipe.read_text()) if folder.recipe.exists() else {})
+    return declared_names(folder.settings() if folder.recipe.exists() else {})
 
 
 def verify_in_a_fresh_process(release: Path) -> None:

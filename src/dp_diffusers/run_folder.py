@@ -3,19 +3,23 @@
 Guarantees:
 - `private/` is readable by its owner only (mode 0700), and nothing of it is ever copied to `release/`;
 - a folder that belongs to another recipe is refused, with the fields that differ;
-- one process at a time works in it.
-May import the standard library only.
+- one process at a time works in it;
+- what was cut or damaged is refused by name, and a disk that fails is one line.
+May import the standard library and PyYAML.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import yaml
 
 from dp_diffusers.errors import RunFolderError
 
@@ -69,7 +73,7 @@ class RunFolder:
         Raises `RunFolderError` if another process is in it. Where a file system knows no locks there is none,
         and the ledger's lanes alone keep two processes apart.
         """
-        with (self.private / "lock").open("a") as stream:
+        with self._disk_errors(), (self.private / "lock").open("a") as stream:
             try:
                 _flock(stream)
             except BlockingIOError as error:
@@ -81,6 +85,20 @@ class RunFolder:
             yield
             self.sweep()
 
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Names a file of this run that fails; a full disk is for the command line to say."""
+        try:
+            yield
+        except OSError as error:
+            place = self.root if error.filename is None else Path(os.fsdecode(error.filename))
+            ours = place == self.root or self.root in place.parents
+            if error.errno in (None, errno.ENOSPC, errno.EDQUOT) or not ours:
+                raise
+            raise RunFolderError(
+                f"cannot use {place}: {error.strerror}", hint="mend that, and run the same command again"
+            ) from error
+
     def sweep(self) -> None:
         """Removes what processes that died were writing.
 
@@ -90,15 +108,33 @@ class RunFolder:
             for path in folder.glob("*.tmp"):
                 path.unlink(missing_ok=True)
 
+    def settings(self) -> dict[str, Any]:
+        """The resolved recipe as a plain document. Raises `RunFolderError` for one that was cut."""
+        text = self.recipe.read_text(encoding="utf-8", errors="replace")
+        with contextlib.suppress(yaml.YAMLError):
+            found = yaml.safe_load(text)
+            if isinstance(found, dict) and "base" in found and text.endswith("\n"):
+                return found
+        raise RunFolderError(
+            f"{self.recipe} is damaged",
+            hint="restore it, or give another --out; what this run was charged stays charged",
+        )
+
     def read(self, name: str) -> dict[str, Any] | None:
         """A JSON document of `private/`, or None. Raises `RunFolderError` for a damaged one."""
         path = self.private / name
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text())  # type: ignore[no-any-return]
-        except ValueError as error:
-            raise RunFolderError(f"{path} is damaged", hint="choose another --out") from error
+            document = json.loads(path.read_text())
+        except ValueError:
+            document = None
+        if isinstance(document, dict):
+            return document
+        raise RunFolderError(
+            f"{path} is damaged",
+            hint="restore it, or give another --out; what this run was charged stays charged",
+        )
 
     def write(self, name: str, document: dict[str, Any]) -> None:
         """Writes a JSON document of `private/`, whole or not at all."""

@@ -1,7 +1,7 @@
 """What a run must not tell in its release: gathered while its images are open, kept in its private folder.
 
 Guarantees that a generation, which opens no private image, looks for the same secrets as the training did,
-and that what the recipe makes public is no secret. May import numpy and yaml; never torch.
+and that what the recipe makes public is no secret. May import numpy; never torch.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.traces import Traces
@@ -45,7 +43,7 @@ def kept_traces(folder: RunFolder) -> Traces:
 
 def secrets_of(folder: RunFolder, traces: Traces, public: Iterable[str]) -> Secrets:
     """What may not be in the release of a run. `public`: words that its release says in any case."""
-    settings = yaml.safe_load(folder.recipe.read_text()) if folder.recipe.exists() else {}
+    settings = folder.settings() if folder.recipe.exists() else {}
     places = [(settings.get("data") or {}).get("path"), (settings.get("budget") or {}).get("ledger")]
     words = [value for value in _values(settings) if isinstance(value, str)]
     return Secrets(

@@ -37,6 +37,8 @@ _BEFORE_DIGESTS: Final = frozenset(
 )
 _FIELD: Final = re.compile(r"[a-z][a-z0-9_]*")
 
+_RESTORE: Final = "restore certificate.json, or make the release again"
+
 
 def text_of(document: Mapping[str, Any]) -> str:
     """The one text of a document: two spaces of indent, ASCII, fields in its own order."""
@@ -59,11 +61,11 @@ def document_in(text: str) -> dict[str, Any]:
             text, object_pairs_hook=_once, parse_constant=_not_a_number, parse_float=_finite
         )
     except RecursionError as error:
-        raise ParameterError("not a certificate: nested too deeply") from error
+        raise ParameterError("not a certificate: nested too deeply", hint=_RESTORE) from error
     except ValueError as error:
-        raise ParameterError(f"not a certificate: {error}") from error
+        raise ParameterError(f"not a certificate: {error}", hint=_RESTORE) from error
     if not isinstance(document, dict):
-        raise ParameterError("not a certificate: not a JSON object")
+        raise ParameterError("not a certificate: not a JSON object", hint=_RESTORE)
     return document
 
 

@@ -46,6 +46,7 @@ class Reservation:
         self._file = ledger.file
         self._run = run
         self._lane: bytes | None = None
+        self._newest: str | None = None
 
     @property
     def run_id(self) -> str:
@@ -127,9 +128,10 @@ class Reservation:
             self._refuse_known(lane)
             fields = {"lane": lane.hex(), "not_private": bool(keys.not_private), "step": -1}
             fields |= {} if folder is None else {"folder": folder}
-            self._file.append("lane", self.run_id, at=utc_now(), count=last.content["count"], **fields)
+            count = last.content["count"]
+            opened = self._file.append("lane", self.run_id, at=utc_now(), count=count, **fields)
             self._read_again()  # an older lane may have asked a query again and lowered the limit
-        self._lane = bytes(lane)
+        self._lane, self._newest = bytes(lane), opened.hash
 
     def charge(self, step: int) -> Receipt:
         """Pays for one release of `step`; the receipt exists only after the row is on disk.
@@ -139,13 +141,14 @@ class Reservation:
         """
         with self._file.transaction():
             last = self._open()
-            lane = self._require_newest(last.content)
+            lane = self._require_newest(last)
             if not step > last.content["step"]:
                 raise GuaranteeError(f"step {step} after step {last.content['step']} would repeat its noise")
             if last.content["count"] >= self.limit:
                 raise self._exhausted()
             count = last.content["count"] + 1
-            self._file.append("charge", self.run_id, lane=lane.hex(), step=int(step), count=count)
+            charged = self._file.append("charge", self.run_id, lane=lane.hex(), step=int(step), count=count)
+        self._newest = charged.hash
         return Receipt(step=int(step), lane=lane, plan_fingerprint=self.plan_fingerprint)
 
     def charge_query(self, name: str) -> Receipt:
@@ -159,7 +162,7 @@ class Reservation:
             raise GuaranteeError(f"the plan of run {self.run_id} has no side query {name!r}")
         with self._file.transaction():
             last = self._open()
-            lane = self._require_newest(last.content)
+            lane = self._require_newest(last)
             if self.has_paid(name, lane.hex()):
                 raise GuaranteeError(f"the query {name} was asked in this lane: its noise would repeat")
             run = self.ledger.run(self.run_id)
@@ -167,7 +170,8 @@ class Reservation:
             limit, cost = self._with_queries(run, asked)
             kept = {field: last.content[field] for field in ("count", "step")}
             fields = {"name": name, "asked": asked, "limit": limit, "cost": cost.to_dict()}
-            self._file.append("query", self.run_id, lane=lane.hex(), **kept, **fields)
+            asking = self._file.append("query", self.run_id, lane=lane.hex(), **kept, **fields)
+        self._newest = asking.hash
         self._read_again()
         return Receipt(step=0, lane=lane, plan_fingerprint=self.plan_fingerprint, mechanism=name)
 
@@ -263,13 +267,18 @@ class Reservation:
                 hint="start the process again, so that it draws new keys",
             )
 
-    def _require_newest(self, last: Mapping[str, object]) -> bytes:
+    def _require_newest(self, last: Entry) -> bytes:
         if self._lane is None:
             raise GuaranteeError("charge before open_lane: the ledger does not know these keys")
-        if last.get("lane") != self._lane.hex():
+        if last.content.get("lane") != self._lane.hex():
             raise LedgerError(
                 f"run {self.run_id} was taken over by another process",
                 hint="only the process that opened the run last may charge it",
+            )
+        if last.hash != self._newest:
+            raise LedgerError(
+                f"the ledger {self._file.path} has forgotten what run {self.run_id} was charged",
+                hint="it was replaced by an older copy; put back the one that the run was charged to",
             )
         return self._lane
 

@@ -130,7 +130,10 @@ def load_adapter(network: nn.Module, folder: Path) -> None:
         config = LoraConfig.from_pretrained(folder)
         state = load_file(folder / "adapter_model.safetensors")
     except Exception as error:
-        raise ModelError(f"{folder} does not hold a peft adapter that can be read") from error
+        raise ModelError(
+            f"{folder} does not hold a peft adapter that can be read",
+            hint="restore it, or make the release again",
+        ) from error
     inject_adapter_in_model(config, network, adapter_name=ADAPTER)
     plain = {name.removeprefix("base_model.model."): value for name, value in state.items()}
     outcome = set_peft_model_state_dict(network, plain, adapter_name=ADAPTER)
