@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from dp_diffusers.recipe.checks import cross_checks
+from dp_diffusers.recipe.checks import cross_checks, default_delta
 from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.pretrain import (
     DrawnDigitsSource,
@@ -137,17 +137,6 @@ class Recipe(Section):
 def default_ledger(data_path: str) -> str:
     """`images.parquet.ledger` beside `images.parquet`, `xrays.ledger` beside the folder `xrays/`."""
     return str(data_path).rstrip("/\\") + ".ledger"
-
-
-def default_delta(population: object) -> float:
-    """1e-5, or the largest power of ten below 1/population where that is smaller."""
-    delta = 1e-5
-    if isinstance(population, int) and population > 0:
-        exponent = 5
-        while 10**exponent <= population:
-            exponent += 1
-        delta = float(f"1e-{exponent}")
-    return delta
 
 
 def defaulted(given: Mapping[str, Any], resolved: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

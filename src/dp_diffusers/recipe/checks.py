@@ -11,6 +11,8 @@ from typing import Any
 
 from dp_diffusers.recipe.problems import Finding
 
+SMALLEST_EXPONENT = 14  # delta lies above 1e-15
+
 
 def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
     """Every finding between the keys of a fine-tuning recipe, given as plain data."""
@@ -20,16 +22,30 @@ def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
 def _number(recipe: Mapping[str, Any], section: str, key: str) -> float | None:
     part = recipe.get(section)
     value = part.get(key) if isinstance(part, Mapping) else None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < 1e18 else None
 
 
 def _delta(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     delta = _number(recipe, "budget", "delta")
     population = _number(recipe, "mechanism", "population")
     if delta is not None and population and 1 > delta >= 1 / population > 0:
-        hint = f"delta >= 1/population would allow publishing one unit outright; take {0.1 / population:.0e}"
+        usual = default_delta(int(population))
+        hint = f"delta >= 1/population would allow publishing one unit outright; the default is {usual:g}"
         message = f"expected budget.delta < 1/population = {1 / population:.3g}, got {delta:g}"
         yield ("budget", "delta"), message, hint
+
+
+def default_delta(population: object) -> float:
+    """1e-5, or the largest power of ten below 1/population where that is smaller."""
+    delta = 1e-5
+    if isinstance(population, int) and population > 0:
+        exponent = 5
+        while 10**exponent <= population and exponent < SMALLEST_EXPONENT:
+            exponent += 1
+        delta = float(f"1e-{exponent}")
+    return delta
 
 
 def _units(recipe: Mapping[str, Any]) -> Iterator[Finding]:
@@ -42,7 +58,11 @@ def _units(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     if limit is None:
         return
     if recipe["mechanism"].get("name") == "none":
-        yield where, f"expected mechanism.max_units to be null without privacy, got {limit:g}", None
+        message = f"expected mechanism.max_units to be null without privacy, got {limit:g}"
+        yield where, message, "leave it out: a run without privacy has no limit to account for"
+    elif population and expected and expected >= population:
+        message = f"mechanism.max_units has no room between expected_units and population = {population:g}"
+        yield where, message, "lower expected_units; or null, which is no limit"
     elif population and expected and not expected <= limit < population:
         message = (
             f"expected mechanism.max_units in [expected_units, population) = [{expected:g}, {population:g})"
@@ -69,7 +89,11 @@ def _names(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     data, strategy = recipe.get("data"), recipe.get("strategy")
     if isinstance(data, Mapping) and isinstance(data.get("classes"), list) and data.get("label", "") is None:
         message = "expected data.label to name the labels, since data.classes is given; got null"
-        yield ("data", "label"), message, None
+        yield ("data", "label"), message, "name the column that holds the classes, or leave data.classes out"
     also = strategy.get("also") if isinstance(strategy, Mapping) else None
     if isinstance(also, list) and len({str(item) for item in also}) < len(also):
-        yield ("strategy", "also"), f"expected strategy.also without repetitions, got {also}", None
+        yield (
+            ("strategy", "also"),
+            f"expected strategy.also without repetitions, got {also}",
+            "name each once",
+        )

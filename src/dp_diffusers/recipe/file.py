@@ -50,12 +50,13 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> RecipeSource:
         located = parse(text)
     except YamlSyntaxError as error:
         place = file.name if error.line is None else f"{file.name}:{error.line}"
-        raise RecipeError([(f"{place}: {error.message}", "check the indentation and the colons")]) from error
+        raise RecipeError([(f"{place}: {error.message}", error.hint)]) from error
     if located.value is None:
         raise RecipeError([(f"{file}: the recipe is empty", "`dp-diffusers init IMAGES` writes one")])
     if not isinstance(located.value, dict):
-        kind = type(located.value).__name__
-        raise RecipeError([(f"{file}: expected a mapping of keys, got a {kind}", None)])
+        found = _KINDS.get(type(located.value), "something else")
+        message = f"{file}: expected keys and values, got {found}"
+        raise RecipeError([(message, "`dp-diffusers init IMAGES` writes a recipe")])
     source = RecipeSource(path=file, value=located.value, lines=located.lines)
     for key, line in located.duplicates.items():
         source.findings.append((key, f"duplicated key {str(key[-1])!r}, again on line {line}", "keep one"))
@@ -66,13 +67,14 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> RecipeSource:
 
 def _read_text(file: Path) -> str:
     if file.is_dir():
-        raise RecipeError([(f"expected a recipe file, got a folder: {file}", None)])
+        hint = "give the recipe's file, such as recipe.yaml"
+        raise RecipeError([(f"expected a recipe file, got a folder: {file}", hint)])
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise RecipeError([(f"recipe not found: {file}", _similar_file(file))]) from error
     except UnicodeDecodeError as error:
-        raise RecipeError([(f"{file.name}: not a text file", None)]) from error
+        raise RecipeError([(f"{file.name}: not a text file", "a recipe is YAML or JSON in UTF-8")]) from error
     except OSError as error:
         raise RecipeError([(f"recipe cannot be read: {file}: {error.strerror}", None)]) from error
 
@@ -84,22 +86,31 @@ def _similar_file(file: Path) -> str | None:
     return f"did you mean {str(file.parent / close)!r}?" if close else None
 
 
+_KINDS = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false"}
+
+
 def override(source: RecipeSource, item: str) -> None:
     """Applies `a.b=c`; the value is read as YAML. Raises `RecipeError` for anything else."""
     dotted, equals, text = item.partition("=")
     keys = tuple(int(key) if key.isdigit() else key for key in dotted.strip().split("."))
     if not equals or not all(key != "" for key in keys):
         hint = "write it as --set training.noise_draws=8"
-        raise RecipeError([(f"--set {item}: expected key=value", hint)])
+        raise RecipeError([(f"--set {_cut(item)}: expected key=value", hint)])
     try:
         value = parse_value(text)
     except YamlSyntaxError as error:
-        raise RecipeError([(f"--set {item}: {error.message}", None)]) from error
+        hint = "the value is read as YAML; the shell wants quotes around --set 'data.classes=[a, b]'"
+        raise RecipeError([(f"--set {_cut(item)}: {error.message}", hint)]) from error
     container = _container(source.value, keys[:-1])
     if container is None or (isinstance(container, list) and not _is_index(container, keys[-1])):
-        raise RecipeError([(f"--set {item}: {dotted!r} does not lead to a key", None)])
+        message = f"--set {_cut(item)}: {dotted!r} does not lead to a key"
+        raise RecipeError([(message, "what stands there is a plain value, with no keys below it")])
     container[keys[-1]] = value
-    source.overrides[keys] = f"--set {item}"
+    source.overrides[keys] = f"--set {_cut(item)}"
+
+
+def _cut(item: str) -> str:
+    return item if len(item) <= 80 else f"{item[:77]}..."
 
 
 def _container(value: Any, keys: KeyPath) -> Any:
@@ -122,6 +133,7 @@ def _is_index(items: list[Any], key: str | int) -> bool:
 
 def validate(model: type[Model], source: RecipeSource, findings: Iterable[Finding] = ()) -> Model:
     """`source` as a `model`. Raises one `RecipeError` with every problem, in the order of the file."""
+    _require_kind(model, source)
     problems = [*source.findings, *findings]
     try:
         recipe = model.model_validate(source.value)
@@ -134,6 +146,21 @@ def validate(model: type[Model], source: RecipeSource, findings: Iterable[Findin
         if not problems:
             return recipe
     raise RecipeError(_located(problems, source))
+
+
+def _require_kind(model: type[BaseModel], source: RecipeSource) -> None:
+    """Raises `RecipeError` for a recipe of the other kind: one line, not one for each key."""
+    keys = set(source.value)
+    private = bool(keys & {"base", "budget", "mechanism"})
+    public = isinstance(source.value.get("data"), list) or bool(keys & {"model", "autoencoder"})
+    kinds = {
+        "Recipe": (public, private, "a public pre-training", "pretrain"),
+        "PretrainRecipe": (private, public, "a private fine-tuning", "train"),
+    }
+    other, own, what, verb = kinds.get(model.__name__, (False, True, "", ""))
+    if other and not own:
+        message = f"{source.path.name} is the recipe of {what}"
+        raise RecipeError([(message, f"`dp-diffusers {verb} {source.path} --out DIR` runs it")])
 
 
 def _located(problems: list[Finding], source: RecipeSource) -> list[tuple[str, str | None]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dp_diffusers.errors import BudgetError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
@@ -35,7 +36,8 @@ def budget_of(recipe: Recipe) -> Budget:
 def plan_of(recipe: Recipe) -> Plan:
     """Calibrates the plan of a recipe; the mechanism `none` gives a plan that says it is not private.
 
-    Raises: `BudgetError` where no usable noise meets the budget, `ParameterError` for numbers out of range.
+    Raises: `BudgetError` where no usable noise meets the budget, or the cap has no room for it;
+    `ParameterError` for numbers out of range.
     """
     settings = recipe.mechanism
     sizes = {
@@ -49,4 +51,22 @@ def plan_of(recipe: Recipe) -> Plan:
         clip_norm=settings.clip_norm, clipping=settings.clipping, max_units=settings.max_units, **sizes
     )
     budget = budget_of(recipe)
-    return Plan.calibrate(budget, mechanism, queries_of(recipe, budget))
+    plan = Plan.calibrate(budget, mechanism, queries_of(recipe, budget))
+    _require_room(plan, budget)
+    return plan
+
+
+def _require_room(plan: Plan, budget: Budget) -> None:
+    """Raises `BudgetError` for a plan that its own cap could never admit."""
+    cap = budget.cap
+    if cap is None or (plan.epsilon <= cap.epsilon and budget.delta <= cap.delta):
+        return
+    from dp_diffusers.privacy import accountant
+
+    alone = accountant.epsilon(plan.records, cap.delta, budget.adjacency)
+    if alone > cap.epsilon:
+        raise BudgetError(
+            f"this run alone would spend epsilon {alone:.4g} at delta {cap.delta:g}, above "
+            f"budget.cap.epsilon {cap.epsilon:g}",
+            hint="lower budget.epsilon; or raise budget.cap, which the first run of a ledger fixes for good",
+        )

@@ -51,11 +51,12 @@ def _finding(detail: Mapping[str, Any], model: type[BaseModel], value: Any) -> F
         missing = (*path, "source") if kind == "union_tag_not_found" else path
         return missing, f"missing key {'.'.join(map(str, missing))!r}", _description(missing, model)
     if kind in {"literal_error", "union_tag_invalid"}:
-        return path, *_choice(dotted, detail, context)
+        return path, *_choice(dotted, detail, context, _description(path, model))
     if kind == "value_error":
         raised = context["error"]
         return path, str(raised), getattr(raised, "hint", None)
-    return path, f"expected {dotted} {_expectation(kind, context)}, got {_shown(detail['input'])}", None
+    message = f"expected {dotted} {_expectation(kind, context)}, got {shown(detail['input'])}"
+    return path, message, _hint(path, detail["input"], kind, model)
 
 
 _EXPECTED = {
@@ -70,6 +71,7 @@ _EXPECTED = {
     "model_attributes_type": "to be a mapping of keys",
     "finite_number": "to be finite",
     "none_required": "to be null",
+    "string_pattern_mismatch": "to be auto, cpu, mps, cuda or cuda:N",  # devices alone have a pattern
 }
 _BOUNDS = {
     "greater_than": (">", "gt"),
@@ -86,21 +88,46 @@ def _expectation(kind: str, context: Mapping[str, Any]) -> str:
     if kind == "string_too_short":
         return "not to be empty"
     if kind == "too_short":
-        return f"to have at least {context['min_length']} items"
+        return f"to have at least {context['min_length']} item"
     return _EXPECTED.get(kind, "to be valid")
 
 
-def _choice(dotted: str, detail: Mapping[str, Any], context: Mapping[str, Any]) -> tuple[str, str | None]:
+def _hint(path: KeyPath, value: object, kind: str, model: type[BaseModel]) -> str | None:
+    """What a key is for; for a number or a name that was written as the other, how to write it."""
+    if isinstance(value, str) and kind in _NUMBERS and _is_number(value):
+        return "write the number without the quotes"
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return f"text that looks like something else stands in quotes: '{shown(value)}'"
+    return _description(tuple(part for part in path if isinstance(part, str)), model)
+
+
+_NUMBERS = {"int_type", "float_type"}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _choice(
+    dotted: str, detail: Mapping[str, Any], context: Mapping[str, Any], purpose: str | None
+) -> tuple[str, str | None]:
     listed = context.get("expected") or context.get("expected_tags") or ""
-    known = re.findall(r"'([^']*)'", listed)
+    known = re.findall(r"'([^']*)'", listed) or re.split(r", | or ", listed)
     given = context["tag"] if "tag" in context else detail["input"]
     dotted = f"{dotted}.source" if "tag" in context else dotted
     close = nearest(str(given), known)
-    hint = f"did you mean {close!r}?" if close else None
-    return f"expected {dotted} to be one of {', '.join(known)}, got {_shown(given)}", hint
+    hint = f"did you mean {close!r}?" if close else purpose
+    return f"expected {dotted} to be one of {', '.join(known)}, got {shown(given)}", hint
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a recipe would say it, cut to one short line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -174,4 +201,8 @@ def _section(path: KeyPath, model: type[BaseModel], value: Any) -> type[BaseMode
 def _description(path: KeyPath, model: type[BaseModel]) -> str | None:
     section = _section(path[:-1], model, None)
     info = section.model_fields.get(str(path[-1])) if section else None
-    return f"{path[-1]}: {info.description}" if info and info.description else None
+    if info is None:
+        return None
+    inner = _model_of(info.annotation)
+    said = info.description or (inner.__doc__ if inner else None)
+    return f"{path[-1]}: {' '.join(said.split())}" if said else None

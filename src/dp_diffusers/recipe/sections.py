@@ -11,8 +11,12 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from dp_diffusers.recipe.problems import RefusedValueError, Section
+from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
 
+MOST_STEPS = 10**8  # the accountant takes minutes beyond it
+MOST_UNITS = 10**12
+MOST_ROWS = 10**6
+SEEDS = 2**63 - 1
 PARQUET_SUFFIXES = (".parquet", ".pq")
 Target = Literal["attention", "linear", "convolution", "all"]
 Timesteps = Literal["uniform", "logit_normal", "high_noise"]
@@ -25,24 +29,30 @@ def _targets(value: object) -> object:
         return value
     if isinstance(value, list) and value and all(isinstance(item, str) and item for item in value):
         return value
-    message = f"expected strategy.targets to be one of {', '.join(known)}, or a list of names, got {value!r}"
+    message = (
+        f"expected strategy.targets to be one of {', '.join(known)}, or a list of names, got {shown(value)}"
+    )
     raise RefusedValueError(message, "a list holds endings of module names, as in [to_q, to_v]")
 
 
 def _rows(value: object) -> object:
     """`auto` or a whole number > 0."""
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9):
         return value
-    raise RefusedValueError(f"expected runtime.rows_per_pass to be auto or a whole number > 0, got {value!r}")
+    raise RefusedValueError(
+        f"expected runtime.rows_per_pass to be auto or a whole number > 0, got {shown(value)}",
+        "auto takes 256 rows or fewer",
+    )
 
 
 def _only(key: str, value: object, hint: str) -> AfterValidator:
     """Refuses all but `value`: nobody shall believe in a setting that has no effect."""
-    shown = "null" if value is None else str(value).lower()
 
     def check(given: Any) -> Any:
         if given != value:
-            raise RefusedValueError(f"expected {key} to be {shown} in this version, got {given!r}", hint)
+            raise RefusedValueError(
+                f"expected {key} to be {shown(value)} in this version, got {shown(given)}", hint
+            )
         return given
 
     return AfterValidator(check)
@@ -125,8 +135,9 @@ class BudgetSettings(Section):
     def _delta_of_the_cap(cls, value: Any) -> Any:
         """A cap without delta has the budget's."""
         cap = value.get("cap") if isinstance(value, dict) else None
-        if isinstance(cap, dict) and "delta" not in cap and isinstance(value.get("delta"), float):
-            return {**value, "cap": {**cap, "delta": value["delta"]}}
+        delta = value.get("delta") if isinstance(value, dict) else None
+        if isinstance(cap, dict) and "delta" not in cap and isinstance(delta, float) and 1e-15 < delta < 1:
+            return {**value, "cap": {**cap, "delta": delta}}
         return value
 
     @model_validator(mode="after")
@@ -143,16 +154,19 @@ class MechanismSettings(Section):
     name: Literal["dpsgd", "none"] = Field(
         default="dpsgd", description="`none` is the non-private run, for ceilings only"
     )
-    steps: int = Field(default=200, ge=1, description="noisy steps")
+    steps: int = Field(default=200, ge=1, le=MOST_STEPS, description="noisy steps")
     expected_units: int = Field(
-        ge=1, description="mean number of units in a step (default: a tenth, at most 4096)"
+        ge=1, le=MOST_UNITS, description="mean number of units in a step (default: a tenth, at most 4096)"
     )
-    population: int = Field(ge=1, description="declared public number of units in the data; never counted")
-    clip_norm: float = Field(default=1.0, gt=0, description="how far one unit can move a step")
+    population: int = Field(
+        ge=1, le=MOST_UNITS, description="declared public number of units in the data; never counted"
+    )
+    clip_norm: float = Field(default=1.0, gt=0, le=1e6, description="how far one unit can move a step")
     clipping: Literal["flat"] = Field(default="flat", description="clipping rule")
     max_units: int | None = Field(
         default=None,
         ge=1,
+        le=MOST_UNITS,
         description="hard limit of a step, drawn from exactly `population` slots; free at five standard "
         "deviations above expected_units; null: none",
     )
@@ -171,8 +185,10 @@ class StrategySettings(Section):
     """Which parameters are trained."""
 
     name: Literal["lora"] = Field(default="lora", description="fine-tuning strategy")
-    rank: int = Field(default=8, ge=1, description="rank of the adapters")
-    alpha: float | None = Field(default=None, gt=0, description="scale of the adapters; null: the rank")
+    rank: int = Field(default=8, ge=1, le=MOST_ROWS, description="rank of the adapters")
+    alpha: float | None = Field(
+        default=None, gt=0, le=1e6, description="scale of the adapters; null: the rank"
+    )
     targets: Annotated[Target | list[str], BeforeValidator(_targets)] = Field(
         default="attention", description="attention, linear, convolution, all, or endings of module names"
     )
@@ -186,22 +202,26 @@ class TrainingSettings(Section):
     """How the model learns; nothing here can change epsilon."""
 
     noise_draws: int = Field(
-        default=4, ge=1, description="noise draws per image and step, averaged before the clip"
+        default=4, ge=1, le=MOST_ROWS, description="noise draws per image and step, averaged before the clip"
     )
     augmentations: Annotated[
         int, _only("training.augmentations", 1, "noise_draws makes several rows of an image")
     ] = Field(default=1, description="augmented copies per image: 1 in this version")
-    max_images_per_unit: int = Field(default=8, ge=1, description="images of one unit used in a step at most")
-    learning_rate: float = Field(default=1e-3, gt=0, description="step size")
+    max_images_per_unit: int = Field(
+        default=8, ge=1, le=MOST_ROWS, description="images of one unit used in a step at most"
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="step size")
     optimizer: Literal["sgd", "adam", "adamw"] = Field(default="adam", description="sgd, adam or adamw")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="learning rate after the warm-up"
     )
-    warmup_steps: int = Field(default=0, ge=0, description="steps until the learning rate is reached")
+    warmup_steps: int = Field(
+        default=0, ge=0, le=MOST_STEPS, description="steps until the learning rate is reached"
+    )
     ema: float = Field(default=0.95, ge=0, lt=1, description="averaging of weights per step; 0 is off")
     timesteps: Timesteps = Field(default="uniform", description="distribution of the noise level")
     label_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of rows trained without label")
-    seed: int = Field(default=0, ge=0, description="initial adapters only; never the noise")
+    seed: int = Field(default=0, ge=0, le=SEEDS, description="initial adapters only; never the noise")
 
 
 class RuntimeSettings(Section):
@@ -226,7 +246,7 @@ class RuntimeSettings(Section):
 class GenerationSettings(Section):
     """The synthetic images."""
 
-    images: int = Field(default=10_000, ge=1, description="number of synthetic images")
+    images: int = Field(default=10_000, ge=1, le=10**9, description="number of synthetic images")
     labels: Literal["uniform", "histogram"] = Field(
         default="uniform",
         description="`uniform`: the same number of each class; `histogram`: as the private images have them, "
@@ -237,8 +257,8 @@ class GenerationSettings(Section):
     )
     sampler: Literal["ddim", "dpmsolver++"] = Field(default="ddim", description="ddim or dpmsolver++")
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
-    guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance; 1 is off")
-    seed: int = Field(default=0, ge=0, description="one random stream per image")
+    guidance: float = Field(default=1.0, ge=0, le=1e3, description="classifier-free guidance; 1 is off")
+    seed: int = Field(default=0, ge=0, le=SEEDS, description="one random stream per image")
 
 
 class AuditSettings(Section):
@@ -251,5 +271,8 @@ class AuditSettings(Section):
         "procedural ones of the base's size",
     )
     canaries: int = Field(
-        default=1000, ge=20, description="artificial units, each in or out by a fair coin; more see more"
+        default=1000,
+        ge=20,
+        le=MOST_ROWS,
+        description="artificial units, each in or out by a fair coin; more see more",
     )

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import yaml
 
 KeyPath: TypeAlias = tuple[str | int, ...]
+MOST_KEYS = 10_000  # aliases of aliases can stand for more than any memory holds
 
 _FLOAT = re.compile(
     r"""^(?:[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)
@@ -29,10 +30,13 @@ _FLOAT = re.compile(
 class YamlSyntaxError(Exception):
     """The text is not YAML. `line` counts from 1; it is None where the parser knows none."""
 
-    def __init__(self, line: int | None, message: str) -> None:
+    def __init__(
+        self, line: int | None, message: str, hint: str = "check the indentation and the colons"
+    ) -> None:
         super().__init__(message)
         self.line = line
         self.message = message
+        self.hint = hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +97,15 @@ def parse(text: str) -> Located:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YamlSyntaxError(mark.line + 1 if mark else None, _one_line(error)) from error
-    except yaml.YAMLError as error:
-        raise YamlSyntaxError(None, " ".join(str(error).split())) from error
-    except (RecursionError, ValueError) as error:
-        raise YamlSyntaxError(None, f"cannot be read as YAML: {error}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise YamlSyntaxError(
+            line, "not valid YAML: a control character", "retype the line, check the colons"
+        ) from error
+    except RecursionError as error:
+        raise YamlSyntaxError(None, "nested too deeply", "a recipe has a few lists and mappings") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise YamlSyntaxError(None, f"not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def parse_value(text: str) -> Any:
@@ -110,9 +119,16 @@ def _one_line(error: yaml.MarkedYAMLError) -> str:
 
 
 def _mark(loader: _Loader, node: yaml.Node, path: KeyPath, located: Located) -> None:
-    """Notes the line of everything below `node`."""
+    """Notes the line of everything below `node`; what an alias stands for is counted again."""
+    if len(located.lines) > MOST_KEYS:
+        raise YamlSyntaxError(
+            node.start_mark.line + 1, f"more than {MOST_KEYS} keys and values", "write it without aliases"
+        )
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                line = key_node.start_mark.line + 1
+                raise YamlSyntaxError(line, "merge keys (<<) are not read", "write the keys out")
             key = loader.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 continue  # construct_document raises the proper error
