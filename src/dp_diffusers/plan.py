@@ -8,7 +8,6 @@ through its mechanism inside functions (never torch at the top). Source: the exe
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 from dp_diffusers.errors import GuaranteeError, ParameterError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
+from dp_diffusers.plan_checks import SCHEMA, mechanism_of, parse, require_budget, require_slots, same
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.canonical import canonical_json, fingerprint
 from dp_diffusers.privacy.events import GaussianMechanism, Record, record_from_dict, training_record
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
     from dp_diffusers.privacy.calibration import PrefixTable
 
-SCHEMA: Final = 1
 FREE_LIMIT: Final = 5.0  # standard deviations above the mean at which max_units costs nothing worth saying
 _MADE_HERE: Final = object()
 
@@ -81,7 +80,7 @@ class Plan:
             return cls(None, mechanism, 0.0, math.inf, None, _token=_MADE_HERE)
         from dp_diffusers.privacy.calibration import calibrate_noise
 
-        budget = _require_budget(budget, mechanism)
+        budget = require_budget(budget, mechanism)
         asked = tuple(queries)
         found = calibrate_noise(budget.epsilon, budget.delta, mechanism.record, budget.adjacency, asked)
         numbers = found.noise_multiplier, found.epsilon, found.epsilon_rdp
@@ -93,7 +92,7 @@ class Plan:
 
         Raises `ParameterError` for a document that is not a plan or whose numbers do not follow.
         """
-        values = _parse(document)
+        values = parse(document)
         try:
             plan = cls._rebuild(values)
             claimed = {name: values[name] for name in ("epsilon", "epsilon_rdp", "fingerprint")}
@@ -101,7 +100,7 @@ class Plan:
             raise ParameterError(f"not a plan: {error!r}") from error
         derived = plan.to_dict()
         for name, value in claimed.items():
-            if not _same(value, derived[name]):
+            if not same(value, derived[name]):
                 raise ParameterError(
                     f"the plan says {name} {value}, its numbers give {derived[name]}",
                     hint="the file was changed; calibrate again",
@@ -117,8 +116,8 @@ class Plan:
 
         budget, record = Budget.from_dict(values["budget"]), training_record(values["mechanism"])
         queries = tuple(record_from_dict(query) for query in values.get("queries", ()))
-        mechanism = _mechanism_of(record)
-        _require_budget(budget, mechanism)
+        mechanism = mechanism_of(record)
+        require_budget(budget, mechanism)
         certified = accountant.epsilon([*queries, record], budget.delta, budget.adjacency)
         by_rdp = accountant.cross_check(certified, [*queries, record], budget.delta, budget.adjacency)
         if certified > budget.epsilon * (1 + 1e-9):
@@ -199,7 +198,7 @@ class Plan:
         record = self.record
         limited = record is not None and record.max_units is not None
         if limited and self.budget is not None and self.budget.adjacency == "add_remove":
-            _require_slots(unit_count, self.mechanism.population)
+            require_slots(unit_count, self.mechanism.population)
         return self.mechanism.sampler(unit_count, keys)
 
     def private_gradient(self, parameters: Any, keys: RunKeys) -> PrivateGradient | PlainGradient:
@@ -208,9 +207,8 @@ class Plan:
 
     def explain(self) -> str:
         """The plan in plain words, for the engineer and for the data protection officer."""
-        return explain(
-            self.budget, self.record, self.epsilon, self.epsilon_rdp, without_limit=self.epsilon_without_limit
-        )
+        further: dict[str, Any] = {"without_limit": self.epsilon_without_limit, "queries": self.queries}
+        return explain(self.budget, self.record, self.epsilon, self.epsilon_rdp, **further)
 
     @cached_property
     def epsilon_without_limit(self) -> float | None:
@@ -287,56 +285,3 @@ class Plan:
             f"sampling_probability={self.sampling_probability:.6g}, "
             f"noise_multiplier={self.noise_multiplier:.6g})"
         )
-
-
-def _require_budget(budget: Budget | None, mechanism: DPSGD) -> Budget:
-    if budget is None:
-        raise ParameterError("a private mechanism needs a budget", hint="Budget(epsilon=..., delta=...)")
-    if budget.delta * mechanism.population >= 1.0:
-        raise ParameterError(
-            f"expected delta < 1 / population = {1 / mechanism.population:.3g}, got {budget.delta:g}",
-            hint="at 1 / population, publishing one unit's images outright would count as private",
-        )
-    return budget
-
-
-def _require_slots(unit_count: int, population: int) -> None:
-    if unit_count > population:
-        raise ParameterError(
-            f"the data hold more units than mechanism.population = {population}, which max_units takes as "
-            "public under adjacency add_remove",
-            hint="raise population, or set budget.adjacency to zero_out",
-        )
-
-
-def _mechanism_of(record: GaussianMechanism) -> DPSGD:
-    mechanism = DPSGD(
-        steps=record.steps,
-        expected_units=record.expected_units,
-        population=record.population,
-        clip_norm=record.clip_norm,
-        clipping=record.clipping,
-        max_units=record.max_units,
-    )
-    if record.sampling_probability != mechanism.sampling_probability:
-        raise ParameterError(
-            f"expected sampling probability expected_units / population = {mechanism.sampling_probability}, "
-            f"got {record.sampling_probability}"
-        )
-    return mechanism
-
-
-def _parse(document: str | Mapping[str, Any]) -> Mapping[str, Any]:
-    try:
-        values = json.loads(document) if isinstance(document, str) else document
-    except ValueError as error:
-        raise ParameterError(f"not a plan: {error}") from error
-    if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
-        raise ParameterError(f"not a plan of schema {SCHEMA}")
-    return values
-
-
-def _same(claimed: Any, derived: Any) -> bool:
-    if isinstance(claimed, float) and isinstance(derived, float):
-        return math.isclose(claimed, derived, rel_tol=1e-5)
-    return bool(claimed == derived)

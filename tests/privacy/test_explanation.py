@@ -9,6 +9,7 @@ import pytest
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.events import HistogramQuery
 from dp_diffusers.privacy.explanation import explain
 from dp_diffusers.privacy.theorems import theorem_of
 
@@ -78,3 +79,13 @@ def test_what_a_neighbour_is_and_by_which_theorem(adjacency: str, words: str) ->
             Budget(1.0, 1e-5, adjacency=adjacency), test_keys=False, class_names_from_data=False
         )
     )
+
+
+def test_queries_and_slots_are_said() -> None:
+    limited = DPSGD(steps=20, expected_units=100, population=1000, max_units=120).record(1.2)
+    query = HistogramQuery(classes=10, noise_multiplier=36.31)
+    text = explain(Budget(1.0, 1e-5), limited, 1.0, None, queries=[query], without_limit=0.9)
+    assert "paid from the same budget: histogram, once, with Gaussian noise of 36.31" in text
+    assert "that the data hold at most 1,000 (declared" in text
+    assert "2.1 standard deviations above the mean" in text
+    assert "that the data hold about 1,000" in _words(1.0)

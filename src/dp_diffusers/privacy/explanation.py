@@ -8,11 +8,11 @@ NIST SP 800-226 for what has to be said beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dp_diffusers.privacy.budget import Budget
-from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.theorems import theorem_of
 
 _ABOUT: Final = {"add_remove": "the presence", "zero_out": "the images", "replace": "the images"}
@@ -34,14 +34,17 @@ def explain(
     epsilon_rdp: float | None,
     *,
     without_limit: float | None = None,
+    queries: Sequence[Record] = (),
 ) -> str:
     """Several short paragraphs; `budget` and `record` None mean the run without privacy.
 
-    `without_limit`: epsilon if `max_units` were not, where it is met often enough to matter.
+    `without_limit`: epsilon if `max_units` were not, where it is met often enough to matter. `queries`: what
+    is asked beside the steps.
     """
     if budget is None or record is None:
         return _NOT_PRIVATE
-    engineer = _engineer(budget, record, epsilon, epsilon_rdp, without_limit)
+    sampling = [*_limit_sentences(record, epsilon, without_limit), *map(_query_sentence, queries)]
+    engineer = _engineer(budget, record, epsilon, epsilon_rdp, sampling)
     officer = _officer(budget, record, epsilon)
     return f"For the engineer\n{engineer}\n\nFor the data protection officer\n{officer}"
 
@@ -51,14 +54,14 @@ def _engineer(
     record: GaussianMechanism,
     epsilon: float,
     epsilon_rdp: float | None,
-    without_limit: float | None,
+    further: Sequence[str],
 ) -> str:
     lines = [
         f"Each of {record.steps:,} steps includes every {budget.unit} on its own with probability "
         f"{record.sampling_probability:.6g} ({record.expected_units:,} expected of {record.population:,}).",
-        *_limit_sentences(record, epsilon, without_limit),
         f"One {budget.unit} moves the sum of a step by at most {record.clip_norm:g} (clip norm); Gaussian "
         f"noise of {record.noise_multiplier:.4f} x that (noise multiplier) is added to the sum.",
+        *further,
         f"Epsilon is {epsilon:.4f} of a budget of {budget.epsilon:g} at delta {budget.delta:g}, an upper "
         f"bound by privacy loss distributions; {_rdp_words(epsilon_rdp)}.",
         f"Theorem: {theorem_of(record, budget.adjacency)}.",
@@ -75,7 +78,7 @@ def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
         + _odds_sentence(epsilon),
         f"This may fail with a probability of at most about delta = {budget.delta:g}, less than one in the "
         f"{record.population:,} of the data.",
-        f"Assumed public, and not protected: that the data hold about {record.population:,} (declared, not "
+        f"Assumed public, and not protected: that the data hold {_how_many(budget, record)} (declared, not "
         "counted), the names of the classes, the settings of the run, the public model and data it starts "
         "from. Not covered: who can reach the private images, logs and memory while the run is on.",
         f"The bound is about {_ABOUT[budget.adjacency]} of one unit. What is true of the whole population "
@@ -128,6 +131,20 @@ def _rdp_words(epsilon_rdp: float | None) -> str:
     if epsilon_rdp is None:
         return "RDP has no theorem for this combination, so there is no cross-check"
     return f"RDP, which is looser, gives {epsilon_rdp:.4f}"
+
+
+def _how_many(budget: Budget, record: GaussianMechanism) -> str:
+    """Slots are public where a missing unit is an empty slot; else the number is only declared."""
+    most = record.max_units is not None and budget.adjacency == "add_remove"
+    return f"{'at most' if most else 'about'} {record.population:,}"
+
+
+def _query_sentence(query: Record) -> str:
+    times = "once" if query.steps == 1 else f"{query.steps:,} times"
+    return (
+        f"Besides, and paid from the same budget: {query.name}, {times}, with Gaussian noise of "
+        f"{query.noise_multiplier:.4g} on its sum."
+    )
 
 
 def _limit_sentences(record: GaussianMechanism, epsilon: float, without_limit: float | None) -> Iterator[str]:

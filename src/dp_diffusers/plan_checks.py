@@ -1,0 +1,78 @@
+"""What has to hold of a plan's parts and of a plan's document before there is a plan.
+
+Guarantee: what passes here is in range and fits together; what a document claims is compared, never believed.
+Imports privacy/ and the mechanisms, never torch. Source: the contract of `Plan` in the design.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dp_diffusers.errors import ParameterError
+from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.events import GaussianMechanism
+
+SCHEMA: Final = 1
+SAME: Final = 1e-5  # relative: how far an epsilon computed again may lie from the one in a document
+
+
+def require_budget(budget: Budget | None, mechanism: DPSGD) -> Budget:
+    """The budget. Raises `ParameterError` without one, and for delta >= 1 / population."""
+    if budget is None:
+        raise ParameterError("a private mechanism needs a budget", hint="Budget(epsilon=..., delta=...)")
+    if budget.delta * mechanism.population >= 1.0:
+        raise ParameterError(
+            f"expected delta < 1 / population = {1 / mechanism.population:.3g}, got {budget.delta:g}",
+            hint="at 1 / population, publishing one unit's images outright would count as private",
+        )
+    return budget
+
+
+def require_slots(unit_count: int, population: int) -> None:
+    """Raises `ParameterError` if there are more units than slots; how many there are is not said."""
+    if unit_count > population:
+        raise ParameterError(
+            f"the data hold more units than mechanism.population = {population}, which max_units takes as "
+            "public under adjacency add_remove",
+            hint="raise population, or set budget.adjacency to zero_out",
+        )
+
+
+def mechanism_of(record: GaussianMechanism) -> DPSGD:
+    """The mechanism with this record. Raises `ParameterError` if its sampling probability does not follow."""
+    mechanism = DPSGD(
+        steps=record.steps,
+        expected_units=record.expected_units,
+        population=record.population,
+        clip_norm=record.clip_norm,
+        clipping=record.clipping,
+        max_units=record.max_units,
+    )
+    if record.sampling_probability != mechanism.sampling_probability:
+        raise ParameterError(
+            f"expected sampling probability expected_units / population = {mechanism.sampling_probability}, "
+            f"got {record.sampling_probability}"
+        )
+    return mechanism
+
+
+def parse(document: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """The document as a mapping. Raises `ParameterError` for anything that is not a plan of this schema."""
+    try:
+        values = json.loads(document) if isinstance(document, str) else document
+    except ValueError as error:
+        raise ParameterError(f"not a plan: {error}") from error
+    if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
+        raise ParameterError(f"not a plan of schema {SCHEMA}")
+    return values
+
+
+def same(claimed: Any, derived: Any) -> bool:
+    """Whether a document's value is the one that its numbers give."""
+    if isinstance(claimed, float) and isinstance(derived, float):
+        return math.isclose(claimed, derived, rel_tol=SAME)
+    return bool(claimed == derived)
