@@ -30,16 +30,17 @@ class Trainings:
         )
         assert self._answer() == {"ready": True}
 
-    def start(
-        self, recipe: Path, *overrides: str, out: str = "run", die: Any = None, pause: float = 0.0
-    ) -> int:
+    def start(self, recipe: Path, *overrides: str, out: str = "run", **options: Any) -> int:
         """Starts `train RECIPE --out OUT`; the process id."""
-        folder = recipe.parent
-        argv = ["train", str(recipe), "--out", str(folder / out)]
+        argv = ["train", str(recipe), "--out", str(recipe.parent / out)]
         for override in overrides:
             argv += ["--set", override]
+        return self.command(recipe.parent, argv, **options)
+
+    def command(self, folder: Path, argv: list[str], *, pause: float = 0.0, **options: Any) -> int:
+        """Starts a command with its log and output in `folder`; the process id."""
         request = {"start": argv, "log": str(folder / "log"), "output": str(folder / "output")}
-        return int(self._ask({**request, "die": die, "pause": pause})["pid"])
+        return int(self._ask({**request, "pause": pause, **options})["pid"])
 
     def wait(self, pid: int) -> int:
         """The exit code; minus the signal for a killed process."""

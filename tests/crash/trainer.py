@@ -1,8 +1,9 @@
-"""Trainings as processes of their own, started in a moment: a server with the libraries loaded forks them.
+"""Commands as processes of their own, started in a moment: a server with the libraries loaded forks them.
 
-A request is a line of JSON on stdin. `{"start": argv, "log": path, "output": path, "pause": seconds, "die":
-[target, when, nth]}` answers `{"pid": ...}`; `{"wait": pid}` answers `{"code": ...}`, minus the signal for a
-killed one. `python trainer.py LOG ARGUMENTS...` runs one training in this very process instead.
+A request is a line of JSON on stdin. `{"start": argv, "log": path, "output": path, "pause": seconds}` answers
+`{"pid": ...}`; `{"wait": pid}` answers `{"code": ...}`, minus the signal for a killed one. A start may also
+have `"die": [target, when, nth]`, `"seams": {...}` (arguments of `Seams`) and `"defects": [names]`.
+`python trainer.py LOG ARGUMENTS...` runs one command in this very process instead.
 
 The log gets two synced lines for each step: `begin LANE STEP` before the noise is drawn, `done LANE STEP`
 after. What was really released therefore lies between the two.
@@ -24,7 +25,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from defects import DEFECTS
+from seams import Seams
+
 from loop_support import cheap_trainings
+
+sync = os.fsync  # the log's own, which is no seam of the product
+PART = 3  # images that `generate` samples at once, so that there are several parts
 
 
 def log_releases(path: str, pause: float) -> None:
@@ -37,7 +44,7 @@ def log_releases(path: str, pause: float) -> None:
 
     def write(word: str, lane: bytes, step: int) -> None:
         os.write(log, f"{word} {lane.hex()} {step}\n".encode())
-        os.fsync(log)
+        sync(log)
 
     def release(self: Any, step: int, receipt: Any) -> Any:
         time.sleep(pause * chance.random())
@@ -101,23 +108,63 @@ def plan_ahead(overrides: tuple[str, ...], recipe: str) -> None:
     accountant.epsilon([plan.mechanism.record(plan.noise_multiplier)], plan.delta, "add_remove", grid=1e-4)
 
 
+def small_parts() -> None:
+    """Sampling in parts of a few images."""
+    from dataclasses import replace
+
+    from dp_diffusers import release
+
+    sample = release.sample
+
+    def called(family: Any, labels: Any, count: int, sampling: Any, **options: Any) -> Any:
+        return sample(family, labels, count, replace(sampling, batch=PART), **options)
+
+    release.sample = called
+
+
+def below_a_parent(note: Path) -> int:
+    """Goes on in a child, whose number is written to `note`; the parent reads what it says, until killed.
+
+    Returns: the child's end of the pipe between them.
+    """
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        return writing
+    os.close(writing)
+    note.write_text(str(pid))
+    while os.read(reading, 4096):
+        pass
+    os.waitpid(pid, 0)
+    os._exit(0)
+
+
 def child(request: dict[str, Any]) -> int:
-    """One training; the exit code."""
+    """One command; the exit code."""
     output = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    if request.get("orphan"):
+        output = below_a_parent(Path(request["output"]).with_name("orphan"))
     for stream in (1, 2):
         os.dup2(output, stream)
     from dp_diffusers.cli.main import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     log_releases(request["log"], request["pause"])
+    small_parts()
+    for name in request.get("defects") or ():
+        DEFECTS[name]()
     if request.get("die"):
         die_at(*request["die"])
+    if request.get("seams"):
+        Seams(**request["seams"]).install()
     return main(request["start"])
 
 
 def start(request: dict[str, Any]) -> dict[str, int]:
     words = request["start"]
-    plan_ahead(tuple(value for word, value in itertools.pairwise(words) if word == "--set"), words[1])
+    if words[0] == "train":
+        plan_ahead(tuple(value for word, value in itertools.pairwise(words) if word == "--set"), words[1])
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:

@@ -193,7 +193,9 @@ class LedgerFile:
         except sqlite3.Error as error:
             raise self._explain(error) from error
         except OSError as error:
-            raise LedgerError(f"cannot use the ledger {self.path}: {error.strerror or error}") from error
+            raise LedgerError(
+                f"cannot use the ledger {self.path}: {error.strerror or error}", hint="nothing was charged"
+            ) from error
 
     def _explain(self, error: sqlite3.Error) -> LedgerError:
         text = str(error)

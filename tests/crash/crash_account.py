@@ -1,0 +1,114 @@
+"""What must hold after a kill, what must hold at the end, and the count of both."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dp_diffusers as dpd
+from dp_diffusers import checkpoint
+from dp_diffusers.errors import DPDiffusersError
+from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.run_folder import RunFolder
+from loop_support import charges, problems, read_log
+
+ADAPTER = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
+OF_A_RUN = {"recipe.yaml", "private/lock", "private/run.json", "private/traces.npz"}
+OF_A_RELEASE = {f"release/{name}" for name in ("README.md", "certificate.json", *ADAPTER)}
+OF_IMAGES = {"private/images.json", "release/images/data/train-00000-of-00001.parquet"}
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What a series of kills came to: kills by where they fell, and the account of the runs that ended."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    charged: int = 0
+    begun: int = 0
+    released: int = 0
+    lanes: int = 0
+    runs: int = 0
+    unaccounted: int = 0
+    corrupted: int = 0
+    found: list[str] = field(default_factory=list)
+
+    def killed(self, folder: Path, where: str) -> None:
+        """After a kill: every release is paid for, every file loads."""
+        self.kills[where] += 1
+        broken = damaged(folder / "run")
+        self.corrupted += bool(broken)
+        self.unaccounted += unaccounted(folder)
+        self.found += [f"{where}: {what}" for what in [*broken, *problems(folder)]]
+
+    def ended(self, folder: Path) -> None:
+        """Adds a run that has ended to the account."""
+        began, done = read_log(folder / "log")
+        self.charged += len(charges(folder / "tiny.ledger"))
+        self.begun, self.released = self.begun + len(began), self.released + len(done)
+        self.lanes += len({lane for lane, _ in began})
+        self.runs += 1
+
+    def line(self) -> str:
+        """One line for the report."""
+        places = ", ".join(f"{count} {place}" for place, count in sorted(self.kills.items()))
+        return (
+            f"{self.kills.total()} kills in {self.runs} runs ({places}): {self.charged} steps charged, "
+            f"{self.begun} begun, {self.released} released in {self.lanes} lanes; "
+            f"{self.corrupted} corrupted folders, {self.unaccounted} unaccounted steps"
+        )
+
+
+def unaccounted(folder: Path) -> int:
+    """Releases that began and that the ledger does not know, and those that share lane and step."""
+    began, _ = read_log(folder / "log")  # first: the ledger read after it can only hold more
+    return len(set(began) - set(charges(folder / "tiny.ledger"))) + len(began) - len(set(began))
+
+
+def damaged(run: Path) -> list[str]:
+    """What of a run folder is there and does not load."""
+    folder, certificate = RunFolder(run), run / "release" / "certificate.json"
+    readers: dict[str, Callable[[], Any]] = {
+        "checkpoint.pt": lambda: checkpoint.load(folder.checkpoint),
+        "run.json": lambda: folder.read("run.json"),
+        "images.json": lambda: folder.read("images.json"),
+        "certificate.json": lambda: certificate.exists() and Certificate.from_json(certificate.read_text()),
+    }
+    found = []
+    for name, read in readers.items():
+        try:
+            read()
+        except DPDiffusersError as error:
+            found.append(f"{name}: {error}")
+    return found
+
+
+def files(root: Path) -> set[str]:
+    """Every file below `root`."""
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
+
+
+def at_the_end(folder: Path, *, budget: float = 1.0, images: bool = False) -> dict[str, Any]:
+    """What must hold for a finished run; its certificate."""
+    assert problems(folder) == []
+    verified = dpd.Certificate.verify(folder / "run" / "release")
+    assert verified.valid, verified.problems
+    with Ledger.open(folder / "tiny.ledger") as ledger:
+        runs = [run for run in ledger.runs() if run.status != "cancelled"]
+        assert [run.status for run in runs] == ["settled"]
+    certificate = json.loads((folder / "run" / "release" / "certificate.json").read_text())
+    assert certificate["mechanisms"][0]["steps_charged"] == len(charges(folder / "tiny.ledger"))
+    assert certificate["epsilon"] <= budget
+    assert left_over(folder, images=images) == set()
+    return dict(certificate)
+
+
+def left_over(folder: Path, *, images: bool = False) -> set[str]:
+    """Files of a run and its ledger that no finished run has, and those that it lacks."""
+    expected = OF_A_RUN | OF_A_RELEASE | (OF_IMAGES if images else set())
+    beside = {path.name for path in [*folder.glob("*tiny.ledger*"), *folder.glob(".*tiny.ledger*")]}
+    return (files(folder / "run") ^ expected) | (beside - {"tiny.ledger", "tiny.ledger-journal"})
