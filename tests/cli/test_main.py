@@ -27,6 +27,7 @@ VERBS = [
     "train",
     "generate",
     "evaluate",
+    "audit",
     "ledger show",
     "certificate verify",
 ]

@@ -29,7 +29,7 @@ def audit(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Attack the training of a recipe with canaries; reads no private image."""
+    """Attack the training of a recipe; opens no private image."""
     configure(json=json, quiet=quiet)
     from dp_diffusers.recipe import Recipe
 
