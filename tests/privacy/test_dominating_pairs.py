@@ -22,7 +22,7 @@ from dp_diffusers.privacy.budget import ADJACENCIES
 from dp_diffusers.privacy.events import GaussianMechanism, HistogramQuery
 from dp_diffusers.privacy.theorems import theorem_of
 
-ROUNDING = 1e-9  # of the quadrature
+ROUNDING = 3e-8  # of the quadrature
 
 
 def step(q: float, sigma: float, *, slots: int = 10**6, most: int | None = None) -> GaussianMechanism:
