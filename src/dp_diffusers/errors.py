@@ -121,6 +121,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ParameterError:
     return ParameterError(f"unknown {kind} {name!r}", hint=hint)
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """`1 row`, `2 rows`; `several` where an s does not do it."""
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 def positive(*, hint: str | None = None, **values: float) -> None:
     """Raises `ParameterError` unless every value is finite and > 0. Call it as `positive(steps=steps)`."""
     for name, value in values.items():

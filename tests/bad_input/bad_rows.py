@@ -17,7 +17,7 @@ from dp_diffusers.cli.main import main
 from dp_diffusers.privacy.ledger import Ledger
 
 # What a command may leave in the folder of a row: the lock of a run folder, and a ledger without charges.
-LEFT = {"run/private/lock", "data.ledger"}
+LEFT = {"run/private/lock", "data.ledger", "data.ledger-journal"}
 PYTHON = re.compile(
     r"Traceback|crash\.log|Input should|value_error|type=|\[Errno|\b[A-Z]\w*(Error|Exception|Warning)\b"
     r"|NoneType|<class|object at 0x|\b(str|int|float|dict|list)_type\b|pydantic|sqlite3|dp_diffusers\."
@@ -92,7 +92,7 @@ def nothing_is_lost(before: dict[str, bytes], after: dict[str, bytes]) -> None:
 def nothing_is_spent(before: dict[str, bytes], folder: Path) -> None:
     """A ledger that was not there has no charge and counts nothing."""
     path = folder / "data.ledger"
-    if path.exists() and "data.ledger" not in before:
+    if path.is_file() and "data.ledger" not in before:
         with Ledger.open(path) as ledger:
             assert ledger.spent().epsilon == 0
             assert {entry.kind for entry in ledger.entries()}.isdisjoint({"charge", "query"})

@@ -458,3 +458,17 @@ def test_read_only_ledger_can_be_shown(tmp_path, plan):
         assert ledger.spent().epsilon > 0
         with pytest.raises((LedgerError, BudgetError)):
             ledger.reserve(plan)
+
+
+def test_a_run_that_was_cancelled_fixes_no_terms(roomy, file_ledger, new_keys):
+    """Nothing was charged, so a recipe that named the wrong unit may be corrected; a charge binds."""
+    file_ledger.reserve(roomy(unit="patent")).cancel()
+    assert (file_ledger.terms, file_ledger.spent().epsilon) == (None, 0.0)
+    account = file_ledger.reserve(roomy(unit="patient"))
+    assert file_ledger.terms.unit == "patient"
+    account.open_lane(new_keys())
+    account.charge(0)
+    with pytest.raises(LedgerError, match="unit patient there, patent asked"):
+        file_ledger.reserve(roomy(unit="patent"))
+    with Ledger.open(file_ledger.path) as opened:
+        assert opened.terms == file_ledger.terms

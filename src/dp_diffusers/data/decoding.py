@@ -96,9 +96,17 @@ def _open(name: str, data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
+            # the second picture of an MPO is its preview
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             image.load()
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Warning) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder meets arbitrary bytes, and raises what it likes
         raise DataError(f"image cannot be read: {name}", hint="remove it or replace it") from error
+    if frames > 1:
+        raise DataError(
+            f"image has {frames} frames: {name}", hint="store one picture of it, or each as an image"
+        )
     return image
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dp_diffusers.data.metadata import Metadata, read_metadata
 from dp_diffusers.data.sources import RawImages, source
-from dp_diffusers.errors import DataError, nearest
+from dp_diffusers.errors import DataError, counted, nearest
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 
@@ -87,7 +87,8 @@ def _by_class(path: Path) -> list[tuple[Path, str]]:
     loose = [item for item in path.iterdir() if _is_image(item)]
     if loose:
         hint = "one folder per class, or data.label: null for images without labels"
-        raise DataError(f"{path}: {len(loose)} images lie outside the class folders", hint=hint)
+        lie = counted(len(loose), "image lies", "images lie")
+        raise DataError(f"{path}: {lie} outside the class folders", hint=hint)
     return [
         (file, folder.name) for folder in folders for file in sorted(folder.rglob("*")) if _is_image(file)
     ]

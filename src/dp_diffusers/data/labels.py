@@ -14,6 +14,8 @@ import numpy as np
 from dp_diffusers.data.sources import RawImages
 from dp_diffusers.errors import DataError, nearest
 
+_FROM_0 = "classes are numbered from 0 without gaps, or named"
+
 
 def typed_labels(raw: RawImages, classes: tuple[str, ...] | None) -> list[int] | list[str] | None:
     """Labels of a table without types: by the classes that the caller gave, never by what one row holds.
@@ -71,15 +73,17 @@ def _from_text(labels: list[str], known: tuple[str, ...] | None) -> tuple[np.nda
 def _from_numbers(labels: np.ndarray, known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
     if known is None:
         if labels.min() < 0:
-            raise DataError(f"expected labels >= 0, got {labels.min()}")
+            raise DataError(f"expected labels >= 0, got {labels.min()}", hint=_FROM_0)
         if labels.max() >= 100_000:
-            raise DataError(f"expected labels to number classes from 0, got {labels.max()}")
+            raise DataError(f"expected labels to number classes from 0, got {labels.max()}", hint=_FROM_0)
         known = tuple(map(str, range(int(labels.max()) + 1)))
     outside = (labels < 0) | (labels >= len(known))
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
         hint = f"{len(known)} classes are numbered 0 to {len(known) - 1}"
-        raise DataError(f"label {labels[row]} in row {row} is outside the classes", hint=hint)
+        raise DataError(
+            f"label {labels[row]} in row {row} (counted from 0) is outside the classes", hint=hint
+        )
     return labels, known
 
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from dp_diffusers.data.sources import is_missing, no_column
 from dp_diffusers.data.unit_ids import joined, several_in_one
-from dp_diffusers.errors import DataError
+from dp_diffusers.errors import DataError, counted
 
 METADATA = "metadata.csv"
 FILE_NAME = "file_name"
@@ -44,7 +44,8 @@ class Metadata:
         missing = [file for file, value in zip(files, values) if empty(value)]
         if missing:
             raise DataError(
-                f"{self.path}: {kind} column {name!r} is empty for {len(missing)} images, first {missing[0]}",
+                f"{self.path}: {kind} column {name!r} is empty for {counted(len(missing), 'image')}, "
+                f"first {missing[0]}",
                 hint="fill in the value, or remove the image and its row",
             )
         several = [file for file, value in zip(files, values) if kind == "unit" and joined(value)]
@@ -56,13 +57,17 @@ class Metadata:
         bare = [file for file in files if file not in self.rows]
         if bare:
             raise DataError(
-                f"{self.path}: {len(bare)} images have no row, first {bare[0]}",
+                f"{self.path}: {counted(len(bare), 'image has', 'images have')} no row, first {bare[0]}",
                 hint="file_name holds paths relative to the folder, as in normal/0001.png",
             )
         known = set(files)
         stray = [file for file in self.rows if file not in known]
         if stray:
-            raise DataError(f"{self.path}: {len(stray)} rows name no image of the folder, first {stray[0]}")
+            rows = counted(len(stray), "row names", "rows name")
+            raise DataError(
+                f"{self.path}: {rows} no image of the folder, first {stray[0]}",
+                hint="remove the row, or put the image in its place",
+            )
 
 
 def read_metadata(folder: Path, kind: str, name: str) -> Metadata:
@@ -79,17 +84,28 @@ def read_metadata(folder: Path, kind: str, name: str) -> Metadata:
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{path} cannot be read: {error}", hint="a UTF-8 file of comma-separated values"
+            f"{path} cannot be read: {_reason(error)}", hint="a UTF-8 file of comma-separated values"
         ) from error
     return Metadata(path=path, columns=_columns(path, lines), rows=_rows(path, lines))
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read; the bytes of a damaged one are not repeated."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    return (error.strerror or "it cannot be opened") if isinstance(error, OSError) else str(error)
 
 
 def _columns(path: Path, lines: list[Line]) -> tuple[str, ...]:
     header = lines[0][1] if lines else []
     if FILE_NAME not in header:
-        raise no_column(path, "image", FILE_NAME, header)
+        raise no_column(
+            path, "image", FILE_NAME, header, f"its first line names the columns, {FILE_NAME} too"
+        )
     if len(set(header)) < len(header):
-        raise DataError(f"{path}: a column is there twice among {', '.join(header)}")
+        raise DataError(
+            f"{path}: a column is there twice among {', '.join(header)}", hint="rename or remove one of them"
+        )
     return tuple(name for name in header if name != FILE_NAME)
 
 
@@ -97,7 +113,10 @@ def _rows(path: Path, lines: list[Line]) -> dict[str, dict[str, str]]:
     header, rows = lines[0][1], {}
     for number, cells in lines[1:]:
         if len(cells) != len(header):
-            raise DataError(f"{path}:{number}: expected {len(header)} values, got {len(cells)}")
+            raise DataError(
+                f"{path}:{number}: expected {len(header)} values, got {len(cells)}",
+                hint="a value with a comma in it stands in quotes",
+            )
         row = dict(zip(header, cells))
         name = PurePosixPath(row[FILE_NAME]).as_posix()
         if name in rows:

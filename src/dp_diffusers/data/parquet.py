@@ -36,7 +36,7 @@ def read_parquet(path: Path, *, label: str | None, unit: str | None) -> RawImage
                 raise no_column(place, kind, str(name), file.schema_arrow.names)
     count = sum(file.metadata.num_rows for _, file in files)
     if count == 0:
-        raise DataError(f"no images in {path}")
+        raise DataError(f"no images in {path}", hint="it has no rows")
     return RawImages(
         count=count,
         encoded=lambda: _encoded(files, image),
@@ -70,7 +70,8 @@ def _open(path: Path) -> Opened:
     try:
         return path, pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a parquet file, or a damaged one") from error
+        message = f"{path}: not a parquet file, or a damaged one"
+        raise DataError(message, hint="write or copy it again") from error
 
 
 def _column(files: list[Opened], name: str) -> list[Any]:
@@ -79,7 +80,8 @@ def _column(files: list[Opened], name: str) -> list[Any]:
         try:
             values += file.read(columns=[name]).column(0).to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: column {name!r} is damaged") from error
+            message = f"{path}: column {name!r} is damaged"
+            raise DataError(message, hint="write or copy it again") from error
     return values
 
 
@@ -111,7 +113,8 @@ def _encoded(files: list[Opened], column: str) -> Iterator[tuple[str, bytes]]:
                     yield f"{path}, row {row}", (value["bytes"] if isinstance(value, dict) else value) or b""
                     row += 1
         except (pa.ArrowException, OSError, KeyError) as error:
-            raise DataError(f"{path}: damaged after row {row}") from error
+            message = f"{path}: damaged after row {row} (counted from 0)"
+            raise DataError(message, hint="write or copy it again") from error
 
 
 def _labels(path: Path, name: str, values: list[Any]) -> list[Any]:
@@ -121,10 +124,14 @@ def _labels(path: Path, name: str, values: list[Any]) -> list[Any]:
     row = next((index for index, value in enumerate(values) if value is None), None)
     if row is not None:
         raise DataError(
-            f"{path}: label column {name!r} is null in row {row}", hint="remove or label that row"
+            f"{path}: label column {name!r} is null in row {row} (counted from 0)",
+            hint="remove or label that row",
         )
     found = ", ".join(sorted(kind.__name__ for kind in kinds))
-    raise DataError(f"{path}: expected label column {name!r} to hold whole numbers or text, got {found}")
+    raise DataError(
+        f"{path}: expected label column {name!r} to hold whole numbers or text, got {found}",
+        hint="data.label names another column; null is none",
+    )
 
 
 def _declared_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:

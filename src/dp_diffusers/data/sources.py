@@ -83,10 +83,10 @@ def is_missing(value: object) -> bool:
     return value is None or value != value
 
 
-def no_column(place: Path, kind: str, name: str, known: Sequence[str]) -> DataError:
+def no_column(place: Path, kind: str, name: str, known: Sequence[str], hint: str | None = None) -> DataError:
     """The error for a column that is not there; it names those that are."""
-    close = nearest(name, known)
-    hint = f"did you mean {close!r}?" if close else None
+    close = None if hint else nearest(name, known)
+    hint = f"did you mean {close!r}?" if close else hint or "name one of these, or add it"
     return DataError(f"{place}: no {kind} column {name!r} among {', '.join(known) or 'none'}", hint=hint)
 
 
@@ -99,7 +99,10 @@ def kind_of(path: str | Path) -> str:
         raise DataError(f"images not found: {place}", hint="paths are relative to the recipe's folder")
     if place.suffix.lower() in {".parquet", ".pq"}:
         return "parquet"
-    raise DataError(f"expected a folder or a .parquet file, got {place}")
+    raise DataError(
+        f"expected a folder or a .parquet file, got {place}",
+        hint="a parquet file with a column `image`, or a folder of images",
+    )
 
 
 def _holds_parquet(folder: Path) -> bool:

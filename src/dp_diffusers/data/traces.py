@@ -80,6 +80,8 @@ class Traces:
             flat = part.reshape(len(part), -1)
             changes = np.count_nonzero(flat[:, 1:] != flat[:, :-1], axis=1)
             telling = changes >= _FEWEST_CHANGES_OF_AN_IMAGE
+            if not telling.any():  # blank images say nothing that could be found again
+                continue
             self.pictures |= {picture_digest(image) for image in part[telling]}
             for layout in _layouts(part[telling]):
                 self._add(_windows_of_pixels(layout))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_diffusers.data.sources import is_missing
-from dp_diffusers.errors import DataError
+from dp_diffusers.errors import DataError, counted
 
 _ONE_TYPE = "write the ids in one type, so that a person is the same person in each file"
 _FILL_IN = "an image of unknown owner cannot be protected: fill in the id, or remove the row"
@@ -29,7 +29,8 @@ def checked_ids(path: Path, name: str, values: list[Any]) -> list[object]:
     missing = [row for row, value in enumerate(values) if _has_gap(value)]
     if missing:
         raise DataError(
-            f"{path}: unit column {name!r} is missing in {len(missing)} rows, first row {missing[0]}",
+            f"{path}: unit column {name!r} is missing in {counted(len(missing), 'row')}, "
+            f"first row {missing[0]} (counted from 0)",
             hint=_FILL_IN,
         )
     _one_type(path, name, values)
@@ -52,7 +53,8 @@ def joined(value: object) -> bool:
 def several_in_one(path: Path, name: str, place: str, count: int) -> DataError:
     """The error for `count` texts that hold several ids, the first of them at `place`."""
     return DataError(
-        f"{path}: unit column {name!r} holds several ids in one text for {count} images, first {place}",
+        f"{path}: unit column {name!r} holds several ids in one text for {counted(count, 'image')}, "
+        f"first {place}",
         hint=_AS_LIST,
     )
 
@@ -73,7 +75,10 @@ def _one_type(path: Path, name: str, values: Iterable[object]) -> None:
 
 def _whole_ids(path: Path, name: str, values: Sequence[object]) -> None:
     if isinstance(values[0], dict | list | tuple):
-        raise DataError(f"{path}: expected unit column {name!r} to hold numbers or text, or lists of them")
+        raise DataError(
+            f"{path}: expected unit column {name!r} to hold numbers or text, or lists of them",
+            hint="one level of lists: an image has an id, or a list of ids",
+        )
     several = [row for row, value in enumerate(values) if joined(value)]
     if several:
-        raise several_in_one(path, name, f"row {several[0]}", len(several))
+        raise several_in_one(path, name, f"row {several[0]} (counted from 0)", len(several))

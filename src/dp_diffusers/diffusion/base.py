@@ -164,7 +164,10 @@ def _local_folder(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir():
         if not (path / "model_index.json").exists():
-            raise ModelError(f"{path} is not a diffusers folder: it has no model_index.json")
+            raise ModelError(
+                f"{path} is not a diffusers folder: it has no model_index.json",
+                hint="make one with `dp-diffusers pretrain`",
+            )
         return path
     if path.is_absolute() or str(source).startswith(".") or str(source).count("/") != 1:
         raise ModelError(f"base model {source} is not there", hint="make one with `dp-diffusers pretrain`")
@@ -204,18 +207,31 @@ def _unet_kind(folder: Path) -> str:
     try:
         return str(json.loads((folder / "unet" / "config.json").read_text())["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder} is damaged: unet/config.json cannot be read") from error
+        raise ModelError(
+            f"{folder} is damaged: unet/config.json cannot be read", hint="make or download it again"
+        ) from error
 
 
 def _refuse_non_finite(unet: nn.Module, folder: Path) -> None:
     bad = [name for name, value in unet.state_dict().items() if not torch.isfinite(value).all()]
     if bad:
-        raise ModelError(f"{folder} is damaged: {bad[0]} holds values that are not finite")
+        raise ModelError(
+            f"{folder} is damaged: {bad[0]} holds values that are not finite",
+            hint="make or download it again",
+        )
 
 
 def _class_names(folder: Path) -> tuple[str, ...] | None:
     path = folder / CLASSES_FILE
-    return tuple(json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        names = json.loads(path.read_text())
+    except (OSError, ValueError):
+        names = None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"{path} is no list of class names", hint="make or download the model again")
+    return tuple(names)
 
 
 def _first_line(error: Exception) -> str:

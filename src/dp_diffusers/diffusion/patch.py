@@ -17,6 +17,7 @@ from torch.nn import functional
 from dp_diffusers.errors import ModelError
 
 SIDECAR = "patch.json"
+_HOLDS = 'it holds {"size": 2}; make or download the model again'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Patch:
         try:
             size = json.loads(path.read_text())["size"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{path} is damaged: {error}", hint='it holds {"size": 2}') from error
+            raise ModelError(f"{path} is damaged", hint=_HOLDS) from error
         if not isinstance(size, int) or size < 1:
-            raise ModelError(f"{path}: expected an integer size >= 1, got {size!r}")
+            raise ModelError(f"{path}: expected an integer size >= 1, got {size!r}", hint=_HOLDS)
         return cls(size=size)

@@ -114,9 +114,14 @@ class Ledger:
 
     @property
     def terms(self) -> Terms | None:
-        """Unit, adjacency and cap; None until the first reservation."""
-        first = self.file.of_kind("terms")
-        return Terms.from_dict(first[0].content) if first else None
+        """Unit, adjacency and cap; None until the first reservation, or while every one was cancelled.
+
+        A cancelled run charged nothing, so that no output can have had a say in the terms that follow it.
+        """
+        found = self.file.of_kind("terms")
+        if not found or all(run.status == "cancelled" for run in self.runs()):
+            return None
+        return Terms.from_dict(found[-1].content)
 
     def entries(self) -> list[Entry]:
         """Every entry, oldest first."""

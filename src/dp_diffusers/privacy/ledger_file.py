@@ -151,7 +151,9 @@ class LedgerFile:
 
     def _make_or_find(self, path: Path, create: bool) -> None:
         if path.is_dir():
-            raise LedgerError(f"expected a ledger file, got the folder {path}")
+            raise LedgerError(
+                f"expected a ledger file, got the folder {path}", hint="name a file in budget.ledger"
+            )
         if not path.exists():
             if not create:
                 raise LedgerError(f"no ledger at {path}", hint="the first `train` on a data set creates it")
@@ -164,7 +166,7 @@ class LedgerFile:
         """Reads the whole chain. Raises `LedgerError` unless every row follows from the one before."""
         execute = self._connection.execute
         if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise LedgerError(f"{self.path} is not a ledger", hint="name another file in budget.ledger")
+            raise self._foreign()
         if (found := execute("PRAGMA user_version").fetchone()[0]) != FORMAT:
             raise LedgerError(f"{self.path} has ledger format {found}, this version reads {FORMAT}")
         if dict(execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")) != _SCHEMA:
@@ -179,6 +181,12 @@ class LedgerFile:
             named = (content.get("seq"), content.get("kind"), content.get("run"))
             if digest != head or (seq, kind, run) != named or seq != expected:
                 raise self._damaged(f"entry {expected} does not follow from the one before")
+
+    def _foreign(self) -> LedgerError:
+        return LedgerError(
+            f"{self.path} is not a ledger",
+            hint="name the ledger in budget.ledger; if this was it, restore its newest copy",
+        )
 
     def _damaged(self, why: str) -> LedgerError:
         return LedgerError(
@@ -206,7 +214,7 @@ class LedgerFile:
             )
         if "full" in text or "readonly" in text or "disk I/O" in text or "unable to open" in text:
             return LedgerError(f"cannot write the ledger {self.path}: {text}", hint="nothing was charged")
-        return self._damaged(text)
+        return self._foreign() if "not a database" in text else self._damaged(text)
 
 
 def _write_schema(connection: sqlite3.Connection) -> None:
@@ -219,7 +227,10 @@ def _write_schema(connection: sqlite3.Connection) -> None:
 def _make(path: Path) -> None:
     """Creates an empty ledger under another name and links it into place: it is there whole or not at all."""
     if not path.parent.is_dir():
-        raise LedgerError(f"no folder {path.parent} for the ledger {path.name}")
+        raise LedgerError(
+            f"no folder {path.parent} for the ledger {path.name}",
+            hint="make the folder, or name another file",
+        )
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
     try:
