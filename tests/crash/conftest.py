@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crash_account import REPORTS
 
 from loop_support import cheap_trainings, small_budget
 
@@ -70,6 +71,12 @@ class Trainings:
     def _answer(self) -> dict[str, Any]:
         assert self._server.stdout is not None
         return dict(json.loads(self._server.stdout.readline()))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was killed, charged and released, a line for each series."""
+    for line in REPORTS:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,13 @@ from loop_support import charges, problems, read_log
 ADAPTER = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 OF_A_RUN = {"recipe.yaml", "private/lock", "private/run.json", "private/traces.npz"}
 OF_A_RELEASE = {f"release/{name}" for name in ("README.md", "certificate.json", *ADAPTER)}
+REPORTS: list[str] = []  # what the session says at its end, a line for each series
 OF_IMAGES = {"private/images.json", "release/images/data/train-00000-of-00001.parquet"}
+
+
+def report(line: str) -> None:
+    """Keeps a line for the end of the session."""
+    REPORTS.append(line)
 
 
 @dataclass(kw_only=True)
@@ -38,7 +44,7 @@ class Tally:
     found: list[str] = field(default_factory=list)
 
     def killed(self, folder: Path, where: str) -> None:
-        """After a kill: every release is paid for, every file loads."""
+        """After a kill: notes where a release is not paid for, or a file does not load."""
         self.kills[where] += 1
         broken = damaged(folder / "run")
         self.corrupted += bool(broken)
@@ -53,14 +59,16 @@ class Tally:
         self.lanes += len({lane for lane, _ in began})
         self.runs += 1
 
-    def line(self) -> str:
-        """One line for the report."""
+    def report(self, what: str, kind: str = "kills") -> None:
+        """Checks that nothing was found, and keeps a line for the end of the session."""
         places = ", ".join(f"{count} {place}" for place, count in sorted(self.kills.items()))
-        return (
-            f"{self.kills.total()} kills in {self.runs} runs ({places}): {self.charged} steps charged, "
-            f"{self.begun} begun, {self.released} released in {self.lanes} lanes; "
+        report(
+            f"{what}: {self.kills.total()} {kind} in {self.runs} runs ({places}): {self.charged} steps "
+            f"charged, {self.begun} begun, {self.released} released in {self.lanes} lanes; "
             f"{self.corrupted} corrupted folders, {self.unaccounted} unaccounted steps"
         )
+        assert self.found == []
+        assert (self.corrupted, self.unaccounted) == (0, 0)
 
 
 def unaccounted(folder: Path) -> int:
@@ -92,7 +100,9 @@ def files(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
 
 
-def at_the_end(folder: Path, *, budget: float = 1.0, images: bool = False) -> dict[str, Any]:
+def at_the_end(
+    folder: Path, *, budget: float = 1.0, images: bool = False, also: Collection[str] = ()
+) -> dict[str, Any]:
     """What must hold for a finished run; its certificate."""
     assert problems(folder) == []
     verified = dpd.Certificate.verify(folder / "run" / "release")
@@ -103,12 +113,12 @@ def at_the_end(folder: Path, *, budget: float = 1.0, images: bool = False) -> di
     certificate = json.loads((folder / "run" / "release" / "certificate.json").read_text())
     assert certificate["mechanisms"][0]["steps_charged"] == len(charges(folder / "tiny.ledger"))
     assert certificate["epsilon"] <= budget
-    assert left_over(folder, images=images) == set()
+    assert left_over(folder, images=images, also=also) == set()
     return dict(certificate)
 
 
-def left_over(folder: Path, *, images: bool = False) -> set[str]:
+def left_over(folder: Path, *, images: bool = False, also: Collection[str] = ()) -> set[str]:
     """Files of a run and its ledger that no finished run has, and those that it lacks."""
-    expected = OF_A_RUN | OF_A_RELEASE | (OF_IMAGES if images else set())
+    expected = OF_A_RUN | OF_A_RELEASE | (OF_IMAGES if images else set()) | set(also)
     beside = {path.name for path in [*folder.glob("*tiny.ledger*"), *folder.glob(".*tiny.ledger*")]}
     return (files(folder / "run") ^ expected) | (beside - {"tiny.ledger", "tiny.ledger-journal"})

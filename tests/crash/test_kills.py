@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crash_account import at_the_end
+from crash_account import at_the_end, report
 
 from dp_diffusers.privacy.ledger import Ledger
 from loop_support import charges, epsilon_of_charges, problems, read_log, until
@@ -85,9 +85,7 @@ def test_guarantee_killed_at_every_seam_of_one_run(trainings: Any, tiny_recipe: 
 
 
 @pytest.mark.slow
-def test_guarantee_twenty_kills(
-    trainings: Any, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_guarantee_twenty_kills(trainings: Any, tiny_recipe: Path) -> None:
     """At any time of a start, among its steps, between charge and release; the last start is the command."""
     folder, chance = tiny_recipe.parent, random.Random(1)
     paid_unreleased: list[int] = []
@@ -115,13 +113,12 @@ def test_guarantee_twenty_kills(
     certificate = finished(trainings, tiny_recipe, MANY_STEPS)
     assert epsilon_of_charges(folder) == pytest.approx(certificate["epsilon"], rel=1e-3)
     began, done = read_log(folder / "log")
-    with capsys.disabled():
-        print(
-            f"\n20 kills: {paid_when_killed} steps paid before the last start, "
-            f"{certificate['mechanisms'][0]['steps_charged']} in all for {len(began)} begun "
-            f"and {len(done)} done in {len({lane for lane, _ in began})} lanes; "
-            f"killed between charge and release: {windows}; epsilon {certificate['epsilon']:.4f} of {BUDGET}"
-        )
+    report(
+        f"20 kills: {paid_when_killed} steps paid before the last start, "
+        f"{certificate['mechanisms'][0]['steps_charged']} in all for {len(began)} begun "
+        f"and {len(done)} done in {len({lane for lane, _ in began})} lanes; "
+        f"killed between charge and release: {windows}; epsilon {certificate['epsilon']:.4f} of {BUDGET}"
+    )
 
 
 def test_ctrl_c_is_130_and_resumable(trainings: Any, tiny_recipe: Path) -> None:

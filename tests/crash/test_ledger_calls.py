@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from crash_account import report
 
 HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_guarantee_a_ledger_killed_at_every_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_guarantee_a_ledger_killed_at_every_call(tmp_path: Path) -> None:
     if shutil.which("cc") is None or sys.platform != "linux":
         pytest.skip("needs a C compiler and LD_PRELOAD")
     shim = tmp_path / "syscalls.so"
@@ -34,8 +35,7 @@ def test_guarantee_a_ledger_killed_at_every_call(tmp_path: Path, capsys: pytest.
     assert said["whole"] == said["calls"] >= 60
     assert 40 <= said["torn"] < said["calls"]
     assert said["cut"] >= 400
-    with capsys.disabled():
-        print(
-            f"\nledger: {said['whole']} kills at {said['calls']} calls inside SQLite, {said['torn']} more in "
-            f"half a write, {said['cut']} journals cut: 0 receipts without a charge"
-        )
+    report(
+        f"ledger: {said['whole']} kills at {said['calls']} calls inside SQLite, {said['torn']} more in "
+        f"half a write, {said['cut']} journals cut: 0 receipts without a charge"
+    )

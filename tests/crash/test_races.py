@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crash_account import report
 
 from dp_diffusers.privacy.ledger import Ledger
 from loop_support import problems_of_ledger, read_log
@@ -29,9 +30,7 @@ def room_for_one(trainings: Any, recipe: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_guarantee_one_of_two_wins_the_last_of_the_cap(
-    trainings: Any, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_guarantee_one_of_two_wins_the_last_of_the_cap(trainings: Any, tiny_recipe: Path) -> None:
     folder = tiny_recipe.parent
     start = room_for_one(trainings, tiny_recipe)
     with Ledger.open(start) as ledger:
@@ -51,5 +50,4 @@ def test_guarantee_one_of_two_wins_the_last_of_the_cap(
         began, done = read_log(folder / "log")
         assert len(began) == len(done) == 3
     assert "Traceback" not in (folder / "output").read_text()
-    with capsys.disabled():
-        print(f"\n{RACES} races for the last of a cap of 2.5: one winner each, epsilon {spent:.4f} spent")
+    report(f"{RACES} races for the last of a cap of 2.5: one winner each, epsilon {spent:.4f} spent")

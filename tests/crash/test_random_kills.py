@@ -75,8 +75,6 @@ class Victim:
         assert self.trainings.wait(self.start()) == 0, self.output()
         self.end()
         assert "Traceback" not in self.output()
-        assert self.tally.found == []
-        assert (self.tally.corrupted, self.tally.unaccounted) == (0, 0)
         return self.tally
 
 
@@ -110,22 +108,15 @@ def phase_of_generation(folder: Path) -> str:
     return "sampling" if list(private.glob("images.partial/*.npy")) else "before the first image"
 
 
-def say(tally: Tally, what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with capsys.disabled():
-        print(f"\n{what}, random instants: {tally.line()}")
-
-
 @pytest.mark.slow
-def test_guarantee_ninety_random_kills_of_a_training(
-    trainings: Any, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_guarantee_ninety_random_kills_of_a_training(trainings: Any, tiny_recipe: Path) -> None:
     victim = Victim(
         trainings=trainings,
         folder=tiny_recipe.parent,
         start=lambda: trainings.start(tiny_recipe, f"mechanism.steps={STEPS}"),
         phase=phase_of_training,
     )
-    say(victim.kill(90, seed=0), "train", capsys)
+    victim.kill(90, seed=0).report("train, random instants")
 
 
 def give_patients(recipe: Path) -> None:
@@ -141,7 +132,7 @@ def give_patients(recipe: Path) -> None:
 
 @pytest.mark.slow
 def test_guarantee_fifty_random_kills_of_a_training_with_several_rows_per_unit(
-    trainings: Any, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
+    trainings: Any, tiny_recipe: Path
 ) -> None:
     give_patients(tiny_recipe)
     victim = Victim(
@@ -150,12 +141,12 @@ def test_guarantee_fifty_random_kills_of_a_training_with_several_rows_per_unit(
         start=lambda: trainings.start(tiny_recipe, f"mechanism.steps={STEPS}"),
         phase=phase_of_training,
     )
-    say(victim.kill(50, seed=1), "train, patients", capsys)
+    victim.kill(50, seed=1).report("train, several images a unit, random instants")
 
 
 @pytest.mark.slow
 def test_guarantee_sixty_random_kills_of_a_generation(
-    trainings: Any, tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trainings: Any, tiny_recipe: Path, tmp_path: Path
 ) -> None:
     folder = tiny_recipe.parent
     assert trainings.run(tiny_recipe, "mechanism.steps=3") == 0, (folder / "output").read_text()
@@ -172,4 +163,4 @@ def test_guarantee_sixty_random_kills_of_a_generation(
         phase=phase_of_generation,
         kept=kept,
     )
-    say(victim.kill(60, seed=2), "generate", capsys)
+    victim.kill(60, seed=2).report("generate, random instants")

@@ -56,6 +56,22 @@ def log_releases(path: str, pause: float) -> None:
         return released
 
     PrivateGradient.release = release  # type: ignore[method-assign]
+    log_queries(path + ".queries")
+
+
+def log_queries(path: str) -> None:
+    """Writes the lane of each class histogram down before its noise is drawn."""
+    from dp_diffusers import class_histogram
+
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    real = class_histogram.noisy_counts
+
+    def noisy_counts(query: Any, counts: Any, keys: Any, *others: Any) -> Any:
+        os.write(log, f"{keys.lane.hex()}\n".encode())
+        sync(log)
+        return real(query, counts, keys, *others)
+
+    class_histogram.noisy_counts = noisy_counts
 
 
 def wrap(target: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
