@@ -7,7 +7,7 @@ others, and the sum moves by many clip norms. As built, each draw is a function 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,34 +90,31 @@ def test_planted_draws_of_one_kind_by_position(
     assert found > 1.2
 
 
-def sampled_sum(choose: Callable[[Sequence[int]], Sequence[int]], present: Sequence[int]) -> torch.Tensor:
-    return clipped_sum(toy_loop(toy_images(UNITS)), sorted(choose(present)))
+def last_leaves() -> float:
+    """How far the sum of one step moves when the last unit, which is not in that step, leaves the data."""
 
+    def joined(units: int, step: int) -> list[int]:
+        found: list[int] = PoissonSampler(units, 0.5, RunKeys.for_tests(0)).units(step).tolist()
+        return found
 
-def moved_by_sampling(choose: Callable[[Sequence[int]], Sequence[int]]) -> float:
-    """How far the sum of one step moves when a unit that is not even in the step leaves the data."""
-    everyone = list(range(UNITS))
-    leaves = next(unit for unit in everyone if unit not in set(choose(everyone)))
-    others = [unit for unit in everyone if unit != leaves]
-    return float((sampled_sum(choose, everyone) - sampled_sum(choose, others)).norm()) / CLIP
-
-
-def by_unit(present: Sequence[int]) -> list[int]:
-    chosen = set(PoissonSampler(UNITS, 0.5, RunKeys.for_tests(0)).units(0).tolist())
-    return [unit for unit in present if unit in chosen]
+    step = next(step for step in range(100) if UNITS - 1 not in joined(UNITS, step))
+    loop = toy_loop(toy_images(UNITS))
+    before, after = (clipped_sum(loop, joined(units, step)) for units in (UNITS, UNITS - 1))
+    return float((before - after).norm()) / CLIP
 
 
 def test_guarantee_a_unit_outside_the_step_moves_nothing() -> None:
-    assert moved_by_sampling(by_unit) == 0
+    assert last_leaves() == 0
 
 
 @pytest.mark.planted
-def test_planted_sampling_by_position() -> None:
-    def positional(present: Sequence[int]) -> list[int]:
-        joins = np.random.default_rng(0).random(len(present)) < 0.5
-        return [unit for unit, joined in zip(present, joins) if joined]
+def test_planted_sampling_by_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shuffled(self: PoissonSampler, step: int) -> np.ndarray:
+        order = np.random.default_rng([0, step]).permutation(self._unit_count)
+        return np.sort(order[: round(self.probability * self._unit_count)])
 
-    found = moved_by_sampling(positional)
+    monkeypatch.setattr(PoissonSampler, "units", shuffled)
+    found = last_leaves()
     print(f"sampling: the sum moves by {found:.1f} C")
     assert found > 2
 
