@@ -16,18 +16,17 @@ from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe
 
 
-def slowly(*values: str) -> object:
-    return pytest.param(*values, marks=pytest.mark.slow)
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     ("adjacency", "limit"),
     [
         ("replace", "null"),
-        slowly("replace", "16"),
-        slowly("zero_out", "16"),
-        slowly("zero_out", "null"),
-        slowly("add_remove", "16"),
+        ("replace", "16"),
+        ("zero_out", "16"),
+        ("zero_out", "null"),
+        ("add_remove", "16"),
     ],
 )
 def test_guarantee_each_combination_is_charged_and_certified(
@@ -51,7 +50,6 @@ def test_guarantee_each_combination_is_charged_and_certified(
         assert (ledger.terms.order is not None, run.cost.renyi is not None) == (has_theorem, has_theorem)
 
 
-@pytest.mark.slow
 def test_surplus_units_spend_nothing_where_presence_counts(tiny_recipe: Path, tmp_path: Path) -> None:
     overrides = ["mechanism.max_units=8", "mechanism.population=9", "mechanism.expected_units=4"]
     settings = Recipe.load(tiny_recipe, [*overrides, "budget.epsilon=20"])

@@ -186,7 +186,7 @@ def test_plan_event_with_a_limit_matches_execution(tmp_path: Path, monkeypatch: 
     plan = dpd.Plan.calibrate(
         dpd.Budget(epsilon=2.0, delta=1e-5, adjacency="replace"),
         dpd.DPSGD(
-            steps=STEPS, expected_units=EXPECTED, population=POPULATION, clip_norm=CLIP, max_units=most
+            steps=STEPS // 2, expected_units=EXPECTED, population=POPULATION, clip_norm=CLIP, max_units=most
         ),
     )
     seen, planned = execute(plan, monkeypatch, tmp_path), plan.event()
