@@ -15,7 +15,6 @@ from dp_diffusers.privacy.events import training_record
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe
 
-
 pytestmark = pytest.mark.slow
 
 
