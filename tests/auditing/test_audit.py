@@ -156,12 +156,19 @@ def test_the_command_exits_with_4_where_the_claim_does_not_hold(
     each_row_its_own(monkeypatch)
     noisy = ["--set", "budget.epsilon=1", "--set", "training.noise_draws=12", "--set", "strategy.rank=8"]
     assert main(["audit", str(tiny_recipe), "--out", str(tiny_recipe.parent / "audit"), *noisy]) == 4
-    assert "error: epsilon is at least" in capsys.readouterr().err
+    assert "error: this training gives away more than the claimed epsilon of" in capsys.readouterr().err
 
 
-def test_private_images_are_not_taken_for_public_ones(tiny_recipe: Path) -> None:
+@pytest.mark.parametrize("place", ["the folder", "what lies above it", "what lies in it"])
+def test_private_images_are_not_taken_for_public_ones(place: str, tiny_recipe: Path) -> None:
     recipe = Recipe.load(tiny_recipe)
-    told = recipe.model_copy(update={"audit": recipe.audit.model_copy(update={"public": recipe.data.path})})
+    private = Path(recipe.data.path)
+    public = {
+        "the folder": private,
+        "what lies above it": private.parent,
+        "what lies in it": private / "data",
+    }
+    told = recipe.model_copy(update={"audit": recipe.audit.model_copy(update={"public": str(public[place])})})
     with pytest.raises(ParameterError, match="is where the private images are"):
         audit_recipe(told)
 

@@ -53,10 +53,10 @@ def _silent(**_: Any) -> None:
 def audit_recipe(recipe: Recipe, *, out: Path | None = None, progress: Progress = _silent) -> AuditResult:
     """Audits the training that a recipe describes; see `audit`. Neither `data.path` nor the ledger is opened.
 
-    Raises `ParameterError` where `audit.public` is, or lies in, `data.path`.
+    Raises `ParameterError` where one of `audit.public` and `data.path` is, or lies in, the other.
     """
     public = recipe.audit.public
-    if public is not None and Path(public).resolve().is_relative_to(Path(recipe.data.path).resolve()):
+    if public is not None and _share_a_folder(Path(public).resolve(), Path(recipe.data.path).resolve()):
         raise ParameterError(
             f"audit.public {public} is where the private images are",
             hint="an audit reads public images only; null takes procedural ones",
@@ -72,6 +72,11 @@ def audit_recipe(recipe: Recipe, *, out: Path | None = None, progress: Progress 
         out=out,
         progress=progress,
     )
+
+
+def _share_a_folder(one: Path, other: Path) -> bool:
+    """Whether one is, or lies in, the other: folders are read with all that lies below them."""
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def audit(

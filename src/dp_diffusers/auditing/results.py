@@ -48,10 +48,22 @@ class AuditResult:
         """Whether the lower bound is above the claim."""
         return self.epsilon_lower_bound > self.epsilon_claimed
 
+    @property
+    def assumes(self) -> str:
+        """What the lower bound takes for granted: that of the attack which gave it, the least if several."""
+        best = [each for each in self.attacks if each.in_headline]
+        best = [each for each in best if each.epsilon_lower_bound >= self.epsilon_lower_bound]
+        return "nothing" if not best or any(each.assumes == "nothing" for each in best) else "family"
+
+    @property
+    def condition(self) -> str:
+        """The same in words, to stand behind the number."""
+        return "" if self.assumes == "nothing" else ", if the noise alone may be wrong"
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON document."""
         picture = None if self.picture is None else str(self.picture)
-        return {**asdict(self), "refuted": self.refuted, "picture": picture}
+        return {**asdict(self), "assumes": self.assumes, "refuted": self.refuted, "picture": picture}
 
     def explain(self) -> str:
         """A few lines for the screen."""
@@ -63,7 +75,7 @@ class AuditResult:
         lines = [
             f"claimed  epsilon <= {self.epsilon_claimed:.4g} (delta {self.delta:g}, {self.adjacency})",
             f"attacked epsilon >= {self.epsilon_lower_bound:.4g} ({100 * self.confidence:g} % confidence, "
-            f"{self.canaries} canaries)",
+            f"{self.canaries} canaries{self.condition})",
             verdict,
             "",
             *(_line(attack) for attack in self.attacks),

@@ -42,7 +42,8 @@ def audit(
     answer(result.explain(), document)
     if result.refuted:
         complain(
-            f"epsilon is at least {result.epsilon_lower_bound:.4g}, {result.epsilon_claimed:.4g} was claimed",
+            f"this training gives away more than the claimed epsilon of {result.epsilon_claimed:.4g} allows; "
+            f"it is at least {result.epsilon_lower_bound:.4g}{result.condition}",
             "do not release; run the audit once more, as one in twenty may err, then look for the defect",
         )
         raise typer.Exit(int(ExitCode.VERIFICATION_NEGATIVE))
