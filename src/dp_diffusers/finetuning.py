@@ -340,7 +340,8 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
         )
     done = bool((folder.read(RUN) or {}).get("done"))
     if done:
-        folder.checkpoint.unlink(missing_ok=True)  # a process that died here has left it
+        folder.checkpoint.unlink(missing_ok=True)  # a process that died on its last lines has left it
+        folder.sweep()
     return done
 
 

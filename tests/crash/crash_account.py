@@ -113,7 +113,8 @@ def at_the_end(
     certificate = json.loads((folder / "run" / "release" / "certificate.json").read_text())
     assert certificate["mechanisms"][0]["steps_charged"] == len(charges(folder / "tiny.ledger"))
     assert certificate["epsilon"] <= budget
-    assert left_over(folder, images=images, also=also) == set()
+    left = left_over(folder, images=images, also=also)
+    assert not left, left
     return dict(certificate)
 
 
