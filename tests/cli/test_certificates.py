@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from dp_diffusers.cli import certificates
 from dp_diffusers.cli.main import main
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
@@ -16,6 +18,7 @@ from dp_diffusers.privacy.certificate import Certificate
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     folder = tmp_path / "run" / "release"
+    (tmp_path / "run" / "private").mkdir(parents=True)
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
     plan = Plan.calibrate(None, NonPrivate(steps=1, expected_units=1, population=3))
@@ -65,3 +68,65 @@ def test_the_wrong_signer_is_a_negative_verdict(
     assert called(capsys, "certificate", "sign", release, "--key", tmp_path / "one")[0] == 4
     (release / "more").unlink()
     assert called(capsys, "certificate", "verify", release, "--public-key", tmp_path / "none")[0] == 2
+
+
+def nested(release: Path) -> Path:
+    """A changed release that carries its signed original where a run folder has its release."""
+    original = shutil.copytree(release, release.parent / "original")
+    (release / "adapter" / "adapter_model.safetensors").write_bytes(b"of a forger")
+    original.rename(release / "release")
+    return release
+
+
+@pytest.mark.parametrize("disguise", ["private", "recipe.yaml"])
+def test_guarantee_the_release_that_is_named_is_the_one_that_is_verified(
+    release: Path, tmp_path: Path, disguise: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called(capsys, "certificate", "keygen", tmp_path / "key")
+    called(capsys, "certificate", "sign", release, "--key", tmp_path / "key")
+    forged = nested(release)
+    (forged / disguise).mkdir() if disguise == "private" else (forged / disguise).touch()
+    with_key = ("--public-key", tmp_path / "key.pub")
+    code, out, said = called(capsys, "certificate", "verify", forged, *with_key, "--json")
+    assert (code, json.loads(out)["release"]) == (4, str(forged))
+    assert "adapter/adapter_model.safetensors was changed" in said
+    assert called(capsys, "certificate", "sign", forged, "--key", tmp_path / "key")[0] == 4
+    code, out, _ = called(capsys, "certificate", "verify", forged.parent, *with_key)
+    assert (code, out) == (4, "not valid\n")
+
+
+def test_a_folder_that_is_no_run_is_not_looked_into(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = called(capsys, "certificate", "verify", release.parent)
+    assert (code, out.splitlines()[-1]) == (0, f"release: {release}")
+    (release.parent / "private").rmdir()
+    assert called(capsys, "certificate", "verify", release.parent)[0] == 4
+    (release.parent / "recipe.yaml").touch()
+    assert called(capsys, "certificate", "verify", release.parent)[0] == 0
+    (release.parent / "certificate.json").symlink_to("nowhere")
+    assert called(capsys, "certificate", "verify", release.parent)[0] == 4
+
+
+@pytest.mark.planted
+def test_planted_release_within_a_release(
+    release: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forged = nested(release)
+    assert called(capsys, "certificate", "verify", forged)[0] == 4
+    monkeypatch.setattr(certificates, "_release", lambda path: path / "release")
+    code, out, _ = called(capsys, "certificate", "verify", forged)
+    assert (code, out.splitlines()[0]) == (0, "valid"), "the original would answer for the forgery"
+
+
+@pytest.mark.parametrize("place", ["key", "adapter/key", "keys/deeper/key"])
+def test_guarantee_no_key_is_made_in_a_release(
+    release: Path, place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (release / "keys" / "deeper").mkdir(parents=True)
+    for path in (release / place, release.parent / "keys" / ".." / "release" / place):
+        code, _, said = called(capsys, "certificate", "keygen", path)
+        assert (code, "lies in the release" in said) == (2, True)
+    monkeypatch.chdir((release / place).parent)
+    assert called(capsys, "certificate", "keygen", "key")[0] == 2
+    assert not list(release.rglob("key*.pub"))

@@ -53,7 +53,8 @@ def test_verify_says_what_is_promised(plan: Plan, tmp_path: Path, capsys: pytest
         _issue(tmp_path / "run", plan, account)
     code, out = _called(capsys, "certificate", "verify", str(tmp_path / "run"))
     assert code == 0
-    first, second, third = out.splitlines()
+    first, second, third, fourth = out.splitlines()
+    assert fourth == f"release: {tmp_path / 'run'}"
     assert first == "valid"
     assert third == "unsigned: shows consistency, not who issued it"
     assert second.startswith("epsilon ")
@@ -61,7 +62,8 @@ def test_verify_says_what_is_promised(plan: Plan, tmp_path: Path, capsys: pytest
     _, text = _called(capsys, "certificate", "verify", str(tmp_path / "run"), "--json")
     document = json.loads(text)
     assert set(document) == {
-        *("valid", "epsilon", "problems", "not_private", "delta", "unit", "signed_by", "signer_known")
+        *("valid", "epsilon", "problems", "not_private", "delta", "unit", "signed_by", "signer_known"),
+        "release",
     }
     assert (document["not_private"], document["delta"], document["unit"]) == (False, 1e-3, "image")
     assert f"epsilon {document['epsilon']:.4g} at" in second

@@ -1,11 +1,13 @@
 """Verbs on a release's certificate: `certificate verify`, `certificate keygen`, `certificate sign`.
 
-Guarantees that verifying changes nothing and needs neither torch nor a network, and that a private key is
-neither shown nor overwritten. May import typer and pathlib at the top. The JSON documents are the contract.
+Guarantees that verifying changes nothing, needs neither torch nor a network and names the folder that was
+verified, and that a private key is neither shown nor overwritten nor written into a release. May import typer
+and the standard library at the top. The JSON documents are the contract.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,10 +42,15 @@ def verify(
     configure(json=json, quiet=quiet)
     from dp_diffusers.privacy.certificate import Certificate
 
-    found = Certificate.verify(_release(release), public_key=public_key)
-    answer(found.explain(), _verdict(found))
+    folder = _release(release)
+    found = Certificate.verify(folder, public_key=public_key)
+    text = f"{found.explain()}\nrelease: {folder}" if found.valid else found.explain()
+    answer(text, {**_verdict(found), "release": str(folder)})
+    absent = not (folder / "certificate.json").is_file()
     for problem in found.problems:
-        complain(str(problem))
+        complain(
+            str(problem), "`dp-diffusers train` writes it; was the folder copied whole?" if absent else None
+        )
     if not found.valid:
         raise typer.Exit(int(ExitCode.VERIFICATION_NEGATIVE))
 
@@ -82,14 +89,20 @@ def sign(
     signed = Certificate.read(folder).sign(folder, key)
     assert signed.signature is not None
     public = signed.signature["public_key"]
-    answer(f"signed with the key {public[:16]}…", {"release": str(folder), "public_key": public})
+    text = f"signed with the key {public[:16]}…\nrelease: {folder}"
+    answer(text, {"release": str(folder), "public_key": public})
 
 
 def _release(path: Path) -> Path:
-    """The release folder; that of a run folder, where one was given. Raises `InputError` for no folder."""
+    """The folder itself; that of its release, where it is a run's. Raises `InputError` for no folder.
+
+    A folder with a certificate is always taken as it is: what lies further in cannot answer for it.
+    """
     if not path.is_dir():
-        raise InputError(f"release folder not found: {path}")
-    return path / "release" if (path / "release").is_dir() else path
+        raise InputError(f"release folder not found: {path}", hint="give a run folder, or its release/")
+    certified = os.path.lexists(path / "certificate.json")
+    is_run = (path / "private").is_dir() or (path / "recipe.yaml").is_file()
+    return path / "release" if is_run and not certified and (path / "release").is_dir() else path
 
 
 def _verdict(found: Verification) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Ed25519 keys and signatures of certificates: who issued it, where a digest says only that it is whole.
 
 Guarantees:
-- a private key is written with mode 0600, and no file is overwritten;
+- a private key is written with mode 0600, never into a release, and no file is overwritten;
 - a signature covers the canonical JSON of all fields but `signature` itself, the digest among them.
 Imports cryptography inside functions only, so that unsigned certificates need none. Source: RFC 8032.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dp_diffusers.errors import InputError, ParameterError, RunFolderError
 from dp_diffusers.privacy.canonical import canonical_json
+from dp_diffusers.privacy.files import CERTIFICATE_NAME
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,12 +31,14 @@ def generate_key(path: Path) -> Path:
     """Writes a new private key to `path` (PEM, mode 0600) and its public key beside it.
 
     A passphrase in the environment variable `DP_DIFFUSERS_KEY_PASSPHRASE` encrypts the private key. Returns:
-    the public key's file, `path` with `.pub` added. Raises `ParameterError` if either file is there already,
-    `RunFolderError` where they cannot be written.
+    the public key's file, `path` with `.pub` added. Raises `ParameterError` if either file is there already
+    or would lie in a release, `RunFolderError` where they cannot be written.
     """
     from cryptography.hazmat.primitives import serialization as pem
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    if any(os.path.lexists(above / CERTIFICATE_NAME) for above in path.resolve().parents):
+        raise ParameterError(f"{path} lies in the release", hint="a private key stays outside it")
     public = path.with_name(path.name + ".pub")
     for file in (path, public):
         if file.exists() or file.is_symlink():
@@ -61,10 +64,12 @@ def public_key_in(path: Path) -> str:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+    text = _read(path)
     try:
-        key = load_pem_public_key(_read(path))
+        key = load_pem_public_key(text)
     except Exception as error:
-        raise InputError(f"{path} is not a public key in PEM form", hint=_NEW_KEY) from error
+        hint = "the public key is the file that ends in .pub" if b"PRIVATE" in text else _NEW_KEY
+        raise InputError(f"{path} is not a public key in PEM form", hint=hint) from error
     if not isinstance(key, Ed25519PublicKey):
         raise InputError(f"{path} is not an ed25519 key", hint=_NEW_KEY)
     return key.public_bytes_raw().hex()
@@ -167,4 +172,6 @@ def _create(path: Path, content: bytes, mode: int) -> None:
             stream.flush()
             os.fsync(stream.fileno())
     except OSError as error:
-        raise RunFolderError(f"cannot write {path}: {error.strerror}") from error
+        raise RunFolderError(
+            f"cannot write {path}: {error.strerror}", hint="choose another folder"
+        ) from error
