@@ -143,8 +143,8 @@ def test_a_rare_limit_is_free_and_not_priced():
     assert "met often" not in plan.explain()
 
 
-def test_guarantee_surplus_units_are_refused_where_presence_counts(limited):
-    """A unit that left would make room for a surplus one: two units would change."""
+def test_guarantee_surplus_units_are_refused_where_a_slot_can_change_hands(limited):
+    """A unit that left, or came later in the data, would make room for a surplus one: two would change."""
     keys = limited.fresh_keys()
     assert limited.sampler(100, keys).units(0).size <= 55
     with pytest.raises(ParameterError, match=r"more units than mechanism\.population = 100") as caught:

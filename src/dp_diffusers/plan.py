@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 from dp_diffusers.errors import GuaranteeError, ParameterError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
-from dp_diffusers.plan_checks import SCHEMA, mechanism_of, parse, require_budget, require_slots, same
+from dp_diffusers.plan_checks import SCHEMA, WRITTEN, mechanism_of, parse, require_budget, require_slots, same
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.canonical import canonical_json, fingerprint
 from dp_diffusers.privacy.events import GaussianMechanism, Record, record_from_dict, training_record
@@ -97,7 +97,7 @@ class Plan:
             plan = cls._rebuild(values)
             claimed = {name: values[name] for name in ("epsilon", "epsilon_rdp", "fingerprint")}
         except (KeyError, TypeError, AttributeError) as error:
-            raise ParameterError(f"not a plan: {error!r}") from error
+            raise ParameterError("not a plan: parts are missing or of another kind", hint=WRITTEN) from error
         derived = plan.to_dict()
         for name, value in claimed.items():
             if not same(value, derived[name]):
@@ -192,12 +192,13 @@ class Plan:
     def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler | TruncatedPoissonSampler:
         """Which of `unit_count` units take part in each step.
 
-        Raises `ParameterError` for more units than `population` under add_remove with `max_units`: a unit
-        that left would make room for a surplus one, and the theorem is about one unit.
+        Raises `ParameterError` for more units than `population` with `max_units`, unless the adjacency is
+        zero_out: a unit that left, or changed its place in the data, would make room for a surplus one, and
+        the theorem is about one unit.
         """
         record = self.record
         limited = record is not None and record.max_units is not None
-        if limited and self.budget is not None and self.budget.adjacency == "add_remove":
+        if limited and self.budget is not None and self.budget.adjacency != "zero_out":
             require_slots(unit_count, self.mechanism.population)
         return self.mechanism.sampler(unit_count, keys)
 

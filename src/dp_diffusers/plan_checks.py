@@ -17,6 +17,7 @@ from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism
 
 SCHEMA: Final = 1
+WRITTEN: Final = "`Plan.to_json` writes one"
 SAME: Final = 1e-5  # relative: how far an epsilon computed again may lie from the one in a document
 
 
@@ -37,7 +38,7 @@ def require_slots(unit_count: int, population: int) -> None:
     if unit_count > population:
         raise ParameterError(
             f"the data hold more units than mechanism.population = {population}, which max_units takes as "
-            "public under adjacency add_remove",
+            "public unless the adjacency is zero_out",
             hint="raise population, or set budget.adjacency to zero_out",
         )
 
@@ -65,9 +66,9 @@ def parse(document: str | Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         values = json.loads(document) if isinstance(document, str) else document
     except ValueError as error:
-        raise ParameterError(f"not a plan: {error}") from error
+        raise ParameterError("not a plan: no JSON", hint=WRITTEN) from error
     if not isinstance(values, Mapping) or values.get("schema") != SCHEMA:
-        raise ParameterError(f"not a plan of schema {SCHEMA}")
+        raise ParameterError(f"not a plan of schema {SCHEMA}", hint=WRITTEN)
     return values
 
 

@@ -172,7 +172,14 @@ def test_one_other_size_is_resized_and_said(tmp_path: Path) -> None:
     images = PrivateImages.open(root, size=8, channels=3)
     assert images.images.shape == (2, 8, 8, 3)
     assert images.images[:, 4, 4].tolist() == [[7, 7, 7], [9, 9, 9]]
-    assert images.notes == ["images resized from 16x16 to 8x8", "images converted to RGB"]
+    assert images.notes == ["images resized from 16x16 to 8x8"]
+
+
+@pytest.mark.parametrize("odd", [png(9, (16, 16)), png(9, (24, 16)), png(9, (8, 8), "RGB")])
+def test_guarantee_notes_do_not_depend_on_any_one_image(odd: bytes, tmp_path: Path) -> None:
+    root = folder(tmp_path, {"a.png": png(7, (8, 8)), "b.png": odd})
+    images = PrivateImages.open(root, size=8, channels=1, resize="fit")
+    assert images.notes == ["images of another size are brought to 8x8 (fit)"]
 
 
 def test_nothing_is_said_where_nothing_was_changed(tmp_path: Path) -> None:
@@ -284,7 +291,7 @@ def test_a_bad_table_is_one_clear_line(
 
 def test_a_label_outside_the_declared_names_is_refused(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", {"image": structs(png()), "label": [2]}, names=["a", "b"])
-    with pytest.raises(DataError, match="label 2 in row 0 .counted from 0. is outside the classes"):
+    with pytest.raises(DataError, match=r"label 2 in row 0 .counted from 0. is outside the classes"):
         PrivateImages.open(path, label="label")
 
 

@@ -182,3 +182,11 @@ def test_rdp_is_quiet_and_leaves_the_logger_alone(caplog):
     accountant.epsilon_rdp([mechanism(0.05, 0.4, 400)], 1e-6)
     assert not caplog.records
     assert logging.getLogger("absl").level == level
+
+
+def test_a_limit_beyond_the_range_of_floats_is_one_clear_line() -> None:
+    far = dataclasses.replace(mechanism(0.01, 1.0, 1), population=2_000, expected_units=20, max_units=363)
+    with pytest.raises(ParameterError, match="max_units 363 is never met"):
+        accountant.epsilon([far], 1e-5)
+    with pytest.raises(ParameterError, match="max_units 363 is never met"):
+        accountant.LossCurve(far, "zero_out")

@@ -36,7 +36,6 @@ class Decoder:
         if self.resize not in (None, "fit", "crop"):
             raise ParameterError(f"expected resize to be fit, crop or null, got {self.resize!r}")
         self._sizes: dict[tuple[int, int], str] = {}
-        self._converted = False
 
     def decode(self, encoded: Iterable[tuple[str, bytes]], count: int) -> np.ndarray:
         """Returns: uint8 `[count, H, W, C]`. Raises: `DataError` naming the image."""
@@ -56,7 +55,6 @@ class Decoder:
         """Grey or RGB, as asked; the first image decides where nothing is asked."""
         own = 1 if image.mode in _GREY_MODES else 3
         self.channels = self.channels or own
-        self._converted = self._converted or own != self.channels
         image = _eight_bits(image) if own == 1 else image
         if image.mode in {"LA", "PA", "RGBA", "P"}:
             image = _on_black(image)
@@ -82,13 +80,15 @@ class Decoder:
         return ImageOps.fit(image, target, Image.Resampling.BICUBIC)
 
     def _say(self, shape: tuple[int, ...]) -> None:
-        target = (shape[1], shape[0])
-        if set(self._sizes) != {target}:
-            what = "x".join(map(str, next(iter(self._sizes)))) if len(self._sizes) == 1 else "several sizes"
-            how = f" ({self.resize})" if self.resize else ""
-            self.notes.append(f"images resized from {what} to {target[0]}x{target[1]}{how}")
-        if self._converted:
-            self.notes.append(f"images converted to {'grey' if self.channels == 1 else 'RGB'}")
+        """Notes the same for every data set that is accepted under one setting: no image changes them.
+
+        Without `resize` all images have one size, or they are refused; grey and RGB may be mixed, unsaid.
+        """
+        target = f"{shape[1]}x{shape[0]}"
+        if self.resize is not None:
+            self.notes.append(f"images of another size are brought to {target} ({self.resize})")
+        elif (own := "x".join(map(str, next(iter(self._sizes))))) != target:
+            self.notes.append(f"images resized from {own} to {target}")
 
 
 def _open(name: str, data: bytes) -> Image.Image:

@@ -54,7 +54,8 @@ def epsilon(
 
     accountant = pld.PLDAccountant(relation(adjacency), grid or grid_for(records))
     for record in records:
-        accountant.compose(record.event())
+        with _limit_that_counts(record):
+            accountant.compose(record.event())
     return _finite(float(accountant.get_epsilon(delta)))
 
 
@@ -162,18 +163,34 @@ def one_step_loss(record: Record, adjacency: str, grid: float) -> Any:
 
     common = {"value_discretization_interval": grid, "neighboring_relation": relation(adjacency)}
     if isinstance(record, GaussianMechanism) and record.max_units is not None:
-        return privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
-            dataset_size=record.population,
-            sampling_probability=record.sampling_probability,
-            truncated_batch_size=record.max_units,
-            noise_multiplier=record.noise_multiplier,
-            **common,
-        )
+        with _limit_that_counts(record):
+            return privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
+                dataset_size=record.population,
+                sampling_probability=record.sampling_probability,
+                truncated_batch_size=record.max_units,
+                noise_multiplier=record.noise_multiplier,
+                **common,
+            )
     return privacy_loss_distribution.from_gaussian_mechanism(
         standard_deviation=record.noise_multiplier,
         sampling_prob=record.sampling_probability if isinstance(record, GaussianMechanism) else 1.0,
         **common,
     )
+
+
+@contextmanager
+def _limit_that_counts(record: Record) -> Iterator[None]:
+    """A limit so far out that the chance to meet it is no ordinary float makes dp_accounting divide by zero."""
+    try:
+        yield
+    except (ValueError, ZeroDivisionError, FloatingPointError) as error:
+        limit = getattr(record, "max_units", None)
+        if limit is None:
+            raise
+        raise ParameterError(
+            f"max_units {limit} is never met in practice, and cannot be accounted for",
+            hint="lower mechanism.max_units; five standard deviations above the mean are enough",
+        ) from error
 
 
 def relation(adjacency: str) -> Any:
