@@ -180,7 +180,7 @@ def one_step_loss(record: Record, adjacency: str, grid: float) -> Any:
 
 @contextmanager
 def _limit_that_counts(record: Record) -> Iterator[None]:
-    """A limit so far out that the chance to meet it is no ordinary float makes dp_accounting divide by zero."""
+    """A limit so far out that its chance is no ordinary float makes dp_accounting divide by zero."""
     try:
         yield
     except (ValueError, ZeroDivisionError, FloatingPointError) as error:
