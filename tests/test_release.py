@@ -18,9 +18,10 @@ import dp_diffusers as dpd
 from certificate_support import forge, read
 from dp_diffusers import images_out, kept_images, release
 from dp_diffusers.diffusion import generation
-from dp_diffusers.errors import ParameterError, RunFolderError
+from dp_diffusers.errors import ParameterError, RunFolderError, VerificationError
 from dp_diffusers.finetuning import train
 from dp_diffusers.privacy import certificate
+from dp_diffusers.privacy.files import release_files
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.release import Release, generate
 
@@ -186,6 +187,44 @@ def test_guarantee_what_was_placed_is_certified_only_unchanged(
     (run / "release" / "images" / "patient.png").write_bytes(b"private")
     with pytest.raises(ParameterError, match="does not list"):
         generate(run, images=9)
+
+
+@pytest.mark.parametrize("stray", ["notes.txt", "adapter/patient.png"])
+def test_guarantee_a_stray_file_is_refused_before_anything_is_made(
+    run: Path, stray: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run / "release" / stray).write_bytes(b"private")
+    with monkeypatch.context() as patched:
+        patched.setattr(release, "sample", _kill)
+        with pytest.raises(VerificationError, match=f"{stray} is not listed"):
+            generate(run, images=9)
+    assert not (run / "release" / "images").exists()
+    (run / "release" / stray).unlink()
+    generate(run, images=9)
+    assert dpd.Certificate.verify(run / "release").valid
+
+
+@pytest.mark.planted
+def test_planted_leak_in_what_a_generation_certifies(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lay in the release before, and the new certificate itself, are looked through again."""
+    before, scan = (run / "release" / "certificate.json").read_bytes(), release.require_no_leak
+    searched: list[set[str]] = []
+
+    def watching(folder: Path, secrets: Any, report: Path, **more: Any) -> None:
+        searched.append({*map(str, release_files(folder)), *(more.get("also") or {})})
+        scan(folder, secrets, report, **more)
+        if "certificate.json" in searched[-1]:
+            raise VerificationError("nothing was certified")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(release, "require_no_leak", watching)
+        with pytest.raises(VerificationError, match="nothing was certified"):
+            generate(run, images=9)
+    assert {"README.md", "adapter/adapter_model.safetensors", "certificate.json"} < searched[-1]
+    assert any(name.startswith("images/") for name in searched[-1])
+    assert (run / "release" / "certificate.json").read_bytes() == before
+    generate(run, images=9)
+    assert dpd.Certificate.verify(run / "release").valid
 
 
 def test_sampling_goes_on_where_it_stopped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

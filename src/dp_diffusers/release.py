@@ -148,18 +148,19 @@ def write_release(
     )
     (folder.release / "README.md").write_text(model_card(certificate.to_dict(), base))
     traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)
+    (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)
     secrets = secrets_of(folder, traces, _public_words(certificate))
-    _require_no_leak_in(folder, certificate, secrets)
-    certificate = certificate.issue(folder.release)
+    certificate = certificate.issue(folder.release, check=_scan(folder, secrets))
     verify_in_a_fresh_process(folder.release)
     return Release(folder=folder, certificate=certificate)
 
 
-def _require_no_leak_in(folder: RunFolder, certificate: Certificate, secrets: Secrets) -> None:
-    """Looks through the release and the certificate that it is about to get."""
-    (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)
-    text = certificate.listing(folder.release).to_json().encode()
-    require_no_leak(folder.release, secrets, folder.private / FOUND, also={CERTIFICATE_NAME: text})
+def _scan(folder: RunFolder, secrets: Secrets) -> Callable[[str], None]:
+    """Looks through the whole release and the text of the certificate that it is about to get."""
+    report = folder.private / FOUND
+    return lambda text: require_no_leak(
+        folder.release, secrets, report, also={CERTIFICATE_NAME: text.encode()}
+    )
 
 
 def _public_words(certificate: Certificate) -> list[str]:
@@ -212,8 +213,11 @@ def generate(
     release.folder.create()
     with release.folder.lock():
         kept = KeptImages(release.folder)
+        secrets = _known_secrets(release)
+        if out is None:
+            release.certificate.require_listed(release.path, replaced=[IMAGES])
         if out is None and kept.uncertified(release.certificate.files):
-            _certify_images(release, progress)
+            _certify_images(release, secrets, progress)
         family = release.family(device=device)
         classes = release.classes(family.base)
         request = request_of(images, per_label, chosen, classes)
@@ -224,7 +228,7 @@ def generate(
         target = kept.target if out is None else Path(out)
         require_writable(target, format)
         parts = Parts(release.folder, request)
-        check = _leak_check(release)
+        check = _leak_check(release, secrets)
         wanted = labels_of(request["count"], classes, request)
         pixels, labels = _sampled(family, classes, wanted, request["count"], chosen, parts, progress)
         names = None if classes is None else classes.names
@@ -233,24 +237,29 @@ def generate(
             build_images(pixels, labels, names, built, format=format)
             check(built)
             kept.place(built, {**request, "format": format})
-            _certify_images(release, progress)
+            _certify_images(release, secrets, progress)
         else:
             write_images(pixels, labels, names, target, format=format, check=check)
         parts.clear()
     return target
 
 
-def _leak_check(release: Release) -> Callable[[Path], None]:
-    """Looks through a folder of new images for what the training of the release noted as private."""
+def _known_secrets(release: Release) -> Secrets:
+    """What the training of the release noted as private."""
     words = _public_words(release.certificate)
-    secrets = secrets_of(release.folder, kept_traces(release.folder), words)
+    return secrets_of(release.folder, kept_traces(release.folder), words)
+
+
+def _leak_check(release: Release, secrets: Secrets) -> Callable[[Path], None]:
+    """Looks through a folder of new images."""
     return lambda built: require_no_leak(built, secrets, release.folder.private / FOUND)
 
 
-def _certify_images(release: Release, progress: Progress) -> None:
+def _certify_images(release: Release, secrets: Secrets, progress: Progress) -> None:
     if release.certificate.signature is not None:
         progress(message="the signature of the certificate did not cover these images: sign it again")
-    release.certificate = release.certificate.reissue(release.path, replaced=[IMAGES])
+    check = _scan(release.folder, secrets)
+    release.certificate = release.certificate.reissue(release.path, replaced=[IMAGES], check=check)
 
 
 def _sampled(

@@ -16,6 +16,7 @@ from certificate_support import forge, read
 from dp_diffusers.errors import GuaranteeError, ParameterError, RunFolderError, VerificationError
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
+from dp_diffusers.privacy import certificate as certificate_module
 from dp_diffusers.privacy import verification
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
@@ -195,9 +196,10 @@ def test_reissue_adds_and_refuses_changes(release):
     certificate = Certificate.from_json((release / "certificate.json").read_text())
     (release / "images").mkdir()
     (release / "images" / "0.parquet").write_bytes(b"images")
-    added = certificate.reissue(release)
+    added = certificate.reissue(release, replaced=["images"])
     assert "images/0.parquet" in added.files
     assert Certificate.verify(release).valid
+    assert added.reissue(release) == added
     (release / "images" / "0.parquet").write_bytes(b"others")
     with pytest.raises(VerificationError, match=r"images/0\.parquet was changed"):
         added.reissue(release)
@@ -206,6 +208,46 @@ def test_reissue_adds_and_refuses_changes(release):
     (release / "README.md").unlink()
     with pytest.raises(VerificationError, match="README"):
         added.reissue(release, replaced=["images"])
+
+
+STRAYS = ("notes.txt", "adapter/patients.csv", "images2/0.png", "images.txt", ".hidden", "empty/")
+
+
+@pytest.mark.parametrize("stray", STRAYS)
+def test_guarantee_what_nobody_announced_is_not_certified(release, stray):
+    certificate, before = Certificate.read(release), (release / "certificate.json").read_bytes()
+    (release / "images").mkdir()
+    (release / "images" / "0.parquet").write_bytes(b"images")
+    path = release / stray
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if stray.endswith("/") else path.write_text("patient 17")
+    with pytest.raises(VerificationError, match=f"{stray.rstrip('/')} is not listed") as caught:
+        certificate.reissue(release, replaced=["images"])
+    assert "move it away" in caught.value.hint
+    assert (release / "certificate.json").read_bytes() == before
+
+
+@pytest.mark.planted
+def test_planted_certificate_of_whatever_lies_there(release, monkeypatch):
+    certificate = Certificate.read(release)
+    (release / "notes.txt").write_text("patient 17")
+    monkeypatch.setattr(certificate_module, "unlisted", lambda folder, listed: [])
+    assert "notes.txt" in certificate.reissue(release).files, "a stray file would be certified"
+
+
+def test_what_the_check_refuses_is_not_issued(release):
+    certificate, before = Certificate.read(release), (release / "certificate.json").read_bytes()
+    seen = []
+
+    def check(text):
+        seen.append(text)
+        raise VerificationError("no")
+
+    for issue in (certificate.issue, certificate.reissue):
+        with pytest.raises(VerificationError, match="no"):
+            issue(release, check=check)
+    assert seen == [before.decode()] * 2
+    assert (release / "certificate.json").read_bytes() == before
 
 
 def test_links_are_not_certified(tmp_path, draft):

@@ -8,7 +8,7 @@ dp_accounting's events: fields are only ever added, and their meaning never chan
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +23,8 @@ from dp_diffusers.privacy.files import (
     forget_unfinished,
     hashes,
     read_whole,
+    release_files,
+    unlisted,
     write_whole,
 )
 from dp_diffusers.privacy.reservation import Reservation
@@ -112,11 +114,15 @@ class Certificate:
         listed = dataclasses.replace(self, files=files, adapter=adapter, signature=None)
         return dataclasses.replace(listed, digest=digest_of(listed.to_dict()))
 
-    def issue(self, release: str | Path) -> Certificate:
-        """Hashes every file below `release`, writes certificate.json there and returns what it says."""
+    def issue(self, release: str | Path, *, check: Callable[[str], None] = lambda _: None) -> Certificate:
+        """Hashes every file below `release`, writes certificate.json there and returns what it says.
+
+        `check` looks at release and text once the files are hashed; nothing is written if it raises.
+        """
         folder = Path(release)
         forget_unfinished(folder / CERTIFICATE_NAME)
         issued = self.listing(folder)
+        check(issued.to_json())
         write_whole(folder / CERTIFICATE_NAME, issued.to_json())
         return issued
 
@@ -134,7 +140,10 @@ class Certificate:
         found = self.verify(folder)
         if not found.valid or Certificate.read(folder) != self:
             problems = "; ".join(found.problems) or "it is not this certificate"
-            raise VerificationError(f"{folder} is not valid, so it is not signed: {problems}")
+            raise VerificationError(
+                f"{folder} is not valid, so it is not signed: {problems}",
+                hint="`dp-diffusers certificate verify` lists what is wrong",
+            )
         document = {**self.to_dict(), "signature": None}
         if document["digest"] is None:  # of a version that had none
             document["digest"] = digest_of(document)
@@ -143,23 +152,40 @@ class Certificate:
         write_whole(folder / CERTIFICATE_NAME, issued.to_json())
         return issued
 
-    def reissue(self, release: str | Path, *, replaced: Iterable[str] = ()) -> Certificate:
-        """The same certificate with the files that were added since; without its signature, which was for
-        the files before them.
+    def reissue(
+        self,
+        release: str | Path,
+        *,
+        replaced: Iterable[str] = (),
+        check: Callable[[str], None] = lambda _: None,
+    ) -> Certificate:
+        """The same certificate with the files in `replaced` as they are now; without its signature, which
+        was for the files before them.
 
-        `replaced`: paths of files or folders that may differ from what is listed, or be gone. Raises
-        `VerificationError` if any other listed file was changed or is missing.
+        Raises as `require_listed` does, and what `check` raises (see `issue`); nothing is written then.
         """
-        folder = Path(release)
-        exempt = tuple(path.rstrip("/") for path in replaced)
+        self.require_listed(release, replaced=replaced)
+        return self.issue(release, check=check)
+
+    def require_listed(self, release: str | Path, *, replaced: Iterable[str] = ()) -> None:
+        """Raises `VerificationError` unless `release` holds what is listed, unchanged, and nothing else.
+
+        `replaced`: paths of files or folders that may be new, differ from what is listed, or be gone.
+        """
+        folder, exempt = Path(release), tuple(path.rstrip("/") for path in replaced)
+        forget_unfinished(folder / CERTIFICATE_NAME)
         kept = {name: digest for name, digest in self.files.items() if not _is_below(name, exempt)}
-        problems = changed(folder, kept)
-        if problems:
+        if problems := changed(folder, kept):
             raise VerificationError(
                 f"{folder} is not the release that was certified: {'; '.join(problems)}",
                 hint="restore the files, or make the release again",
             )
-        return self.issue(folder)
+        announced = dict.fromkeys((name for name in release_files(folder) if _is_below(name, exempt)), "")
+        if strays := unlisted(folder, {**self.files, **announced}):
+            raise VerificationError(
+                f"{folder} holds more than was certified: {'; '.join(strays)}",
+                hint="move it away: only a training or a generation adds files to a release",
+            )
 
     def to_json(self) -> str:
         """The document, with two spaces of indent and keys in the order of the schema."""
