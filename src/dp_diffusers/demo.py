@@ -18,6 +18,7 @@ from PIL import Image
 
 from dp_diffusers.images_out import write_images
 from dp_diffusers.pictures import save_grid
+from dp_diffusers.run_folder import make_folder
 
 Progress = Callable[..., None]
 SIZE = 16
@@ -88,7 +89,7 @@ def demo(out: Path, progress: Progress) -> DemoResult:
     from dp_diffusers.recipe import PretrainRecipe, Recipe
     from dp_diffusers.release import generate, verify_in_a_fresh_process
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     prepare(out)
     pretrain(PretrainRecipe.load(out / "pretrain.yaml"), out / "public-model", progress)
     release = train(Recipe.load(out / "recipe.yaml"), out / "run", progress)

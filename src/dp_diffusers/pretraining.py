@@ -30,6 +30,7 @@ from dp_diffusers.diffusion.pixel import PixelFamily
 from dp_diffusers.errors import ModelError, RunFolderError
 from dp_diffusers.pictures import save_grid
 from dp_diffusers.recipe import ModelSettings, PretrainRecipe, PretrainTraining
+from dp_diffusers.run_folder import make_folder
 
 Progress = Callable[..., None]
 STATE = "pretraining.pt"
@@ -45,7 +46,7 @@ def pretrain(recipe: PretrainRecipe, out: Path, progress: Progress) -> Path:
     if _finished(out, settings):
         progress(message=f"{out} is already trained with this recipe")
         return out
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if recipe.runtime.threads:
         torch.set_num_threads(recipe.runtime.threads)
     progress(message="preparing public images")
@@ -175,7 +176,13 @@ def _finished(out: Path, settings: Any) -> bool:
     record = out / RECORD
     if not record.exists():
         return False
-    if json.loads(record.read_text())["recipe"] != settings:
+    try:
+        earlier = json.loads(record.read_text())["recipe"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            f"{record} is damaged", hint="give another --out, or delete the folder"
+        ) from error
+    if earlier != settings:
         raise RunFolderError(
             f"{out} holds the model of another recipe", hint="give another --out, or delete it"
         )

@@ -141,6 +141,14 @@ class RunFolder:
         write_atomic(self.private / name, json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder for results. Raises `RunFolderError` where that is not possible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error.strerror}", hint="choose another --out") from error
+
+
 def _flock(stream: IO[str]) -> None:
     try:
         import fcntl

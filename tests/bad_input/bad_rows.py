@@ -24,8 +24,21 @@ PYTHON = re.compile(
 )
 
 
+Spoil = Callable[[Path], object]
+
+
 def leave(folder: Path) -> None:
     """Spoils nothing."""
+
+
+def writes(name: str, text: str) -> Spoil:
+    """Puts a text in the place of a file."""
+    return lambda folder: (folder / name).write_text(text)
+
+
+def both(*spoils: Spoil) -> Spoil:
+    """One after the other."""
+    return lambda folder: [spoil(folder) for spoil in spoils]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +53,7 @@ class Row:
     says: str
     hint: str | None
     code: int = 2
-    spoil: Callable[[Path], object] = leave
+    spoil: Spoil = leave
     problems: int = 1
     answers: str = ""
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from bad_rows import Row, check
+from bad_rows import Row, Spoil, both, check
 from PIL import Image
 
 from loop_support import cheap_trainings
@@ -26,7 +25,6 @@ strategy: {rank: 2, targets: attention}
 training: {noise_draws: 2, learning_rate: 1.0e-2}
 generation: {images: 9, steps: 3}
 """
-Spoil = Callable[[Path], object]
 
 
 def encoded(size: tuple[int, int] = (8, 8), mode: str = "L", kind: str = "PNG", **options: Any) -> bytes:
@@ -62,10 +60,6 @@ def bad_bytes(content: bytes, place: str = "images.parquet") -> Spoil:
 def cut(place: str, kept: int = -40) -> Spoil:
     """Cuts the end off a file."""
     return lambda folder: (folder / place).write_bytes((folder / place).read_bytes()[:kept])
-
-
-def both(*spoils: Spoil) -> Spoil:
-    return lambda folder: [spoil(folder) for spoil in spoils]
 
 
 def pictures(files: dict[str, bytes], metadata: list[list[str]] | bytes | None = None) -> Spoil:

@@ -80,7 +80,7 @@ def abandon(
 
 @ledger.command("export", cls=Verb)
 def export(path: LedgerPath, quiet: Quiet = False) -> None:
-    """Write all entries as JSON lines, with the hash that chains each to the one before."""
+    """Write all entries as JSON lines, each with its hash."""
     configure(quiet=quiet)
     with _opened(path) as opened:
         for line in opened.export():
@@ -90,6 +90,10 @@ def export(path: LedgerPath, quiet: Quiet = False) -> None:
 def _opened(path: Path) -> Ledger:
     from dp_diffusers.privacy.ledger import Ledger
 
+    if path.is_dir():
+        raise LedgerError(
+            f"expected a ledger file, got the folder {path}", hint="give a file, such as x.ledger"
+        )
     if not path.is_file():
         raise LedgerError(f"ledger not found: {path}", hint="the first training writes one")
     return Ledger.open(path, create=False)

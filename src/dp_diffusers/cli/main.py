@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 import tempfile
 import traceback
@@ -21,7 +20,8 @@ import typer
 from dp_diffusers.cli import auditing, certificates, inspection, making, preparation
 from dp_diffusers.cli.options import Verb
 from dp_diffusers.cli.output import complain, configure, settings
-from dp_diffusers.errors import DPDiffusersError, ExitCode, RecipeError, nearest
+from dp_diffusers.cli.usage import usage_of
+from dp_diffusers.errors import DPDiffusersError, ExitCode, RecipeError
 
 RESUME = "run the same command again to resume"
 
@@ -74,14 +74,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(args=given, standalone_mode=False, prog_name="dp-diffusers")
     except BaseException as error:
-        return int(report(error))
+        return int(report(error, given))
     if code == ExitCode.INTERRUPTED:
         return int(report(KeyboardInterrupt()))
     return code if isinstance(code, int) else int(ExitCode.DONE)
 
 
-def report(error: BaseException) -> ExitCode:
-    """Says what went wrong. Returns: the exit code."""
+def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
+    """Says what went wrong. `given`: the words of the command line. Returns: the exit code."""
     if isinstance(error, SystemExit):
         return ExitCode(error.code) if isinstance(error.code, int) else ExitCode.BUG
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
@@ -98,7 +98,7 @@ def report(error: BaseException) -> ExitCode:
         complain(error.message, error.hint)
         return error.exit_code
     if hasattr(error, "format_message"):  # a usage error of typer, whichever click it is built on
-        complain(*_usage(error))
+        complain(*usage_of(error, given, [*VERBS, "ledger", "certificate"]))
         return ExitCode.BAD_INPUT
     if _disk_is_full(error):
         complain("disk is full", "free some space; " + RESUME)
@@ -115,23 +115,6 @@ def _disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _usage(error: BaseException) -> tuple[str, str]:
-    """A usage error as message and hint."""
-    text = str(error.format_message()).strip().rstrip(".").replace(": Value error, ", ": ")  # type: ignore[attr-defined]
-    message, _, suggestion = text.partition(". Did you mean ")
-    message = message.split("(Possible options")[0].strip().rstrip(".")
-    known = [*VERBS, "ledger", "certificate"]
-    close = next(iter(getattr(error, "possibilities", None) or []), None)
-    if suggestion:
-        close = re.sub(r"['\"?]", "", suggestion)
-    elif "No such command" in message:
-        close = nearest(message.split("'")[1], known)
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "dp-diffusers"
-    hint = f"did you mean {close!r}?" if close else f"`{command} --help` lists what there is"
-    return message[:1].lower() + message[1:], hint
 
 
 def _crashed(error: BaseException) -> ExitCode:

@@ -38,11 +38,11 @@ WRITTEN = {
 def write_starter(path: Path, images: Path, *, population: int, base: str, epsilon: float) -> None:
     """Writes the recipe. Raises: `InputError` if the file exists; `RecipeError` for numbers out of range."""
     if not images.exists():
-        raise DataError(f"images not found: {images}")
+        raise DataError(f"images not found: {images}", hint="give a folder or a parquet file")
     if path.exists():
         raise InputError(f"{path} exists already", hint="give another --out")
     if not path.parent.is_dir():
-        raise InputError(f"folder not found: {path.parent}")
+        raise InputError(f"folder not found: {path.parent}", hint="make it, or give another --out")
     recipe = _recipe(path, images, population=population, base=base, epsilon=epsilon)
     path.write_text(HEAD.format(name=path.name) + "\n".join(_section(recipe, "")) + "\n", encoding="utf-8")
 

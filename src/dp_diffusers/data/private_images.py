@@ -134,7 +134,7 @@ class PrivateImages:
         `label`: a column, `folder`, `auto` (class folders of a folder, the column `label` of parquet files)
         or None.
         """
-        kind = kind_of(path)
+        kind = kind_of(path, hint="paths are relative to the recipe's folder")
         raw = open_source(
             kind, path, label=default_label(kind) if label == "auto" else label, unit=_column(unit)
         )

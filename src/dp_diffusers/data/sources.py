@@ -90,13 +90,16 @@ def no_column(place: Path, kind: str, name: str, known: Sequence[str], hint: str
     return DataError(f"{place}: no {kind} column {name!r} among {', '.join(known) or 'none'}", hint=hint)
 
 
-def kind_of(path: str | Path) -> str:
-    """`folder` or `parquet`, by what lies at `path`. Raises: `DataError` if nothing usable does."""
+def kind_of(path: str | Path, *, hint: str = "give a folder or a parquet file") -> str:
+    """`folder` or `parquet`, by what lies at `path`. Raises: `DataError` if nothing usable does.
+
+    hint: what to say where nothing lies at `path`.
+    """
     place = Path(path)
     if place.is_dir():
         return "parquet" if _holds_parquet(place) else "folder"
     if not place.exists():
-        raise DataError(f"images not found: {place}", hint="paths are relative to the recipe's folder")
+        raise DataError(f"images not found: {place}", hint=hint)
     if place.suffix.lower() in {".parquet", ".pq"}:
         return "parquet"
     raise DataError(

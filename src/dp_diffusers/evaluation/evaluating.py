@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dp_diffusers.data.public_images import PublicImages
-from dp_diffusers.errors import DataError, ModelError, ParameterError, RunFolderError, within
+from dp_diffusers.errors import DataError, ModelError, ParameterError, RunFolderError, counted, within
 from dp_diffusers.evaluation import classifier
 from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
@@ -123,7 +123,8 @@ def _reference(reference: LabelledImages, names: tuple[str, ...]) -> LabelledIma
     if len(test.images) < len(reference.images):
         missing = len(reference.images) - len(test.images)
         raise DataError(
-            f"{missing} reference images have a class that the synthetic images lack",
+            f"{counted(missing, 'reference image has', 'reference images have')} a class that the synthetic "
+            "images lack",
             hint=f"synthetic classes: {', '.join(names[:10])}",
         )
     return test

@@ -104,10 +104,10 @@ class Budget:
 
 
 def _check_epsilon_delta(prefix: str, epsilon: float, delta: float) -> None:
+    hint = "epsilon between 1 and 10 is usual for images; smaller is more private"
     for name, value in (("epsilon", epsilon), ("delta", delta)):
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ParameterError(f"expected {prefix}{name} to be a number, got {value!r}")
-    hint = "epsilon between 1 and 10 is usual for images; smaller is more private"
+            raise ParameterError(f"expected {prefix}{name} to be a number, got {value!r}", hint=hint)
     within(*EPSILON_RANGE, hint=hint, **{f"{prefix}epsilon": epsilon})
     if not SMALLEST_DELTA < delta < 1.0:
         raise ParameterError(
@@ -137,5 +137,8 @@ def _resolve_cap(
     if cap is None or isinstance(cap, Cap):
         return cap
     if not isinstance(cap, Mapping) or set(cap) != {"epsilon", "delta"}:
-        raise ParameterError(f"expected cap to be null or {{epsilon, delta}}, got {cap!r}")
+        raise ParameterError(
+            f"expected cap to be null or {{epsilon, delta}}, got {cap!r}",
+            hint='Cap(3.0, 1e-5) or {"epsilon": 3.0, "delta": 1e-5}',
+        )
     return Cap(cap["epsilon"], cap["delta"])

@@ -89,6 +89,9 @@ def read_whole(path: Path) -> str:
         if path.is_symlink():
             raise RunFolderError(f"{path} is not a plain file")
         return path.read_bytes().decode("utf-8")
+    except FileNotFoundError as error:
+        hint = "`dp-diffusers train` writes it; was the folder copied whole?"
+        raise RunFolderError(f"{path.parent} holds no {path.name}", hint=hint) from error
     except OSError as error:
         raise RunFolderError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

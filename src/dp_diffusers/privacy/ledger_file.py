@@ -168,7 +168,10 @@ class LedgerFile:
         if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise self._foreign()
         if (found := execute("PRAGMA user_version").fetchone()[0]) != FORMAT:
-            raise LedgerError(f"{self.path} has ledger format {found}, this version reads {FORMAT}")
+            raise LedgerError(
+                f"{self.path} has ledger format {found}, this version reads {FORMAT}",
+                hint="a newer dp-diffusers wrote it, and reads it",
+            )
         if dict(execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")) != _SCHEMA:
             raise self._damaged("its tables or triggers were changed")
         # The chain covers the rows; answers come from the indexes, which lack rows in a file that was cut.

@@ -1,0 +1,107 @@
+"""Runs that are refused, or have nothing to do: nothing is spent, and what is there stays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from dp_diffusers.cli.main import main
+from dp_diffusers.privacy.ledger import Ledger
+from loop_support import cheap_trainings
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap_trainings(monkeypatch.setattr)
+
+
+def called(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+    code = main([str(word) for word in words])
+    return code, capsys.readouterr().err
+
+
+def spent(folder: Path) -> float:
+    """What the ledger of the tiny recipe says was spent."""
+    path = folder / "tiny.ledger"
+    if not path.exists():
+        return 0.0
+    with Ledger.open(path) as ledger:
+        return ledger.spent().epsilon
+
+
+_TRAINED: list[Path] = []
+
+
+@pytest.fixture
+def trained(tiny_recipe: Path, tmp_path: Path) -> Path:
+    """A folder with a recipe, its ledger, and the finished run `run`; trained once for this file."""
+    if not _TRAINED:
+        assert main(["train", str(tiny_recipe), "--out", str(tmp_path / "run"), "--quiet"]) == 0
+        _TRAINED.append(tmp_path)
+    return _TRAINED[0]
+
+
+def test_resume_with_another_recipe_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = spent(trained)
+    code, said = called(
+        capsys, "train", trained / "recipe.yaml", "--out", trained / "run", "--set", "training.ema=0.5"
+    )
+    assert code == 2
+    assert "training.ema" in said
+    assert spent(trained) == before > 0
+
+
+def test_the_same_recipe_again_says_that_it_is_done(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = spent(trained)
+    command = ["train", str(trained / "recipe.yaml"), "--out", str(trained / "run"), "--json"]
+    assert main([*command, "--set", "runtime.rows_per_pass=7"]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert set(document) == {"release", "epsilon", "delta", "steps_charged", "trainable_parameters"}
+    assert document["steps_charged"] == 3
+    assert "done" in captured.err
+    assert spent(trained) == before
+
+
+def test_a_cap_that_is_reached_is_refused_with_exit_3(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = spent(trained)
+    code, said = called(capsys, "train", trained / "recipe.yaml", "--out", trained / "two", "--quiet")
+    assert code == 3
+    assert "cap" in said
+    assert spent(trained) == before
+
+
+def test_a_tampered_ledger_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.ledger"
+    shutil.copy(trained / "tiny.ledger", copy)
+    forget_an_entry(copy)
+    ledger = f"budget.ledger={copy}"
+    code, said = called(
+        capsys, "train", trained / "recipe.yaml", "--out", tmp_path / "run", "--quiet", "--set", ledger
+    )
+    assert code == 2, said
+    assert "copy.ledger" in said
+    assert not (tmp_path / "run" / "release" / "certificate.json").exists()
+
+
+def forget_an_entry(path: Path) -> None:
+    """Removes the last but one entry of a ledger, triggers first."""
+    ledger = sqlite3.connect(path)
+    names = ledger.execute("select type, name from sqlite_master").fetchall()
+    for kind, name in names:
+        if kind == "trigger":
+            ledger.execute(f"drop trigger {name}")
+    (table,) = [name for kind, name in names if kind == "table" and not name.startswith("sqlite_")]
+    ledger.execute(f"delete from {table} where rowid = (select max(rowid) - 1 from {table})")
+    ledger.commit()
+    ledger.close()
