@@ -15,7 +15,7 @@ import pytest
 import dp_diffusers as dpd
 from dp_diffusers import class_histogram, images_out
 from dp_diffusers.diffusion.generation import proportional_labels
-from dp_diffusers.errors import BudgetExhausted, ParameterError, RecipeError, RunFolderError
+from dp_diffusers.errors import ParameterError, RecipeError, RunClosed, RunFolderError
 from dp_diffusers.finetuning import train
 from dp_diffusers.mechanisms.histogram import histogram_query
 from dp_diffusers.privacy.certificate import Certificate
@@ -148,7 +148,7 @@ def test_an_abandoned_run_asks_nothing_more(recipe: Path, tmp_path: Path) -> Non
     with Ledger.open(tmp_path / "tiny.ledger") as ledger:
         (run,) = ledger.runs()
         assert ledger.abandon(run.run_id[:6]).abandoned
-    with pytest.raises(BudgetExhausted, match="abandoned"):
+    with pytest.raises(RunClosed, match="abandoned"):
         train(Recipe.load(recipe, [ASK]), tmp_path / "run")
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from dp_diffusers import finetuning
 from dp_diffusers.cli.main import main
+from dp_diffusers.errors import BudgetExhausted, RunClosed
 from dp_diffusers.finetuning import train
+from dp_diffusers.privacy import ending, reservation
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe
 from loop_support import cheap_trainings, small_budget
@@ -92,3 +94,40 @@ def test_guarantee_the_run_folder_in_the_ledger_keeps_others_from_closing_it(
     release = train(Recipe.load(tiny_recipe), tmp_path / "run", close)
     assert codes == [2]
     assert release.certificate.to_dict()["mechanisms"][0]["steps_charged"] == 3
+
+
+def _closed_after(recipe: Path, run: Path, step: int, **stated: bool) -> None:
+    """A training whose run someone closes after `step`, from where its folder cannot be seen."""
+
+    def close(**facts: Any) -> None:
+        if facts.get("step") == step:
+            ledger = run.parent / "tiny.ledger"
+            with Ledger.open(ledger) as opened:
+                opened.settle(_run_id(ledger), stopped_elsewhere=True, **stated)
+
+    train(Recipe.load(recipe), run, close)
+
+
+@pytest.mark.parametrize("unseen", [False, True])
+def test_guarantee_a_training_that_is_closed_under_way_releases_nothing(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unseen: bool
+) -> None:
+    """Its budget is not spent: someone chose, and may have seen what was released."""
+    small_budget(tiny_recipe)
+    monkeypatch.setattr(ending, "_hold", lambda run, stack: False)
+    for message in ("is settled: it charges no more steps", "was settled in the ledger"):  # and when resumed
+        with pytest.raises(RunClosed, match=message) as caught:
+            _closed_after(tiny_recipe, tmp_path / "run", 1, unseen=unseen)
+        assert caught.value.exit_code == 3
+        assert not list((tmp_path / "run" / "release").rglob("*.*"))
+
+
+@pytest.mark.planted
+def test_planted_a_closed_run_taken_for_a_spent_budget(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_budget(tiny_recipe)
+    monkeypatch.setattr(ending, "_hold", lambda run, stack: False)
+    monkeypatch.setattr(reservation, "RunClosed", BudgetExhausted)
+    _closed_after(tiny_recipe, tmp_path / "run", 1, unseen=True)
+    assert (tmp_path / "run" / "release" / "certificate.json").exists(), "the planted defect must be visible"

@@ -9,7 +9,8 @@
     │   ├── LedgerError                  a ledger that is locked, damaged or not the expected one
     │   └── RunFolderError               a run folder that belongs to another recipe, a full disk
     ├── BudgetError             exit 3   the budget or the cap forbids it; nothing was spent
-    │   └── BudgetExhausted              a run reached its limit; what is left of it is given up
+    │   ├── BudgetExhausted              a run reached its limit; what is left of it is given up
+    │   └── RunClosed                    a run that was settled or abandoned: it charges no more
     ├── VerificationError       exit 4   a certificate, a release or an audit that does not hold
     ├── GuaranteeError          exit 1   a call that would break the guarantee (always a bug)
     └── Interrupted             exit 130 stopped by the user, resumable
@@ -89,6 +90,10 @@ class BudgetError(DPDiffusersError):
 
 class BudgetExhausted(BudgetError):
     """The run has reached its limit: no further step may be charged."""
+
+
+class RunClosed(BudgetError):
+    """Someone closed the run in the ledger, whatever is left of its budget: it charges no more."""
 
 
 class VerificationError(DPDiffusersError):

@@ -49,6 +49,7 @@ def path(written: bytes, tmp_path: Path) -> Path:
     return tmp_path / "data.ledger"
 
 
+STATED = ("--unseen", "--stopped-elsewhere")
 Call = Callable[..., tuple[int, str, str]]
 
 
@@ -124,7 +125,7 @@ def test_a_picture_of_an_empty_ledger(call: Call, tmp_path: Path) -> None:
 
 
 def test_settle_says_what_is_released(path: Path, call: Call) -> None:
-    code, out, _ = call("settle", str(path), "second")
+    code, out, _ = call("settle", str(path), "second", "--stopped-elsewhere")
     assert code == 0
     first, second, total = out.splitlines()
     assert first.startswith("run second-run is settled: 4 of 20 steps charged, epsilon ")
@@ -135,7 +136,7 @@ def test_settle_says_what_is_released(path: Path, call: Call) -> None:
 
 
 def test_settle_unseen_in_json(path: Path, call: Call) -> None:
-    document = json.loads(call("settle", str(path), "second-run", "--unseen", "--json")[1])
+    document = json.loads(call("settle", str(path), "second-run", *STATED, "--json")[1])
     assert document["status"] == "settled"
     assert document["counted_epsilon"] == document["epsilon"] < document["reserved_epsilon"]
     with Ledger.open(path) as ledger:
@@ -149,6 +150,8 @@ def test_settle_unseen_in_json(path: Path, call: Call) -> None:
         (["settle", "third"], "charged nothing", "ledger abandon"),
         (["settle", "secnd-run"], "no run 'secnd-run'", "did you mean 'second-run'?"),
         (["abandon", "first"], "settled already", "stays charged"),
+        (["settle", "second"], "a process may be at work on it", "--stopped-elsewhere"),
+        (["abandon", "second"], "a process may be at work on it", "--stopped-elsewhere"),
     ],
 )
 def test_refusals_are_one_line_and_a_hint(

@@ -41,7 +41,7 @@ def drafted(plan: Plan, lane: bytes, *, charged: int = 30, not_private: bool = F
         account.open_lane(SimpleNamespace(lane=lane, not_private=not_private))
         for step in range(charged):
             account.charge(step)
-        account.settle()
+        account.settle(unseen=charged < 30)
         return Certificate.draft(
             plan=plan, account=account, base_model=BASE, adapter={"trainable_parameters": 12}
         )

@@ -166,7 +166,7 @@ def admit_until_refused(ledger: Ledger, plans: Sequence[Plan], stops: Sequence[i
         account.open_lane(plan.fresh_keys())
         for step in range(min(stop, account.limit)):
             account.charge(step)
-        ledger.settle(account.run_id) if stop < plan.steps else account.settle()
+        account.settle()
         admitted.append(min(stop, account.limit))
         spent = ledger.spent()
         assert spent.epsilon <= ledger.terms.cap.epsilon

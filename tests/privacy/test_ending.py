@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dp_diffusers.errors import BudgetError, BudgetExhausted, LedgerError
+from dp_diffusers.errors import BudgetError, LedgerError, RunClosed
 from dp_diffusers.privacy import ending, ledger_file, reservation
 from dp_diffusers.privacy import ledger as ledger_module
 from dp_diffusers.privacy.accountant import epsilon
@@ -18,9 +18,18 @@ from dp_diffusers.privacy.spending import total
 from dp_diffusers.run_folder import RunFolder
 
 
+@pytest.fixture(autouse=True)
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder `here`, relative to which `charged` works and where nobody is at work."""
+    monkeypatch.chdir(tmp_path)
+    RunFolder(Path("here")).create()
+    with RunFolder(Path("here")).lock():
+        pass
+
+
 def charged(ledger: Ledger, plan: Any, lanes: Callable[..., Any], steps: int, name: str) -> Reservation:
     account = ledger.reserve(plan, run_id=name)
-    account.open_lane(lanes())
+    account.open_lane(lanes(), folder="here")
     for step in range(steps):
         account.charge(step)
     return account
@@ -47,13 +56,13 @@ def test_settling_needs_a_charge_and_happens_once(ledger, plan, new_keys) -> Non
         ledger.settle("mine")
     assert "ledger abandon" in str(caught.value.hint)
     account = ledger.resume("mine")
-    account.open_lane(new_keys())
+    account.open_lane(new_keys(), folder="here")
     account.charge(0)
     assert ledger.settle("mi").status == "settled"
     head = ledger.head
     assert ledger.settle("mine").given_up
     assert ledger.head == head
-    with pytest.raises(BudgetExhausted, match="settled"):
+    with pytest.raises(RunClosed, match="settled"):
         account.charge(1)
     with pytest.raises(LedgerError, match="settled already"):
         ledger.abandon("mine")
@@ -65,7 +74,7 @@ def test_abandoning_before_the_first_charge_gives_everything_back(ledger, plan, 
     assert (run.status, run.abandoned) == ("cancelled", True)
     assert ledger.abandon("mine").abandoned, "again is the same"
     assert ledger.spent().epsilon == 0
-    with pytest.raises(BudgetExhausted, match="abandoned"):
+    with pytest.raises(RunClosed, match="abandoned"):
         ledger.refuse_given_up("mine", complete=True)
     ledger.reserve(plan)
 
@@ -74,7 +83,7 @@ def test_a_run_given_up_is_refused_unless_it_is_complete(ledger, roomy, new_keys
     charged(ledger, roomy(), new_keys, 3, "one")
     ledger.refuse_given_up("one", complete=False)
     ledger.settle("one")
-    with pytest.raises(BudgetExhausted, match=r"settled in the ledger .* after 3 of 30 steps") as caught:
+    with pytest.raises(RunClosed, match=r"settled in the ledger .* after 3 of 30 steps") as caught:
         ledger.refuse_given_up("one", complete=False)
     assert caught.value.exit_code == 3
     ledger.refuse_given_up("one", complete=True)
@@ -149,11 +158,40 @@ def test_guarantee_a_run_at_work_is_left_alone(ledger, roomy, new_keys, tmp_path
     assert ledger.settle("one").steps_charged == 2
 
 
-def test_a_folder_that_is_gone_does_not_keep_a_run_open(ledger, roomy, new_keys, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["gone", None])
+def test_guarantee_a_run_out_of_sight_is_closed_only_where_it_is_stated_to_have_stopped(
+    ledger, roomy, new_keys, folder: str | None
+) -> None:
+    """The folder is on another machine, outside of this container, or was never named."""
     account = ledger.reserve(roomy(), run_id="one")
-    account.open_lane(new_keys(), folder=str(tmp_path / "gone"))
+    account.open_lane(new_keys(), folder=folder)
     account.charge(0)
-    assert ledger.abandon("one").abandoned
+    for close in (ledger.settle, ledger.abandon):
+        with pytest.raises(LedgerError, match="a process may be at work on it") as caught:
+            close("one")
+        assert "--stopped-elsewhere" in str(caught.value.hint)
+    account.charge(1)
+    assert ledger.abandon("one", stopped_elsewhere=True).abandoned
+
+
+def test_guarantee_a_lock_that_is_seen_is_held_whatever_is_stated(ledger, roomy, new_keys) -> None:
+    charged(ledger, roomy(), new_keys, 1, "one")
+    with RunFolder(Path("here")).lock(), pytest.raises(LedgerError, match="another process is at work"):
+        ledger.settle("one", stopped_elsewhere=True)
+
+
+def test_a_folder_that_cannot_be_opened_is_out_of_sight(ledger, roomy, new_keys) -> None:
+    charged(ledger, roomy(), new_keys, 1, "one")
+    lock = Path("here/private/lock")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(LedgerError, match="a process may be at work on it"):
+        ledger.settle("one")
+
+
+def test_a_run_that_no_process_began_needs_no_statement(ledger, roomy) -> None:
+    ledger.reserve(roomy(), run_id="one")
+    assert ledger.abandon("one").status == "cancelled"
 
 
 def test_guarantee_times_never_matter(ledger, roomy, new_keys, monkeypatch) -> None:

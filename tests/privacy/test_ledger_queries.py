@@ -61,7 +61,7 @@ def test_guarantee_a_query_is_paid_once_and_composed_with_the_steps(ledger, aski
     assert account.epsilon() == pytest.approx(oracle(asking, 0, 1), rel=0.02)
     for step in range(12):
         account.charge(step)
-    account.settle()
+    account.settle(unseen=True)
     expected = oracle(asking, 12, 1)
     assert ledger.spent().epsilon == pytest.approx(expected, rel=0.01)
     assert [record.name for record in account.charged] == ["histogram", "dpsgd"]
@@ -148,7 +148,7 @@ def test_a_run_that_only_asked_counts_its_query_and_is_not_cancelled(ledger, ask
     account.charge_query("histogram")
     with pytest.raises(GuaranteeError, match="cannot be cancelled"):
         account.cancel()
-    account.settle()
+    account.settle(unseen=True)
     assert ledger.spent().epsilon == pytest.approx(oracle(asking, 0, 1), rel=0.01)
 
 

@@ -31,6 +31,14 @@ Unseen = Annotated[
         "what it charged.",
     ),
 ]
+StoppedElsewhere = Annotated[
+    bool,
+    typer.Option(
+        "--stopped-elsewhere",
+        help="State that the process which worked on it has ended, where its run folder cannot be seen from "
+        "here, as from outside a container or on another machine.",
+    ),
+]
 
 
 @ledger.callback()
@@ -60,22 +68,34 @@ def show(
 
 @ledger.command("settle", cls=Verb)
 def settle(
-    path: LedgerPath, run: RunName, unseen: Unseen = False, json: Json = False, quiet: Quiet = False
+    path: LedgerPath,
+    run: RunName,
+    unseen: Unseen = False,
+    stopped_elsewhere: StoppedElsewhere = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Close an open run at what it charged; it trains no further."""
     configure(json=json, quiet=quiet)
     with _opened(path) as opened:
-        _say_what_is_released(opened, opened.settle(run, unseen=unseen))
+        closed = opened.settle(run, unseen=unseen, stopped_elsewhere=stopped_elsewhere)
+        _say_what_is_released(opened, closed)
 
 
 @ledger.command("abandon", cls=Verb)
 def abandon(
-    path: LedgerPath, run: RunName, unseen: Unseen = False, json: Json = False, quiet: Quiet = False
+    path: LedgerPath,
+    run: RunName,
+    unseen: Unseen = False,
+    stopped_elsewhere: StoppedElsewhere = False,
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Give an open run up for good; what it charged stays charged."""
     configure(json=json, quiet=quiet)
     with _opened(path) as opened:
-        _say_what_is_released(opened, opened.abandon(run, unseen=unseen))
+        closed = opened.abandon(run, unseen=unseen, stopped_elsewhere=stopped_elsewhere)
+        _say_what_is_released(opened, closed)
 
 
 @ledger.command("export", cls=Verb)

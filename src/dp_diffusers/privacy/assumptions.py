@@ -31,7 +31,8 @@ def assumptions_of(
         f"other releases from the same data add to it, up to the cap of the ledger ({_cap(budget)}).",
         "Population: declared by whoever ran this, public, and not counted from the data.",
         "Fixed beforehand: steps, sampling, clip and noise were chosen before the run without looking at the "
-        "private images; if the run was ended early, that was not decided from what it released.",
+        "private images. A run that ended before its plan and its limit has a certificate only where the "
+        "ledger holds the statement that whoever ended it had seen nothing of it (`ledger.ended_unseen`).",
         "Labels: the label of a unit's image is private; that the named classes exist is public.",
         f"Class names and prompts: {names}.",
         "Public data and base model: taken to hold nothing about the units that this release protects.",

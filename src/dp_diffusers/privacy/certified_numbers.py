@@ -1,7 +1,8 @@
 """The numbers of a certificate, taken from plan and ledger.
 
-Guarantee: what is certified is what was charged, and a run whose account is missing, open or another's is
-refused. Imports privacy/ and the standard library. Source: the contract of the certificate.
+Guarantee: what is certified is what was charged, and a run whose account is missing, open or another's, or
+whose end was chosen, is refused. Imports privacy/ and the standard library. Source: the contract of the
+certificate; each prefix of a run has its epsilon for a length fixed beforehand, not for one that is chosen.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dp_diffusers.errors import GuaranteeError
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.reservation import Reservation
+from dp_diffusers.privacy.runs import Run
 
 
 class CertifiablePlan(Protocol):
@@ -47,7 +49,7 @@ def certified_numbers(plan: CertifiablePlan, account: Reservation | None) -> dic
     """The fields of a certificate that say what was promised and what it cost.
 
     `account`: the run's settled reservation, None without privacy. Raises `GuaranteeError` if it is not the
-    plan's, not settled, or empty.
+    plan's, not settled, empty, or was ended early by a choice that may depend on what it released.
     """
     return _without_privacy(plan) if plan.record is None else _with_privacy(plan, account)
 
@@ -72,7 +74,13 @@ def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[st
         "delta": budget.delta,
         "accountant": {"method": "pld", "library": accountant.library_version(), "grid": grid},
         "mechanisms": tuple(_entries(plan, charged)),
-        "ledger": {"spent_epsilon": spent.epsilon, "cap_epsilon": cap, "head": ledger, "rule": spent.rule},
+        "ledger": {
+            "spent_epsilon": spent.epsilon,
+            "cap_epsilon": cap,
+            "head": ledger,
+            "rule": spent.rule,
+            "ended_unseen": run.ledger.run(run.run_id).is_early,  # an early end has no certificate else
+        },
         "not_private": test_keys,
     }
 
@@ -82,11 +90,24 @@ def _settled_run(plan: CertifiablePlan, account: Reservation | None) -> tuple[Re
         raise GuaranteeError("a private run has no certificate without its ledger account")
     if account.plan_fingerprint != plan.fingerprint:
         raise GuaranteeError("the ledger account belongs to another plan")
-    if account.ledger.run(account.run_id).status != "settled":
+    run = account.ledger.run(account.run_id)
+    if run.status != "settled":
         raise GuaranteeError("the run is not settled: its certificate could say too little")
     if account.steps_charged == 0:
         raise GuaranteeError("the run charged nothing, so there is nothing to certify")
+    _require_no_choice(run)
     return account, account.ledger.head
+
+
+def _require_no_choice(run: Run) -> None:
+    """Raises `GuaranteeError` for an early end, unless the ledger states that nobody saw the run."""
+    if run.is_early and not run.unseen:
+        raise GuaranteeError(
+            f"run {run.run_id} was ended after {run.steps_charged} of {run.record.steps} steps: their "
+            "epsilon does not cover a choice that may depend on what they released",
+            hint="charge all of a plan, and leave unused what is not wanted, before settling; or state with "
+            "unseen, when closing it, that nobody saw anything of the run",
+        )
 
 
 def _without_privacy(plan: CertifiablePlan) -> dict[str, Any]:

@@ -9,7 +9,8 @@ the standard library, and the accountant while reserving. Source: privacy odomet
            lane     a process began to charge; the lanes before it are void
            query    one side query, before it is released; asked again, it lowers `limit`
            charge   one step, before it is released
-           settle   the run is over: it costs what it charged      | cancel   it charged nothing
+           settle   the run is over: it costs what it charged, more where its end was chosen
+           cancel   the run is over and charged nothing
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Protocol
 
 from dp_diffusers.errors import BudgetError, GuaranteeError, LedgerError
 from dp_diffusers.privacy import ending
-from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.budget import EPSILON_RANGE, Budget
 from dp_diffusers.privacy.canonical import canonical_json
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.ledger_file import BUSY_SECONDS, Entry, LedgerFile, utc_now
@@ -140,7 +141,10 @@ class Ledger:
         return [read_run(self.file, entry) for entry in self._reserved().values()]
 
     def spent(self) -> Spent:
-        """What all runs come to: settled runs at what they charged, open runs at their limit."""
+        """What all runs come to: settled runs at what they charged, open runs at their limit.
+
+        A run whose end was chosen counts what `spending.cost_when_stopped` says.
+        """
         terms = self.terms
         if terms is None:
             return Spent(epsilon=0.0, delta=0.0, rule="none")
@@ -207,19 +211,20 @@ class Ledger:
             raise LedgerError(f"run {run_id} is not in the ledger {self.path}")
         return read_run(self.file, entry)
 
-    def settle(self, run: str, *, unseen: bool = False) -> Run:
+    def settle(self, run: str, *, unseen: bool = False, stopped_elsewhere: bool = False) -> Run:
         """Closes an open run at what it charged; `run` may be the beginning of its name.
 
-        unseen: see `ending.settle`. Raises `LedgerError` if it is unknown, charged nothing, or is at work.
+        unseen, stopped_elsewhere: see `ending.settle`. Raises `LedgerError` if it is unknown, charged
+        nothing, is at work, or may be.
         """
-        return ending.settle(self, run, unseen=unseen)
+        return ending.settle(self, run, unseen=unseen, stopped_elsewhere=stopped_elsewhere)
 
-    def abandon(self, run: str, *, unseen: bool = False) -> Run:
+    def abandon(self, run: str, *, unseen: bool = False, stopped_elsewhere: bool = False) -> Run:
         """Gives an open run up for good; raises what `settle` does, but takes one that charged nothing."""
-        return ending.abandon(self, run, unseen=unseen)
+        return ending.abandon(self, run, unseen=unseen, stopped_elsewhere=stopped_elsewhere)
 
     def refuse_given_up(self, run_id: str, *, complete: bool) -> None:
-        """Raises `BudgetExhausted` for a run that someone settled or abandoned before it was `complete`."""
+        """Raises `RunClosed` for a run that someone settled or abandoned before it was `complete`."""
         ending.refuse_given_up(self, run_id, complete=complete)
 
     def _reserved(self) -> dict[str, Entry]:
@@ -255,5 +260,16 @@ class Ledger:
             above = f"and the sum of its runs' deltas above what its cap of delta {cap.delta:g} has for them"
         raise BudgetError(
             f"this run would bring the ledger {self.path} from epsilon {spent.epsilon:.4g} {above}",
-            hint="lower budget.epsilon or mechanism.steps; the cap belongs to the data set, not to the run",
+            hint=_what_is_left(cap.epsilon - spent.epsilon, others=len(costs) > 1),
         )
+
+
+def _what_is_left(epsilon: float, *, others: bool) -> str:
+    """What someone may still ask for, once a cap has refused a run."""
+    if epsilon < EPSILON_RANGE[0]:
+        return (
+            "nothing usable is left of the cap, which the first run fixed for good; images from the releases "
+            "there are cost nothing more"
+        )
+    rule = ", less as runs planned after looking at earlier ones add up by a safer rule" if others else ""
+    return f"at most epsilon {epsilon:.3g} is left{rule}: lower budget.epsilon"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 
-from dp_diffusers.errors import BudgetExhausted, GuaranteeError, LedgerError
+from dp_diffusers.errors import BudgetExhausted, GuaranteeError, LedgerError, RunClosed
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.ledger_file import Entry, utc_now
 from dp_diffusers.privacy.receipt import Receipt
@@ -136,8 +136,8 @@ class Reservation:
     def charge(self, step: int) -> Receipt:
         """Pays for one release of `step`; the receipt exists only after the row is on disk.
 
-        Raises `BudgetExhausted` at the limit and for a settled run, `LedgerError` if another process opened
-        a newer lane, `GuaranteeError` without a lane or if `step` does not rise within the lane.
+        Raises `BudgetExhausted` at the limit, `RunClosed` for a settled run, `LedgerError` if another process
+        opened a newer lane, `GuaranteeError` without a lane or if `step` does not rise within the lane.
         """
         with self._file.transaction():
             last = self._open()
@@ -185,43 +185,47 @@ class Reservation:
         assert terms is not None
         return limit_after(run, asked, self.ledger.room_for(run.run_id, run.budget_epsilon, terms), terms)
 
-    def settle(self) -> int:
-        """Closes the run at what it charged, which releases the rest, and returns its number of steps.
+    def settle(self, *, unseen: bool = False) -> int:
+        """Closes the run, which releases what it does not count, and returns its number of steps.
 
-        For a run that ends as its plan or a fixed rule says. Where someone decides to stop, who may have
-        seen what it released, use `give_up`. A settled run stays as it is. Raises `LedgerError` while
-        another process charges it.
+        At the end of its plan, or at its limit, it counts what it charged. An earlier end is taken for a
+        choice that may depend on what it released: it counts what `cost_when_stopped` says and gets no
+        certificate. unseen: whoever chose had seen nothing of that; then it counts what it charged, and the
+        ledger keeps the statement. A settled run stays as it is. Raises `LedgerError` while another process
+        charges it, and for a statement that comes after it was closed.
         """
-        return self._settle()
+        return self._settle(unseen=unseen)
 
     def give_up(self, *, abandon: bool = False, unseen: bool = False) -> None:
         """Closes the run because someone decided to; `Ledger.settle` and `Ledger.abandon` are the way in.
 
-        abandon: never to be finished. unseen: whoever decided had seen nothing of what it released; it then
-        counts what it charged, else what `cost_when_stopped` says. Raises `LedgerError` while another
-        process charges it.
+        abandon: never to be finished. unseen, and what it then counts: see `settle`. Raises `LedgerError`
+        while another process charges it.
         """
-        fields = {"given_up": True, "abandoned": abandon, "unseen": unseen}
+        fields = {"given_up": True, "abandoned": abandon}
         if self.charged:
-            self._settle(**fields)
+            self._settle(unseen=unseen, **fields)
         else:
-            self._cancel(**fields)
+            self._cancel(unseen=unseen, **fields)
 
-    def _settle(self, **fields: bool) -> int:
+    def _settle(self, *, unseen: bool, **fields: bool) -> int:
         last = self._not_cancelled()
         steps: int = last.content["count"]
-        if last.kind == "settle":
-            return steps
         run, terms = self.ledger.run(self.run_id), self.ledger.terms
+        if last.kind == "settle":
+            run.refuse_late_statement(unseen=unseen)
+            return steps
         assert terms is not None
         charged = cost = self.ledger.cost_of_charged(run)
-        if run.is_early and fields and not fields["unseen"]:
+        if run.charged and run.is_early and not unseen:
             cost = cost_when_stopped(charged, run.reserved_cost, terms)
         costs = {"cost": cost.to_dict(), "charged_cost": charged.to_dict()}
         with self._file.transaction():
             if self._not_cancelled().hash != last.hash:
                 raise LedgerError(f"run {self.run_id} is being charged by another process")
-            self._file.append("settle", self.run_id, at=utc_now(), count=steps, **costs, **fields)
+            self._file.append(
+                "settle", self.run_id, at=utc_now(), count=steps, **costs, unseen=unseen, **fields
+            )
         return steps
 
     def cancel(self) -> None:
@@ -241,10 +245,16 @@ class Reservation:
         self.__dict__.pop("_prefixes", None)
 
     def _open(self) -> Entry:
-        """The newest entry of the run. Raises `BudgetExhausted` for a settled one."""
+        """The newest entry of the run. Raises `RunClosed` for a settled one.
+
+        That is no exhausted budget: a loop may end at its limit, and release; it may not where it was closed.
+        """
         last = self._not_cancelled()
         if last.kind == "settle":
-            raise BudgetExhausted(f"run {self.run_id} is settled: it charges no more steps")
+            raise RunClosed(
+                f"run {self.run_id} is settled: it charges no more steps",
+                hint="someone closed it in the ledger; a new training needs another --out and reservation",
+            )
         return last
 
     def _last(self) -> Entry:

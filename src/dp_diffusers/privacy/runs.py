@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dp_diffusers.errors import LedgerError
 from dp_diffusers.privacy.events import GaussianMechanism, Record, record_from_dict, training_record
 from dp_diffusers.privacy.ledger_file import Entry, LedgerFile
 from dp_diffusers.privacy.spending import Cost
@@ -23,6 +24,7 @@ class Run:
     `queries`: the planned side queries; `asked`: how often each was charged. `limit`: the most steps that
     may be charged. `reserved_cost`: the queries and `limit` steps, whatever the status. `charged_cost`: what
     was charged, once it is settled. `given_up`: it was closed by `settle` or `abandon` of the ledger.
+    `unseen`: who closed it stated to have seen nothing of it. `opened`: some process began to charge it.
     """
 
     run_id: str
@@ -39,6 +41,8 @@ class Run:
     charged_cost: Cost | None = None
     given_up: bool = False
     abandoned: bool = False
+    unseen: bool = False
+    opened: bool = False
     folder: str | None = None
 
     @property
@@ -59,9 +63,20 @@ class Run:
 
     @property
     def is_early(self) -> bool:
-        """Whether it has charged less than its plan."""
+        """Whether it has charged less than its plan, and than its limit.
+
+        What lies beyond the plan are steps that crashes made it redo, taken not to depend on its outputs.
+        """
         missing = any(self.asked.get(query.name, 0) < query.steps for query in self.queries)
-        return missing or self.steps_charged < self.record.steps
+        return missing or self.steps_charged < min(self.record.steps, self.limit)
+
+    def refuse_late_statement(self, *, unseen: bool) -> None:
+        """Raises `LedgerError` where `unseen` is stated of an early end that was closed without it."""
+        if unseen and self.is_early and self.charged and not self.unseen:
+            raise LedgerError(
+                f"run {self.run_id} was closed without the statement that nobody saw what it released",
+                hint="a statement is part of closing a run and cannot be made later; what it counts stays",
+            )
 
 
 def asked_records(queries: tuple[Record, ...], asked: Mapping[str, int]) -> tuple[Record, ...]:
@@ -98,5 +113,7 @@ def read_run(file: LedgerFile, entry: Entry) -> Run:
         charged_cost=None if charged_cost is None else Cost.from_dict(charged_cost),
         given_up=last.content.get("given_up", False),
         abandoned=last.content.get("abandoned", False),
+        unseen=last.content.get("unseen", False),
+        opened=bool(lane),
         folder=lane.get("folder"),
     )
