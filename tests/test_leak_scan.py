@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import save
 
-from dp_diffusers import byte_search, leak_scan
+from dp_diffusers import byte_search, leak_numbers, leak_scan
 from dp_diffusers.data.traces import Traces, is_distinctive
 from dp_diffusers.errors import RunFolderError, VerificationError
 from dp_diffusers.images_out import png, write_images
@@ -169,6 +170,95 @@ def test_planted_search_that_finds_nothing(
     (clean / "extra.bin").write_bytes(TEXTS["plain"])
     monkeypatch.setattr(byte_search.ByteSearch, "found", lambda self, data: iter(()))
     assert list(leaks(clean, secrets)) == [], "without the search the leak would pass"
+
+
+IDS = range(1_000_000, 1_030_000)  # dense numbers, as a register of patients has them
+
+
+@pytest.fixture(scope="module")
+def dense() -> Secrets:
+    """Secrets that are numbers: 30,000 ids, and the number of images."""
+    traces = Traces.of_names((f"{number}.dcm" for number in IDS), IDS)
+    traces.counts = {1071}
+    return Secrets(traces=traces, public_text="trained 1016000 values, SP 800-226 (2025)")
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release that meets such numbers everywhere in what it is made of."""
+    folder = tmp_path_factory.mktemp("ordinary") / "release"
+    (folder / "adapter").mkdir(parents=True)
+    sizes = [250_000 + 7 * step for step in range(5)] + [1_003_333]
+    tensors = {f"layers.{index}.lora_A": np.zeros(size, np.uint8) for index, size in enumerate(sizes)}
+    weights = save(tensors)
+    assert any(f"{number}]".encode() in weights[:2000] for number in IDS), "an offset is somebody's id"
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter" / "adapter_config.json").write_text('{"lora_alpha": 1071, "seed": 1000007}')
+    made = pictures(1080, 5, side=2)
+    write_images(made, np.arange(1080) % 2, ["a,b", "c"], folder / "images", format="imagefolder")
+    write_images(made[:9], None, None, folder / "more", format="parquet")
+    (folder / "README.md").write_text("| trained | 1016000 |, sigma 1.1000001, 11000001 (2025), v1000001x\n")
+    document = {"adapter": {"trainable_parameters": 1_000_016}, "steps": 1071, "sigma": 1071.0}
+    document["files"] = {path.relative_to(folder).as_posix(): "0" * 64 for path in folder.rglob("*.png")}
+    (folder.parent / "certificate.json").write_text(json.dumps(document, indent=2))
+    return folder
+
+
+def alarms(release: Path, secrets: Secrets) -> set[str]:
+    """The files of a release, and of the certificate that it is about to get, with a leak."""
+    certificate = (release.parent / "certificate.json").read_bytes()
+    return {file for file, _, _ in leaks(release, secrets, {"certificate.json": certificate})}
+
+
+def test_guarantee_structure_that_we_write_raises_no_alarm(ordinary: Path, dense: Secrets) -> None:
+    assert alarms(ordinary, dense) == set()
+
+
+@pytest.mark.planted
+def test_planted_numbers_that_count_everywhere(
+    ordinary: Path, dense: Secrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leak_numbers, "_DOCUMENTS", frozenset())
+    monkeypatch.setattr(leak_numbers, "_NUMBERED", re.compile("nothing"))
+    expected = {"certificate.json", "adapter/adapter_config.json", "images/metadata.csv", "a file whose name"}
+    assert expected <= alarms(ordinary, dense), "an ordinary release would be refused"
+
+
+WORDS: dict[str, tuple[str, bytes]] = {
+    "card": ("README.md", b"as for patient 1000007, see\n"),
+    "count in the card": ("README.md", b"1,071 images"),
+    "certificate": ("certificate.json", json.dumps({"assumptions": ["Patient 1000007."]}).encode()),
+    "key of a certificate": ("certificate.json", json.dumps({"1000007": 1}).encode()),
+    "no certificate": ("certificate.json", b"{1000007}"),
+    "deeper": ("images/certificate.json", json.dumps({"patient": 1000007}).encode()),
+    "configuration": ("adapter/adapter_config.json", json.dumps({"path": "x/1000007/"}).encode()),
+    "metadata of weights": ("a.safetensors", save({"a": PRIVATE[0]}, metadata={"of": "1000007"})),
+    "name of a tensor": ("a.safetensors", save({"unit 1000007": np.zeros(3, np.uint8)})),
+    "text of a picture": ("a.png", image_file(pictures(1, 3)[0], pnginfo=carrying("1000007"))),
+    "parquet text": ("a.parquet", parquet(pa.array(["a", "1000007", None]))),
+    "parquet metadata": ("a.parquet", parquet(pa.array([1]), {"note": "1000007"})),
+    "label of an image": ("images/metadata.csv", b"file_name,label\na/000001.png,1000007\n"),
+    "name of a folder": ("images/1000007/000001.png", b""),
+    "name of a file": ("images/1000007.txt", b""),
+    "a name as it was": ("README.md", b"x/1000007.dcm"),
+}
+
+
+@pytest.mark.planted
+@pytest.mark.parametrize("way", WORDS)
+def test_planted_number_in_free_text(way: str, dense: Secrets, tmp_path: Path) -> None:
+    name, content = WORDS[way]
+    path = tmp_path / "release" / name
+    path.parent.mkdir(parents=True)
+    announced = {name: content} if name == "certificate.json" else {}
+    if not announced:
+        path.write_bytes(content)
+    with pytest.raises(VerificationError, match="nothing was certified") as caught:
+        require_no_leak(tmp_path / "release", dense, tmp_path / "leaks.json", also=announced)
+    told = caught.value.message
+    assert not [word for word in ("1000007", "1071", "1,071", "count", "id of") if word in told]
+    found = {(entry["kind"], entry["what"]) for entry in json.loads((tmp_path / "leaks.json").read_text())}
+    assert found & {("the id of a unit", "1000007"), ("a private count", "1071")}
 
 
 HARMLESS: dict[str, bytes] = {

@@ -3,7 +3,8 @@
 Guarantees:
 - every file is searched for names, ids, paths of this machine, bytes of private files, pixels, whole private
   images and private counts, packed in the ways of `leak_views`;
-- what is found is told by file and kind; the words themselves go to `RUN/private/leaks.json` alone.
+- what is found is told by file and kind, of a number not even the kind; the words themselves go to
+  `RUN/private/leaks.json` alone.
 May import numpy and what reads images; never torch. It finds carelessness, not a model that remembers: that
 is what the noise is for.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
-import re
+import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,13 +25,14 @@ from urllib.parse import quote
 from dp_diffusers.byte_search import ByteSearch
 from dp_diffusers.data.traces import WINDOW, Traces, is_distinctive, picture_digest
 from dp_diffusers.errors import VerificationError
+from dp_diffusers.leak_numbers import is_number, numbers_in
 from dp_diffusers.leak_views import View, views
 from dp_diffusers.privacy.files import release_files
 
 FOUND = "leaks.json"
 SMALLEST_COUNT = 1000  # smaller numbers are everywhere
 _SURE = 8  # bytes that chance does not make in a file of hundreds of megabytes
-_NUMBER = re.compile(rb"(?<![\w.])\d{1,3}(?:[,_ ]\d{3})+(?![\w])|(?<![\w.])\d{4,}(?![\w])")
+_UNSAID = "something that may be private"  # to call a number private would tell it
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -45,18 +47,22 @@ class Secrets:
 
     @cached_property
     def kinds(self) -> dict[bytes, tuple[str, str]]:
-        """Every way to write a secret text → its kind and the text."""
-        named = {
+        """Every way to write a secret text that is no plain number → its kind and the text."""
+        return {
+            written: (kind, text)
+            for kind, texts in self._named.items()
+            for text in texts
+            if not is_number(text)
+            for written in _spellings(text)
+        }
+
+    @property
+    def _named(self) -> Mapping[str, Iterable[str]]:
+        return {
             "the name of a private file": self.traces.names,
             "the id of a unit": self.traces.ids,
             "a path of this machine": self.paths,
             "the name of this machine or its user": self.machine,
-        }
-        return {
-            written: (kind, text)
-            for kind, texts in named.items()
-            for text in texts
-            for written in _spellings(text)
         }
 
     @cached_property
@@ -70,9 +76,12 @@ class Secrets:
         return ByteSearch((row.tobytes() for row in self.traces.windows), start=4, width=8)
 
     @cached_property
-    def counts(self) -> frozenset[int]:
-        """Private numbers that are large enough to be told from others."""
-        return frozenset(n for n in self.traces.counts if n >= SMALLEST_COUNT) - self.public_numbers
+    def numbers(self) -> dict[int, str]:
+        """Private numbers that are large enough to be told from others, each with its kind."""
+        found = {int(text): kind for kind, texts in self._named.items() for text in texts if is_number(text)}
+        found |= {count: "a private count" for count in self.traces.counts if count >= SMALLEST_COUNT}
+        public = self.public_numbers | numbers_in("", self.public_text)
+        return {number: kind for number, kind in found.items() if number not in public}
 
 
 def require_no_leak(
@@ -85,14 +94,22 @@ def require_no_leak(
     found = list(leaks(folder, secrets, also or {}))
     if not found:
         return
-    report.write_text(json.dumps([{"file": file, "kind": kind, "what": what} for file, kind, what in found]))
-    report.chmod(0o600)
-    told = "; ".join(dict.fromkeys(f"{file} holds {kind}" for file, kind, _ in found))
+    _report(report, [{"file": file, "kind": kind, "what": what} for file, kind, what in found])
+    kinds = ((file, _UNSAID if is_number(what) else kind) for file, kind, what in found)
+    told = "; ".join(dict.fromkeys(f"{file} holds {kind}" for file, kind in kinds))
     raise VerificationError(
         f"nothing was certified: {told}",
         hint=f"{report} says what it is and stays private; take its cause away and run the same again, "
         "which costs nothing",
     )
+
+
+def _report(path: Path, found: list[dict[str, str]]) -> None:
+    """Writes what was found where its owner alone can read it, from the first byte on."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        json.dump(found, stream)
 
 
 def leaks(
@@ -109,13 +126,13 @@ def leaks(
 def _in_file(name: str, content: bytes, secrets: Secrets) -> Iterator[tuple[str, str, str]]:
     found = list(_in_view(View(data=name.encode("utf-8", "replace"), is_text=True), secrets))
     for view in views(content):
-        found += _in_view(view, secrets)
+        found += _in_view(view, secrets, name)
     shown = "a file whose name" if any(what in name for _, what in found) else name
     for kind, what in dict.fromkeys(found):
         yield shown, kind, what
 
 
-def _in_view(view: View, secrets: Secrets) -> Iterator[tuple[str, str]]:
+def _in_view(view: View, secrets: Secrets, name: str = "") -> Iterator[tuple[str, str]]:
     if view.pixels is not None:
         if picture_digest(view.pixels) in secrets.traces.pictures:
             yield "a private image", "one of the private images, pixel for pixel"
@@ -126,22 +143,19 @@ def _in_view(view: View, secrets: Secrets) -> Iterator[tuple[str, str]]:
             yield kind, text
     if next(secrets.windows.found(view.data), None) is not None:
         yield "bytes of a private image", f"{WINDOW} bytes of a private image or of its file"
-    if view.is_text and secrets.counts:
-        yield from (("a private count", str(number)) for number in _numbers(view.data) & secrets.counts)
+    if view.is_text and secrets.numbers:
+        written_numbers = numbers_in(name, view.data.decode("utf-8", "replace"))
+        yield from ((secrets.numbers[n], str(n)) for n in sorted(written_numbers & secrets.numbers.keys()))
 
 
 def _stands_out(view: View, place: int, written: bytes) -> bool:
-    """Whether chance and longer words are ruled out: a word or a number by itself, or something long."""
+    """Whether chance and longer words are ruled out: a word by itself, or something long."""
     before, after = view.data[max(place - 4, 0) : place], view.data[place + len(written) :][:4]
     if len(written) < _SURE and not all(32 <= byte < 127 or byte in b"\t\n\r\0" for byte in before + after):
         return False
     if written.isalnum() and len(written) < 2 * _SURE:
         return not (before[-1:].isalnum() or after[:1].isalnum())
     return True
-
-
-def _numbers(text: bytes) -> set[int]:
-    return {int(re.sub(rb"[,_ ]", b"", number)) for number in _NUMBER.findall(text)}
 
 
 def _spellings(text: str) -> Iterator[bytes]:

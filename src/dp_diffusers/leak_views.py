@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -42,6 +43,8 @@ def views(data: bytes, depth: int = 0) -> Iterator[View]:
         return
     if data.startswith(_PICTURES):
         yield from _picture(data)
+    elif words := _safetensors_words(data):
+        yield View(data=words, is_text=True)
     elif data.startswith(b"PAR1"):
         for part in _parquet(data):
             yield from _picture(part) if part.startswith(_PICTURES) else views(part, depth + 1)
@@ -92,6 +95,20 @@ def _from_hex(data: bytes) -> Iterator[bytes]:
             yield binascii.unhexlify(run[start : start + (len(run) - start) // 2 * 2])
 
 
+def _safetensors_words(data: bytes) -> bytes:
+    """Names of tensors and metadata of a safetensors file, without its shapes and offsets; nothing else."""
+    length = int.from_bytes(data[:8], "little")
+    if data[8:9] != b"{" or length > len(data):
+        return b""
+    try:
+        header = json.loads(data[8 : 8 + length])
+        named = [name for name in header if name != "__metadata__"]
+        pairs = (header.get("__metadata__") or {}).items()
+        return "\n".join([*named, *(str(word) for pair in pairs for word in pair)]).encode()
+    except (ValueError, AttributeError, RecursionError):
+        return b""
+
+
 def _picture(data: bytes) -> Iterator[View]:
     """The pixels of a picture, in its colours and in others, and the texts that it carries."""
     try:
@@ -102,9 +119,10 @@ def _picture(data: bytes) -> Iterator[View]:
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         return
     carried = [value for pair in image.info.items() for value in pair if isinstance(value, str | bytes)]
-    words = [value.encode("utf-8", "replace") if isinstance(value, str) else value for value in carried]
-    if words:
-        yield View(data=_SEPARATOR.join(words))
+    if words := [value.encode("utf-8", "replace") for value in carried if isinstance(value, str)]:
+        yield View(data=b"\n".join(words), is_text=True)
+    if raw := [value for value in carried if isinstance(value, bytes)]:
+        yield View(data=_SEPARATOR.join(raw))
     for mode in (image.mode,) if image.mode in ("L", "RGB") else ("L", "RGB"):
         pixels = np.asarray(image.convert(mode), np.uint8)
         yield View(pixels=pixels.reshape(image.height, image.width, -1))
@@ -140,7 +158,7 @@ def _values(column: object) -> Iterator[bytes]:
     values = [value.encode() if isinstance(value, str) else value for value in column.to_pylist() if value]
     yield from (value for value in values if value.startswith(_PICTURES))
     if values:
-        yield _SEPARATOR.join([b"", *values])
+        yield (b"\n" if _is_string(kind) else _SEPARATOR).join([b"", *values])
 
 
 def _is_string(kind: object) -> bool:

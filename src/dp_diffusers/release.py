@@ -26,7 +26,7 @@ from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base, load_base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.generation import Sampling, sample
-from dp_diffusers.errors import ModelError, RunFolderError, VerificationError
+from dp_diffusers.errors import ModelError, VerificationError
 from dp_diffusers.images_out import build_images, require_writable, write_images
 from dp_diffusers.kept_images import FOLDER as IMAGES
 from dp_diffusers.kept_images import KeptImages, Parts
@@ -68,8 +68,7 @@ class Release:
         Raises `RunFolderError` where there is none, `VerificationError` if its certificate was changed.
         """
         folder = RunFolder(Path(run))
-        if not (folder.release / CERTIFICATE_NAME).exists():
-            raise RunFolderError(f"{run} holds no finished run", hint="`dp-diffusers train` makes one")
+        folder.require_finished()
         return cls(folder=folder, certificate=Certificate.read(folder.release), base=base)
 
     def settings(self) -> dict[str, Any]:
@@ -164,9 +163,11 @@ def _scan(folder: RunFolder, secrets: Secrets) -> Callable[[str], None]:
 
 
 def _public_words(certificate: Certificate) -> list[str]:
-    """What a certificate says of the public model and its classes."""
+    """What a certificate says of the public model and its classes, and all whole numbers in it."""
     names = (certificate.classes or {}).get("names") or ()
-    return [str(certificate.base_model["id"]), *map(str, names)]
+    numbers = [value for part in (certificate.adapter, *certificate.mechanisms) for value in part.values()]
+    whole = [str(value) for value in numbers if isinstance(value, int)]
+    return [str(certificate.base_model["id"]), *map(str, names), *whole]
 
 
 def _declared_classes(folder: RunFolder) -> list[str] | None:
