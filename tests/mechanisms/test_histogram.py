@@ -104,6 +104,29 @@ def test_guarantee_no_noise_without_the_receipt_of_this_query(changed: dict[str,
         noisy_counts(query, np.zeros(2), keys, used, "plan")
 
 
+def difference_of_two_ledgers(keys: RunKeys) -> np.ndarray:
+    """Two data sets that differ in one unit, each with a ledger that paid; the same keys draw for both."""
+    query = HistogramQuery(classes=3, noise_multiplier=2.0)
+    counts = np.array([5.0, 2.0, 0.0]), np.array([5.0, 3.0, 0.0])
+    first, second = (noisy_counts(query, each, keys, receipt(keys), "plan") for each in counts)
+    return second - first
+
+
+def test_guarantee_the_noise_of_a_query_is_drawn_once_whatever_was_paid_where() -> None:
+    keys = RunKeys.for_tests(0)
+    with pytest.raises(GuaranteeError, match="histogram was already released"):
+        difference_of_two_ledgers(keys)
+    assert keys.claimed(0, "histogram")
+    assert not keys.claimed(0), "a step of the training is another thing"
+
+
+@pytest.mark.planted
+def test_planted_noise_of_a_query_that_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunKeys, "claim", lambda self, step, query=None: None)
+    found = difference_of_two_ledgers(RunKeys.for_tests(0))
+    assert found == pytest.approx([0, 1, 0], abs=1e-6), "the planted defect must be visible"
+
+
 def test_counts_of_other_classes_are_refused() -> None:
     query, keys = HistogramQuery(classes=2, noise_multiplier=1.0), RunKeys.for_tests(0)
     with pytest.raises(ParameterError, match="2 classes"):

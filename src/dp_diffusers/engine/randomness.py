@@ -42,7 +42,7 @@ class RunKeys:
     - Different domains, steps, units, kinds (uniform, normal, noise) and lanes give unrelated streams.
     - Pickling and copying raise `GuaranteeError`; a forked child has no key and every use there raises, also
       where the fork was made behind Python's back.
-    - Of any number of threads, one can claim the noise of a step.
+    - Of any number of threads, one can claim the noise of a step or of a side query.
 
     `lane` is public (the ledger stores it); `not_private` is True for test keys, whose streams anyone can
     repeat.
@@ -59,7 +59,7 @@ class RunKeys:
         self._lane = bytes(lane)
         self._not_private = not_private
         self._process = os.getpid()
-        self._claimed: dict[int, object] = {}
+        self._claimed: dict[tuple[str | None, int], object] = {}
         _LIVE.add(self)
 
     @classmethod
@@ -138,18 +138,18 @@ class RunKeys:
         total /= np.sqrt(NOISE_DRAWS)
         return total
 
-    def claimed(self, step: int) -> bool:
-        """Whether the noise of `step` was already released in this lane."""
-        return step in self._claimed
+    def claimed(self, step: int, query: str | None = None) -> bool:
+        """Whether the noise of `step`, or of the side query at it, was already released in this lane."""
+        return (query, step) in self._claimed
 
-    def claim(self, step: int) -> None:
-        """Marks the noise of `step` as released. Raises `GuaranteeError` the second time: noise is never used
-        twice."""
+    def claim(self, step: int, query: str | None = None) -> None:
+        """Marks the noise of `step`, or of the side query at it, as released.
+
+        Raises `GuaranteeError` the second time: noise is never used twice, whatever ledgers were paid."""
         mine = object()
-        if self._claimed.setdefault(step, mine) is not mine:  # one operation: no thread comes in between
-            raise GuaranteeError(
-                f"step {step} was already released in this lane: its noise would be repeated"
-            )
+        if self._claimed.setdefault((query, step), mine) is not mine:  # one operation: no thread in between
+            what = f"step {step}" if query is None else f"the query {query}"
+            raise GuaranteeError(f"{what} was already released in this lane: its noise would be repeated")
 
     def _subkey(self, kind: str, domain: str, step: int) -> SecretBytes:
         if self._key is None or self._process != os.getpid():  # a library may fork without Python's handlers

@@ -53,13 +53,15 @@ def noisy_counts(
 ) -> np.ndarray:
     """float64 `[classes]`: `counts` with the query's noise, on a grid that depends on public numbers alone.
 
-    Raises `GuaranteeError` unless the receipt was paid for this query, lane and plan.
+    Raises `GuaranteeError` unless the receipt was paid for this query, lane and plan, and the second time
+    that the same keys are asked.
     """
     from dp_diffusers.engine.noise import grid, noise_std
 
     if counts.shape != (query.classes,):
         raise ParameterError(f"expected counts of {query.classes} classes, got {list(counts.shape)}")
     receipt.redeem(0, keys.lane, plan_fingerprint, NAME)
+    keys.claim(0, NAME)  # another ledger may have paid for the same draw
     std = noise_std(1.0, query.noise_multiplier)
     step = grid(std)
     released: np.ndarray = np.round((counts + keys.noise(0, NAME, query.classes) * std) / step) * step
