@@ -25,11 +25,11 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base, base_of_pipeline, fingerprint, load_base
 from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.earlier_recipe import require_same_recipe
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import RUN, declared_numbers, plan_of_run
-from dp_diffusers.recipe import GenerationSettings, RuntimeSettings, TrainingSettings
-from dp_diffusers.recipe.file import differing_keys
+from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import ReleasedClasses, declared_names, released_classes
@@ -73,6 +73,9 @@ def train(recipe: Recipe, out: Path, progress: Progress = _silent) -> Release:
     settings = recipe.model_dump(mode="json")
     if _is_done(folder, settings):
         progress(message=f"{folder.root} is done: the same recipe has finished there")
+        ledger = recipe.budget.ledger
+        if recipe.mechanism.name != "none" and ledger and not Path(ledger).exists():
+            progress(message=f"its ledger {ledger} is missing: restore it before these images are used again")
         return Release.open(folder.root)
     plan = recipe.plan()
     progress(message=plan.explain())
@@ -330,14 +333,7 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
     """
     if not folder.recipe.exists():
         return False
-    earlier = folder.settings()
-    free = tuple(f"generation.{key}" for key in GenerationSettings.model_fields if key != "labels")
-    different = differing_keys(earlier, settings, ("runtime.", *free))
-    if different:
-        raise RunFolderError(
-            f"{folder.root} belongs to another recipe: {', '.join(different)} differ",
-            hint="give another --out, or run the recipe as it was",
-        )
+    require_same_recipe(folder, settings)
     done = bool((folder.read(RUN) or {}).get("done"))
     if done:
         folder.checkpoint.unlink(missing_ok=True)  # a process that died on its last lines has left it

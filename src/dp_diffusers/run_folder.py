@@ -55,6 +55,11 @@ class RunFolder:
         """The resolved recipe."""
         return self.root / "recipe.yaml"
 
+    def require_finished(self) -> None:
+        """Raises `RunFolderError` where no training has finished."""
+        if not (self.release / "certificate.json").exists():
+            raise RunFolderError(f"{self.root} holds no finished run", hint="`dp-diffusers train` makes one")
+
     def create(self) -> None:
         """Makes the folders. Raises `RunFolderError` where that is not possible."""
         try:

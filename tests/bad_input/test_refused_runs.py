@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,3 +107,39 @@ def forget_an_entry(path: Path) -> None:
     ledger.execute(f"delete from {table} where rowid = (select max(rowid) - 1 from {table})")
     ledger.commit()
     ledger.close()
+
+
+def test_a_finished_run_whose_ledger_is_gone_says_so(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = trained / "tiny.ledger"
+    kept = ledger.read_bytes()
+    ledger.unlink()
+    try:
+        code, said = called(capsys, "train", trained / "recipe.yaml", "--out", trained / "run")
+        assert code == 0
+        assert f"its ledger {ledger} is missing: restore it" in said
+        assert not ledger.exists()
+    finally:
+        ledger.write_bytes(kept)
+
+
+def test_what_is_left_of_a_cap_is_said(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = called(capsys, "train", trained / "recipe.yaml", "--out", trained / "two", "--quiet")
+    assert code == 3
+    assert "nothing usable is left of the cap" in said or "is left, less as runs" in said
+
+
+@pytest.mark.parametrize("words", [["generate", "none"], ["train", "recipe.yaml", "--out", "run"]])
+def test_refusals_that_need_no_torch_come_before_it(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "base: b\ndata: {path: x}\nbudget: {epsilon: 1}\nmechanism: {population: 9}\n"
+    )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("base: other\n")
+    code = (
+        "import sys; from dp_diffusers.cli.main import main; "
+        f"code = main({words!r}); sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 2, done.stderr

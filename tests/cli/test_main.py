@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
 import stat
 import statistics
 import subprocess
@@ -301,3 +303,19 @@ def test_memory_is_estimated_from_config_files(tiny_base_folder: Path, tmp_path:
     large = Recipe.load(recipe(tmp_path), [f"base={tiny_base_folder}", "runtime.rows_per_pass=10000"])
     assert _parameters(tiny_base_folder / "unet") > 1000
     assert (estimate_memory(small) or 0) < (estimate_memory(large) or 0)
+
+
+def test_plan_says_what_a_training_would_not_find(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "base: b\ndata: {path: x}\nbudget: {epsilon: 8, unit: patient}\n"
+        "mechanism: {population: 1000, steps: 10}\n"
+    )
+    assert main.main(["plan", str(recipe)]) == 0
+    said = capsys.readouterr()
+    assert "memory while training: unknown until base b is there" in said.out
+    assert "note: base b is no folder here" in said.err
+    assert f"note: data.path {tmp_path / 'x'} is not there" in said.err
+    assert "every unit named by patient on its own" in said.out
+    power, factor = re.search(r"at most e\^([\d.]+) = ([\d,]+)", said.out).groups()  # type: ignore[union-attr]
+    assert f"{math.exp(float(power)):,.0f}" == factor

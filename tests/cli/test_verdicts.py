@@ -128,6 +128,7 @@ def test_generate_takes_overrides(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from dp_diffusers import release
+    from dp_diffusers.run_folder import RunFolder
 
     asked: dict[str, Any] = {}
     opened = SimpleNamespace(
@@ -135,6 +136,7 @@ def test_generate_takes_overrides(
         folder=SimpleNamespace(recipe=Path("run/recipe.yaml")),
     )
     monkeypatch.setattr(release.Release, "open", classmethod(lambda cls, run: opened))
+    monkeypatch.setattr(RunFolder, "require_finished", lambda self: None)
     monkeypatch.setattr(release, "generate", lambda *_, **given: asked.update(given) or Path("images"))
     change = ["--set", "generation.steps=50", "--set", "generation.guidance=2", "--set", "runtime.device=cpu"]
     assert _called(capsys, "generate", "run", *change) == (0, "images\n")

@@ -55,9 +55,12 @@ def train(
 ) -> None:
     """Fine-tune on private images under a privacy budget; resumes."""
     configure(json=json, quiet=quiet, out=out)
+    from dp_diffusers.earlier_recipe import require_same_recipe
     from dp_diffusers.recipe import Recipe
+    from dp_diffusers.run_folder import RunFolder
 
     settings = Recipe.load(recipe, overrides or ())
+    require_same_recipe(RunFolder(out), settings.model_dump(mode="json"))
     from dp_diffusers.finetuning import train as run_training
 
     release = run_training(settings, out, Terminal())
@@ -92,6 +95,9 @@ def generate(
     """Make labelled synthetic images from a release."""
     configure(json=json, quiet=quiet, out=run)
     from dp_diffusers.recipe.after import after_training
+    from dp_diffusers.run_folder import RunFolder
+
+    RunFolder(run).require_finished()
     from dp_diffusers.release import Release
     from dp_diffusers.release import generate as run_generation
 

@@ -68,6 +68,7 @@ def plan(
     settings = Recipe.load(recipe, overrides or ())
     calibrated = settings.plan()
     memory = estimate_memory(settings)
+    _note_what_is_missing(settings)
     document = {
         "epsilon": None if calibrated.not_private else calibrated.epsilon,
         "delta": calibrated.delta,
@@ -82,6 +83,14 @@ def plan(
     answer(_in_words(settings, recipe, overrides or (), calibrated, memory), document)
 
 
+def _note_what_is_missing(settings: Recipe) -> None:
+    """Says what a training would not find; whether it is there is all that is looked at."""
+    if not Path(settings.base).exists():
+        say(f"note: base {settings.base} is no folder here")
+    if not Path(settings.data.path).exists():
+        say(f"note: data.path {settings.data.path} is not there")
+
+
 def _in_words(
     settings: Recipe, file: Path, overrides: Sequence[str], calibrated: Any, memory: int | None
 ) -> str:
@@ -91,10 +100,10 @@ def _in_words(
 
     lines = [calibrated.explain().rstrip(), ""]
     if memory is not None:
-        lines += [
-            f"memory while training: about {memory / 1e9:.1f} GB (estimated from the base's config)",
-            "",
-        ]
+        lines.append(f"memory while training: about {memory / 1e9:.1f} GB (estimated from the base's config)")
+    else:
+        lines.append(f"memory while training: unknown until base {settings.base} is there")
+    lines.append("")
     lines.append("defaults taken:")
     given = read(file, overrides).value
     for key, value in defaulted(given, settings.model_dump()).items():

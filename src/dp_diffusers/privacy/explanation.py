@@ -57,9 +57,9 @@ def _engineer(
     further: Sequence[str],
 ) -> str:
     lines = [
-        f"Each of {record.steps:,} steps includes every {budget.unit} on its own with probability "
+        f"Each of {record.steps:,} steps includes every {_name(budget)} on its own with probability "
         f"{record.sampling_probability:.6g} ({record.expected_units:,} expected of {record.population:,}).",
-        f"One {budget.unit} moves the sum of a step by at most {record.clip_norm:g} (clip norm); Gaussian "
+        f"One {_name(budget)} moves the sum of a step by at most {record.clip_norm:g} (clip norm); Gaussian "
         f"noise of {record.noise_multiplier:.4f} x that (noise multiplier) is added to the sum.",
         *further,
         f"Epsilon is {epsilon:.4f} of a budget of {budget.epsilon:g} at delta {budget.delta:g}, an upper "
@@ -71,10 +71,11 @@ def _engineer(
 
 
 def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
+    shown = _rounded_up(epsilon)
     lines = [
         f"Protected is each {_unit(budget)}: {_adjacency_sentence(budget)}",
-        f"Whatever anyone believed beforehand about one {budget.unit} {_BELIEF[budget.adjacency]}, the model "
-        f"and its images can change the odds by a factor of at most e^{epsilon:.3g} = {_factor(epsilon)}. "
+        f"Whatever anyone believed beforehand about one {_name(budget)} {_BELIEF[budget.adjacency]}, the model "
+        f"and its images can change the odds by a factor of at most e^{shown:g} = {_factor(shown)}. "
         + _odds_sentence(epsilon),
         f"This may fail with a probability of at most about delta = {budget.delta:g}, less than one in the "
         f"{record.population:,} of the data.",
@@ -92,6 +93,16 @@ def _unit(budget: Budget) -> str:
     if budget.unit == "image":
         return "image on its own (someone with several has them protected one by one, not together)"
     return f"{budget.unit}, meaning all images that carry its id, together"
+
+
+def _name(budget: Budget) -> str:
+    return "image" if budget.unit == "image" else f"unit named by {budget.unit}"
+
+
+def _rounded_up(epsilon: float) -> float:
+    """To four digits, so that the factor beside it is the one that it gives, and never too small."""
+    digits = 10.0 ** (3 - math.floor(math.log10(epsilon)))
+    return math.ceil(epsilon * digits - 1e-9) / digits
 
 
 def _factor(epsilon: float) -> str:
