@@ -43,8 +43,8 @@ class Victim:
 
     def life(self) -> float:
         """Seconds of a clean run, which is then forgotten."""
-        began = time.monotonic()
-        assert self.trainings.wait(self.start()) == 0, self.output()
+        pid, began = self.start(), time.monotonic()
+        assert self.trainings.wait(pid) == 0, self.output()
         seconds = time.monotonic() - began
         fresh(self.folder, self.kept)
         return seconds
@@ -60,15 +60,20 @@ class Victim:
         at_the_end(self.folder, images=images)
 
     def kill(self, times: int, seed: int) -> Tally:
-        """Kills it `times` times, each at a time uniform over what a clean run takes."""
+        """Kills it `times` times, each at a time uniform over a life.
+
+        A life is as long as the machine is busy: what ended before its kill shortens it, a kill lengthens it.
+        """
         chance, life = random.Random(seed), self.life()
         while self.tally.kills.total() < times:
             pid = self.start()
-            time.sleep(life * chance.random())
+            asleep(pid, life * chance.random())
             code = self.trainings.kill(pid)
             if code == -signal.SIGKILL:
                 self.tally.killed(self.folder, self.phase(self.folder))
+                life *= 1.02
                 continue
+            life *= 0.9
             assert code == 0, self.output()
             self.end()
             fresh(self.folder, self.kept)
@@ -76,6 +81,13 @@ class Victim:
         self.end()
         assert "Traceback" not in self.output()
         return self.tally
+
+
+def asleep(pid: int, seconds: float) -> None:
+    """Sleeps, unless the process ends before."""
+    wake = time.monotonic() + seconds
+    while (left := wake - time.monotonic()) > 0 and " Z " not in Path(f"/proc/{pid}/stat").read_text():
+        time.sleep(min(left, 0.02))
 
 
 def phase_of_training(folder: Path) -> str:

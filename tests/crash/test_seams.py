@@ -82,23 +82,24 @@ def test_guarantee_a_generation_killed_at_every_seam(
 
 @pytest.mark.planted
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("defect", "die", "problem"),
-    [
-        ("checkpoint_in_place", ("torch:save", "in", 2), "the checkpoint does not load"),
-        ("charge_one_step_late", None, "a step was released that nobody paid for"),
-    ],
-)
-def test_planted_defect_is_seen_at_a_seam(
-    defect: str, die: Any, problem: str, trainings: Any, tiny_recipe: Path
-) -> None:
-    """With the charge a step late, a kill at the sync of the first checkpoint finds a release unpaid."""
-    seams = None if die else {"at": 21, "when": "before"}
-    code = trainings.run(tiny_recipe, STEPS, defects=[defect], die=die, seams=seams)
-    assert code == -signal.SIGKILL
+def test_planted_checkpoint_written_in_place(trainings: Any, tiny_recipe: Path) -> None:
+    die = ("torch:save", "in", 2)
+    assert trainings.run(tiny_recipe, STEPS, defects=["checkpoint_in_place"], die=die) == -signal.SIGKILL
     tally = Tally()
-    tally.killed(tiny_recipe.parent, defect)
-    assert any(problem in what for what in tally.found), tally.found
+    tally.killed(tiny_recipe.parent, "in a checkpoint")
+    assert tally.corrupted == 1
+    assert any("the checkpoint does not load" in what for what in tally.found), tally.found
+
+
+@pytest.mark.planted
+@pytest.mark.slow
+def test_planted_charge_one_step_late(trainings: Any, tiny_recipe: Path) -> None:
+    die = ("dp_diffusers.checkpoint:save_atomic", "before", 1)
+    assert trainings.run(tiny_recipe, STEPS, defects=["charge_one_step_late"], die=die) == -signal.SIGKILL
+    tally = Tally()
+    tally.killed(tiny_recipe.parent, "before a checkpoint")
+    assert tally.unaccounted == 1
+    assert any("that nobody paid for" in what for what in tally.found), tally.found
 
 
 @pytest.mark.planted
