@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.certificate_text import digest_of, text_of
+from dp_diffusers.privacy.statements import statements_of
 
 
 def read(release: Path) -> dict[str, Any]:
@@ -21,3 +23,10 @@ def forge(release: Path, document: dict[str, Any]) -> None:
     except ValueError:  # NaN: no text of it is sound
         text = json.dumps(document, indent=2) + "\n"
     (release / "certificate.json").write_text(text)
+
+
+def consistent(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the sentences that follow from its numbers."""
+    facts = {"class_names_from_data": False, "multi_owner": False}
+    words = {"assumptions": assumptions_of(document, **facts), "statements": statements_of(document, **facts)}
+    return {**document, **words}

@@ -12,7 +12,7 @@ import dp_accounting
 import pytest
 from dp_accounting import pld
 
-from certificate_support import forge, read
+from certificate_support import consistent, forge, read
 from dp_diffusers.errors import GuaranteeError, ParameterError, RunFolderError, VerificationError
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
@@ -153,7 +153,7 @@ def test_guarantee_numbers_that_do_not_follow(release, path, value):
 def test_planted_verification_that_believes_the_claim(release, monkeypatch):
     document = read(release)
     document["epsilon"] = 0.5
-    forge(release, document)
+    forge(release, consistent(document))
     assert not Certificate.verify(release).valid
     monkeypatch.setattr(verification.accountant, "epsilon", lambda *_, **__: 0.5)
     assert Certificate.verify(release).valid, "only the recomputation stands between the claim and validity"

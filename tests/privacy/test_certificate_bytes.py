@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from certificate_support import forge, read
+from certificate_support import consistent, forge, read
 from dp_diffusers.errors import VerificationError
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy import certificate_text, verification
@@ -98,6 +98,7 @@ def test_guarantee_every_single_byte_of_the_certificate(
 @pytest.mark.planted
 def test_planted_certificate_without_a_digest(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "problems_of_text", lambda text, document: [])
+    monkeypatch.setattr(verification, "_sentences", lambda certificate: [])
     content = (release / "certificate.json").read_bytes()
     sentence = content.index(b"Trust: ")
     changed = content[:sentence] + b"trust: " + content[sentence + 7 :]
@@ -168,12 +169,66 @@ def test_fields_that_look_like_others_are_refused(release: Path) -> None:
     assert Certificate.verify(release).valid
 
 
-def test_certificates_of_before_the_digest_are_valid(release: Path) -> None:
+@pytest.mark.parametrize("left_out", ["digest", "statements", "signature", "classes", "assumptions"])
+def test_guarantee_no_field_may_be_left_out(release: Path, left_out: str) -> None:
+    document = {name: value for name, value in read(release).items() if name != left_out}
+    if "digest" in document:
+        document["digest"] = certificate_text.digest_of(document)
+    (release / "certificate.json").write_text(certificate_text.text_of(document))
+    (problem,) = Certificate.verify(release).problems
+    assert f"{left_out} missing" in problem or problem == f"the certificate's {left_out} is missing"
+    if left_out == "digest":  # with all that came with it
+        del document["statements"]
+        (release / "certificate.json").write_text(certificate_text.text_of(document))
+        assert not Certificate.verify(release).valid
+
+
+SENTENCES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no assumptions": lambda document: document.update(assumptions=[]),
+    "no statements": lambda document: document.update(statements=[]),
+    "a dearer trust": lambda document: document["assumptions"].append("Trust: nobody."),
+    "one left out": lambda document: document["assumptions"].pop(),
+    "another unit": lambda document: document["statements"][1].update(answer="One person."),
+    "facts that differ": lambda document: document.update(
+        statements=verification.statements_of(document, class_names_from_data=True, multi_owner=False)
+    ),
+    "of another epsilon": lambda document: document.update(
+        statements=verification.statements_of(
+            {**document, "epsilon": 0.1}, class_names_from_data=False, multi_owner=False
+        )
+    ),
+    "a base without a name": lambda document: document["base_model"].pop("id"),
+    "a unit that is none": lambda document: document.update(unit=3),
+    "no list of answers": lambda document: document.update(statements=[3]),
+}
+
+
+@pytest.mark.parametrize("change", SENTENCES)
+def test_guarantee_sentences_follow_from_the_numbers(release: Path, change: str) -> None:
     document = read(release)
-    early = {name: document[name] for name in document if name not in ("digest", "statements")}
-    (release / "certificate.json").write_text(certificate_text.text_of(early))
+    SENTENCES[change](document)
+    forge(release, document)
+    (problem,) = Certificate.verify(release).problems
+    assert "do not follow from its numbers" in problem or "not a certificate" in problem
+
+
+@pytest.mark.planted
+def test_planted_sentences_that_nobody_reads(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = read(release)
+    document["assumptions"] = ["Trust: nobody."]
+    forge(release, document)
+    monkeypatch.setattr(verification, "_sentences", lambda certificate: [])
+    assert Certificate.verify(release).valid, "a certificate could deny what its numbers say"
+
+
+def test_facts_of_the_data_change_the_sentences_and_nothing_else(release: Path) -> None:
+    document = read(release)
+    assert consistent(document) == document
+    facts = {"class_names_from_data": True, "multi_owner": True}
+    document["assumptions"] = verification.assumptions_of(document, **facts)
+    document["statements"] = verification.statements_of(document, **facts)
+    forge(release, document)
     assert Certificate.verify(release).valid
-    assert Certificate.read(release).issue(release).digest is not None
 
 
 def change_at(path: Path, place: int) -> Callable[[], Any]:
@@ -266,11 +321,17 @@ def test_a_changed_certificate_is_not_issued_again(release: Path) -> None:
         Certificate.read(release)
 
 
-def test_without_a_signature_whoever_holds_the_files_can_issue_again(release: Path) -> None:
-    """What is not promised: a consistent forgery passes, and is called unsigned."""
-    document = read(release)
-    document["assumptions"] = ["Trust: nobody."]
-    forge(release, document)
+def test_without_a_signature_whoever_holds_the_files_can_issue_again(release: Path, tmp_path: Path) -> None:
+    """What is not promised: a consistent forgery passes, and is called unsigned; so does a signed one without
+    its signature, unless the signer's key is asked for.
+    """
+    generate_key(tmp_path / "key")
+    Certificate.read(release).sign(release, tmp_path / "key")
+    document = {**read(release), "signature": None}
+    document["base_model"]["id"] = "another"
+    forge(release, consistent(document))
     found = Certificate.verify(release)
     assert found.valid
     assert "not who issued it" in found.explain()
+    found = Certificate.verify(release, public_key=tmp_path / "key.pub")
+    assert found.problems == ("the certificate is not signed",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,13 @@ def test_a_person_is_protected_with_all_images() -> None:
 
 
 def _assumptions(unit: str) -> list[str]:
-    return assumptions_of(Budget(1.0, 1e-5, unit=unit), test_keys=False, class_names_from_data=False)
+    return assumptions_of(certified(unit=unit), class_names_from_data=False)
+
+
+def certified(**changed: str) -> dict[str, Any]:
+    """What sentences need of a certificate."""
+    facts = {"adjacency": "add_remove", "ledger": {"cap_epsilon": 1.0}, "not_private": False, "unit": "image"}
+    return {**facts, **changed}
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 2.0, 4.0])
@@ -75,9 +82,7 @@ def test_what_a_neighbour_is_and_by_which_theorem(adjacency: str, words: str) ->
     assert f"Theorem: {theorem_of(RECORD, adjacency)}." in text
     assert any(
         adjacency in line
-        for line in assumptions_of(
-            Budget(1.0, 1e-5, adjacency=adjacency), test_keys=False, class_names_from_data=False
-        )
+        for line in assumptions_of(certified(adjacency=adjacency), class_names_from_data=False)
     )
 
 

@@ -1,12 +1,14 @@
 """What a certificate takes for granted, in short sentences.
 
 Guarantee: every question that NIST SP 800-226 (2025) asks of a privacy claim and that a number cannot
-answer has a sentence here. Imports the standard library only.
+answer has a sentence here, and each follows from the certificate's own fields and two facts about the data.
+Imports the standard library only.
 """
 
 from __future__ import annotations
 
-from dp_diffusers.privacy.budget import Budget
+from collections.abc import Mapping
+from typing import Any
 
 _NOT_PRIVATE = (
     "NOT PRIVATE: nothing is promised to anyone in the data; do not publish unless they may be shown."
@@ -15,20 +17,22 @@ _TEST_KEYS = "NOT PRIVATE: keys for tests were used, so the noise can be compute
 
 
 def assumptions_of(
-    budget: Budget | None, *, test_keys: bool, class_names_from_data: bool, multi_owner: bool = False
+    certificate: Mapping[str, Any], *, class_names_from_data: bool, multi_owner: bool = False
 ) -> list[str]:
-    """The sentences for one release; `budget` None means the run without privacy."""
-    if budget is None:
+    """The sentences for one certificate's document; one without a unit is a run without privacy."""
+    unit = certificate["unit"]
+    if unit is None:
         return [_NOT_PRIVATE]
+    cap = certificate["ledger"]["cap_epsilon"]
     names = (
         "taken from the data and published without a charge" if class_names_from_data else "from the recipe"
     )
     sentences = [
-        f"Unit of privacy: {_unit(budget)}",
-        f"Adjacency: {_adjacency(budget)}",
-        *([_ownership(budget)] if multi_owner else []),
+        f"Unit of privacy: {_unit(unit)}",
+        f"Adjacency: {_adjacency(certificate['adjacency'])}",
+        *([_ownership(unit)] if multi_owner else []),
         f"Epsilon and delta: an upper bound for everything in this release, redone steps included; "
-        f"other releases from the same data add to it, up to the cap of the ledger ({_cap(budget)}).",
+        f"other releases from the same data add to it, up to the cap of the ledger ({_cap(cap)}).",
         "Population: declared by whoever ran this, public, and not counted from the data.",
         "Fixed beforehand: steps, sampling, clip and noise were chosen before the run without looking at the "
         "private images. A run that ended before its plan and its limit has a certificate only where the "
@@ -43,35 +47,35 @@ def assumptions_of(
         "Trust: central model. Whoever ran this saw the images; machine, operating system, libraries and "
         "ledger file were not tampered with.",
         "Side channels: time, memory use and whatever the run wrote outside this release are not covered.",
+        "Leak scan: the release was compared with the private images before it was certified, and a copy of "
+        "one would have stopped it; that nothing did is an answer that epsilon does not cover.",
         "Data handling: the release covers what is in it; access to the private images is not its subject.",
     ]
-    return [_TEST_KEYS, *sentences] if test_keys else sentences
+    return [_TEST_KEYS, *sentences] if certificate["not_private"] else sentences
 
 
-def _unit(budget: Budget) -> str:
-    if budget.unit == "image":
+def _unit(unit: str) -> str:
+    if unit == "image":
         return "one image. Someone with several images is protected for each of them, not for all together."
-    return f"one {budget.unit}, meaning all images that carry its id; ids are taken to be right."
+    return f"one {unit}, meaning all images that carry its id; ids are taken to be right."
 
 
-def _adjacency(budget: Budget) -> str:
-    if budget.adjacency == "zero_out":
+def _adjacency(adjacency: str) -> str:
+    if adjacency == "zero_out":
         return "zero_out, the images of one unit replaced by nothing; the number of units is public."
-    if budget.adjacency == "replace":
+    if adjacency == "replace":
         return "replace, the images of one unit replaced by any others; the number of units is public."
     return "add_remove, one unit more or fewer; replacing one unit by another counts as two such changes."
 
 
-def _ownership(budget: Budget) -> str:
+def _ownership(unit: str) -> str:
     return (
-        f"Ownership: an image may belong to several of {budget.unit}. Who is on which image is declared "
+        f"Ownership: an image may belong to several of {unit}. Who is on which image is declared "
         "public and fixed, and taken to be complete: neighbours agree in it and differ in the images of one "
-        f"{budget.unit}. Images are used in sets whose owners share nobody, chosen by ownership alone; each "
+        f"{unit}. Images are used in sets whose owners share nobody, chosen by ownership alone; each "
         "set is one unit, and the population counts sets."
     )
 
 
-def _cap(budget: Budget) -> str:
-    if budget.cap is None:
-        return "none was set"
-    return f"epsilon {budget.cap.epsilon:g} at delta {budget.cap.delta:g}"
+def _cap(epsilon: float | None) -> str:
+    return "none was set" if epsilon is None else f"epsilon {epsilon:g}"

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 ADAPTER_FILE: Final = "adapter/adapter_model.safetensors"
-_LATER: Final = {"signature", "classes", "statements", "digest"}  # fields that the first certificates lack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +91,13 @@ class Certificate:
             base_model=dict(base_model),
             adapter={"sha256": None, **adapter},
             classes=None if classes is None else dict(classes),
-            assumptions=tuple(
-                assumptions_of(
-                    plan.budget,
-                    test_keys=numbers["not_private"],
-                    class_names_from_data=class_names_from_data,
-                    multi_owner=multi_owner,
-                )
-            ),
+            assumptions=(),
             **numbers,
-        )
-        answers = statements_of(
-            drafted.to_dict(), class_names_from_data=class_names_from_data, multi_owner=multi_owner
-        )
-        return dataclasses.replace(drafted, statements=tuple(answers))
+        ).to_dict()
+        facts = {"class_names_from_data": class_names_from_data, "multi_owner": multi_owner}
+        drafted["assumptions"] = assumptions_of(drafted, **facts)
+        drafted["statements"] = statements_of(drafted, **facts)
+        return cls.from_dict(drafted)
 
     def listing(self, release: str | Path) -> Certificate:
         """The certificate as it is issued: with the hash of every file below `release`, and its digest."""
@@ -145,8 +137,6 @@ class Certificate:
                 hint="`dp-diffusers certificate verify` lists what is wrong",
             )
         document = {**self.to_dict(), "signature": None}
-        if document["digest"] is None:  # of a version that had none
-            document["digest"] = digest_of(document)
         document["signature"] = signed(document, file)
         issued = Certificate.from_dict(document)
         write_whole(folder / CERTIFICATE_NAME, issued.to_json())
@@ -221,13 +211,12 @@ class Certificate:
         if not isinstance(document, dict) or document.get("schema") != SCHEMA:
             raise ParameterError(f"not a certificate of schema {SCHEMA}")
         names = {item.name for item in dataclasses.fields(cls)} - {"further"}
-        missing = sorted(names - _LATER - set(document))
+        missing = sorted(names - set(document))
         if missing:
             raise ParameterError(f"not a certificate: {', '.join(missing)} missing")
         _check_types(document)
         known = {name: value for name, value in document.items() if name in names}
-        known |= {name: tuple(document[name]) for name in ("mechanisms", "assumptions")}
-        known["statements"] = tuple(document.get("statements") or ())
+        known |= {name: tuple(document[name]) for name in ("mechanisms", "assumptions", "statements")}
         return cls(**known, further={name: document[name] for name in document if name not in names})
 
     @classmethod
@@ -246,14 +235,14 @@ def _check_types(document: Mapping[str, Any]) -> None:
     kinds: dict[str, type] = dict.fromkeys(("accountant", "ledger", "files", "base_model", "adapter"), dict)
     if document.get("classes") is not None:
         kinds["classes"] = dict
-    if document.get("statements") is not None:
-        kinds["statements"] = list
-    kinds |= {"mechanisms": list, "assumptions": list, "not_private": bool}
+    kinds |= dict.fromkeys(("mechanisms", "assumptions", "statements"), list)
+    kinds["not_private"] = bool
     for name, kind in kinds.items():
         if not isinstance(document[name], kind):
             raise ParameterError(f"not a certificate: {name} is not a {kind.__name__}")
-    if not all(isinstance(entry, dict) for entry in document["mechanisms"]):
-        raise ParameterError("not a certificate: mechanisms holds something that is not a dict")
+    for name in ("mechanisms", "statements"):
+        if not all(isinstance(entry, dict) for entry in document[name]):
+            raise ParameterError(f"not a certificate: {name} holds something that is not a dict")
 
 
 def _is_below(name: str, paths: tuple[str, ...]) -> bool:

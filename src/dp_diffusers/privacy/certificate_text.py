@@ -18,23 +18,6 @@ from typing import Any, Final
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.privacy.canonical import sha256_of_text
 
-# What certificates held before they had a digest: one without it is believed to be one of those, and no more.
-_BEFORE_DIGESTS: Final = frozenset(
-    [
-        *(
-            "schema",
-            "software",
-            "unit",
-            "adjacency",
-            "epsilon",
-            "delta",
-            "accountant",
-            "mechanisms",
-            "ledger",
-        ),
-        *("files", "base_model", "adapter", "classes", "not_private", "assumptions", "signature"),
-    ]
-)
 _FIELD: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 _RESTORE: Final = "restore certificate.json, or make the release again"
@@ -72,9 +55,9 @@ def document_in(text: str) -> dict[str, Any]:
 def problems_of_text(text: str, document: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with the text that `document` was read from."""
     digest = document.get("digest")
-    if digest is None and ("digest" in document or set(document) - _BEFORE_DIGESTS):
+    if digest is None:
         yield "the certificate's digest is missing"
-    elif digest is not None and digest != digest_of(document):
+    elif digest != digest_of(document):
         yield "the certificate was changed: its digest is another"
         return
     if text != text_of(document):

@@ -1,12 +1,14 @@
 """Checks a release against its certificate, with nothing but dp_accounting and the files.
 
-Guarantee: a release is called valid only if every number of the certificate follows from its mechanisms and
-every file is listed and unchanged; epsilon is computed again, never copied; who issued it is said only where
-the signer's key is given. Imports the accountant, never torch. Source: the contract of the certificate.
+Guarantee: a release is called valid only if every number of the certificate follows from its mechanisms, its
+sentences from those numbers, and every file is listed and unchanged; epsilon is computed again, never copied;
+who issued it is said only where the signer's key is given. Imports the accountant, never torch. Source: the
+contract of the certificate.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +17,17 @@ from typing import Any, Final
 
 from dp_diffusers.errors import DPDiffusersError
 from dp_diffusers.privacy import accountant, signature
+from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.calibration import SMALLEST_NOISE
 from dp_diffusers.privacy.certificate import ADAPTER_FILE, Certificate
 from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
+from dp_diffusers.privacy.certified_numbers import software
 from dp_diffusers.privacy.events import GaussianMechanism, HistogramQuery, Record, record_from_dict
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
+from dp_diffusers.privacy.statements import statements_of
 
 NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
+_MALFORMED: Final = (TypeError, ValueError, KeyError, OverflowError, AttributeError)
 MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
 
 
@@ -72,18 +78,20 @@ def verify_release(folder: Path, public_key: Path | None = None) -> Verification
         problems += problems_of_text(text, document)
         certificate = Certificate.from_dict(document)
     except DPDiffusersError as error:
-        return _invalid([*problems, error.message])
+        return _invalid(problems or [error.message])
     recomputed: float | None = None
     try:
         problems += filter(None, [signature.problem_of(document, signer)])
         recomputed, unfollowed = _epsilon(certificate)
         problems += [*unfollowed, *_ledger(certificate), *_hashes(certificate)]
-    except (DPDiffusersError, TypeError, ValueError, KeyError, OverflowError) as error:
+    except (DPDiffusersError, *_MALFORMED) as error:
         problems.append(f"the certificate cannot be followed: {error}")
     try:
         problems += [*changed(folder, certificate.files), *unlisted(folder, certificate.files)]
     except OSError as error:
         problems.append(f"cannot read the files of {folder}: {error}")
+    if not problems:
+        problems += _sentences(certificate)
     return Verification(
         valid=not problems,
         epsilon=recomputed,
@@ -181,6 +189,26 @@ def _hashes(certificate: Certificate) -> Iterator[str]:
         yield "the base model's hash is missing"
     if certificate.adapter.get("sha256") != certificate.files.get(ADAPTER_FILE):
         yield f"the adapter's hash is not that of {ADAPTER_FILE}"
+
+
+def _sentences(certificate: Certificate) -> list[str]:
+    """Sentences are those that this version writes for these numbers."""
+    try:
+        follow = _follow(certificate.to_dict())
+    except (DPDiffusersError, *_MALFORMED):
+        follow = False
+    words = f"assumptions and statements do not follow from its numbers, as {software()} words them"
+    return [] if follow else [words]
+
+
+def _follow(document: Mapping[str, Any]) -> bool:
+    """Whether the sentences are right, whichever two facts about the data they go on."""
+    said = (document["assumptions"], document["statements"])
+    for from_data, multi_owner in itertools.product((False, True), repeat=2):
+        facts = {"class_names_from_data": from_data, "multi_owner": multi_owner}
+        if said == (assumptions_of(document, **facts), statements_of(document, **facts)):
+            return True
+    return False
 
 
 def _is_number(value: Any) -> bool:
