@@ -213,6 +213,6 @@ def test_planted_checkpoint_without_the_ledgers_head(
 ) -> None:
     state = Loop.state
     monkeypatch.setattr(Loop, "state", lambda self: {**state(self), "head": None})
-    monkeypatch.setattr(certified_numbers, "_require_no_choice", lambda run: None)  # it misses the charges too
+    monkeypatch.setattr(certified_numbers, "_require_no_choice", lambda run: None)  # misses them too
     older = stopped(tiny_recipe)[0]
     assert accepts_an_older_ledger(tiny_recipe, capsys, older)
