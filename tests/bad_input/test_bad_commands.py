@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bad_rows import Row, Spoil, both, check, leave, writes
-from test_bad_data import encoded, pictures, table
+from faults import encoded, pictures, table
 from test_bad_recipes import GOOD, PUBLIC
 
 from dp_diffusers.errors import nearest

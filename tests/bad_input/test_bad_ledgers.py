@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bad_rows import Row, Spoil, check, leave, writes
-from test_bad_data import write_base
+from faults import write_base
 
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.mechanisms.dpsgd import DPSGD
