@@ -81,7 +81,7 @@ def test_an_end_that_nobody_saw_is_certified_and_said(ledger, plan, new_keys, tm
     )
     assert certificate.ledger["ended_unseen"] is True
     (sentence,) = [text for text in certificate.assumptions if text.startswith("Fixed beforehand")]
-    assert "ledger.ended_unseen" in sentence
+    assert "stated in the ledger to have seen nothing" in sentence
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
     certificate.issue(tmp_path)
@@ -103,6 +103,7 @@ def test_a_run_at_its_planned_end_is_certified_whoever_closed_it(ledger, plan, n
     certificate = draft(plan, account)
     assert certificate.epsilon == pytest.approx(plan.epsilon)
     assert certificate.ledger["ended_unseen"] is False
+    assert not any("seen nothing" in text for text in certificate.assumptions)
 
 
 def test_the_rest_may_be_charged_and_left_unused(ledger, plan, new_keys) -> None:

@@ -35,8 +35,7 @@ def assumptions_of(
         f"other releases from the same data add to it, up to the cap of the ledger ({_cap(cap)}).",
         "Population: declared by whoever ran this, public, and not counted from the data.",
         "Fixed beforehand: steps, sampling, clip and noise were chosen before the run without looking at the "
-        "private images. A run that ended before its plan and its limit has a certificate only where the "
-        "ledger holds the statement that whoever ended it had seen nothing of it (`ledger.ended_unseen`).",
+        f"private images. {_end(certificate['ledger'])}",
         "Labels: the label of a unit's image is private; that the named classes exist is public.",
         f"Class names and prompts: {names}.",
         "Public data and base model: taken to hold nothing about the units that this release protects.",
@@ -52,6 +51,16 @@ def assumptions_of(
         "Data handling: the release covers what is in it; access to the private images is not its subject.",
     ]
     return [_TEST_KEYS, *sentences] if certificate["not_private"] else sentences
+
+
+def _end(ledger: Mapping[str, Any]) -> str:
+    """Why the number of steps is taken not to depend on what they released."""
+    if ledger.get("ended_unseen"):
+        return (
+            "The run was ended before its plan; whoever ended it stated in the ledger to have seen nothing "
+            "that it released, and epsilon rests on that."
+        )
+    return "It ran to its planned end, or to its limit, which steps redone after crashes may bring nearer."
 
 
 def _unit(unit: str) -> str:
