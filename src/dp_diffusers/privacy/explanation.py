@@ -74,8 +74,8 @@ def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
     shown = _rounded_up(epsilon)
     lines = [
         f"Protected is each {_unit(budget)}: {_adjacency_sentence(budget)}",
-        f"Whatever anyone believed beforehand about one {_name(budget)} {_BELIEF[budget.adjacency]}, the model "
-        f"and its images can change the odds by a factor of at most e^{shown:g} = {_factor(shown)}. "
+        f"Whatever anyone believed beforehand about one {_name(budget)} {_BELIEF[budget.adjacency]}, the "
+        f"model and its images can change the odds by a factor of at most e^{shown:g} = {_factor(shown)}. "
         + _odds_sentence(epsilon),
         f"This may fail with a probability of at most about delta = {budget.delta:g}, less than one in the "
         f"{record.population:,} of the data.",
