@@ -16,7 +16,7 @@ import torch
 
 import dp_diffusers as dpd
 from certificate_support import forge, read
-from dp_diffusers import images_out, kept_images, release
+from dp_diffusers import finetuning, images_out, kept_images, release
 from dp_diffusers.diffusion import generation
 from dp_diffusers.errors import ParameterError, RunFolderError, VerificationError
 from dp_diffusers.finetuning import train
@@ -151,6 +151,50 @@ def test_guarantee_a_generation_killed_anywhere_is_made_whole_by_the_next(
     assert not [item for item in (run / "private").iterdir() if item.name.startswith("images.p")]
     if window in ("while sampling", "while the images are written", "before they are placed"):
         assert before.valid, "what is not finished lies outside the release"
+
+
+def test_guarantee_a_certificate_that_does_not_verify_is_taken_away(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise VerificationError("the certificate does not verify")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(release, "verify_in_a_fresh_process", refuse)
+        with pytest.raises(VerificationError, match="does not verify"):
+            _again(trained, tmp_path / "run")
+    assert not (tmp_path / "run" / "release" / "certificate.json").exists()
+    with pytest.raises(RunFolderError, match="holds no finished run"):
+        generate(tmp_path / "run", images=3)
+    _again(trained, tmp_path / "run")
+    generate(tmp_path / "run", images=3)
+
+
+def test_guarantee_no_image_is_made_before_the_training_is_done(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*facts: Any, **more: Any) -> None:
+        release.write_release(*facts, **more)
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetuning, "write_release", killed)
+        with pytest.raises(KilledError):
+            _again(trained, tmp_path / "run")
+    assert (tmp_path / "run" / "release" / "certificate.json").exists()
+    with pytest.raises(RunFolderError, match="has not finished"):
+        generate(tmp_path / "run", images=3)
+    _again(trained, tmp_path / "run")
+    generate(tmp_path / "run", images=3)
+
+
+def test_a_run_without_its_safe_makes_images(run: Path, tmp_path: Path) -> None:
+    """Whoever receives the release and the recipe alone: then the scan knows this machine only."""
+    shutil.rmtree(run / "private")
+    said: list[str] = []
+    for out in ("once", "again"):
+        generate(run, images=3, out=tmp_path / out, progress=lambda message="", **_: said.append(message))
+    assert len([message for message in said if "the scan knows less" in message]) == 2
 
 
 def test_the_same_generation_again_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

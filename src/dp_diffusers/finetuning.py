@@ -28,12 +28,12 @@ from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.earlier_recipe import require_same_recipe
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.plan import Plan
-from dp_diffusers.plan_of_run import RUN, declared_numbers, plan_of_run
+from dp_diffusers.plan_of_run import declared_numbers, plan_of_run
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import ReleasedClasses, declared_names, released_classes
-from dp_diffusers.run_folder import RunFolder, write_atomic
+from dp_diffusers.run_folder import RUN, RunFolder, write_atomic
 from dp_diffusers.strategies import document_of, strategy_of
 from dp_diffusers.strategies.lora import has_adapter, load_adapter
 from dp_diffusers.training import Loop

@@ -12,9 +12,8 @@ from typing import Any, Final
 
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.plan import Plan
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run_folder import RUN, RunFolder
 
-RUN: Final = "run.json"
 SAME_NOISE: Final = 1e-6  # relative: how far calibrations of one plan on two machines may lie apart
 
 

@@ -38,7 +38,7 @@ from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.released_classes import ReleasedClasses, declared_names, released_classes
 from dp_diffusers.requested_images import labels_of, request_of
 from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.run_secrets import kept_traces, note_traces, secrets_of
+from dp_diffusers.run_secrets import has_traces, kept_traces, note_traces, secrets_of
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
 
 Progress = Callable[..., None]
@@ -63,7 +63,7 @@ class Release:
 
     @classmethod
     def open(cls, run: str | Path, *, base: Base | None = None) -> Release:
-        """The release of a finished run folder.
+        """The release of a finished run folder, or of one that holds no more than recipe and release.
 
         Raises `RunFolderError` where there is none, `VerificationError` if its certificate was changed.
         """
@@ -150,7 +150,11 @@ def write_release(
     (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)
     secrets = secrets_of(folder, traces, _public_words(certificate))
     certificate = certificate.issue(folder.release, check=_scan(folder, secrets))
-    verify_in_a_fresh_process(folder.release)
+    try:
+        verify_in_a_fresh_process(folder.release)
+    except BaseException:
+        (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)  # nobody may take it for a valid one
+        raise
     return Release(folder=folder, certificate=certificate)
 
 
@@ -214,6 +218,8 @@ def generate(
     release.folder.create()
     with release.folder.lock():
         kept = KeptImages(release.folder)
+        if not has_traces(release.folder):
+            progress(message="nothing private was noted beside this release, so the scan knows less")
         secrets = _known_secrets(release)
         if out is None:
             release.certificate.require_listed(release.path, replaced=[IMAGES])

@@ -17,11 +17,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import yaml
 
 from dp_diffusers.errors import RunFolderError
+
+RUN: Final = "run.json"  # in `private/`: what a training knows of itself
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,17 @@ class RunFolder:
         return self.root / "recipe.yaml"
 
     def require_finished(self) -> None:
-        """Raises `RunFolderError` where no training has finished."""
+        """Raises `RunFolderError` where no training has finished.
+
+        A certificate alone says so only where the safe knows nothing of a training.
+        """
         if not (self.release / "certificate.json").exists():
             raise RunFolderError(f"{self.root} holds no finished run", hint="`dp-diffusers train` makes one")
+        record = self.read(RUN)
+        if (record is not None or self.checkpoint.exists()) and not (record or {}).get("done"):
+            raise RunFolderError(
+                f"the training in {self.root} has not finished", hint="`dp-diffusers train` goes on with it"
+            )
 
     def create(self) -> None:
         """Makes the folders. Raises `RunFolderError` where that is not possible."""

@@ -35,10 +35,14 @@ def note_traces(folder: RunFolder, data: PrivateImages, *, ledger: str | Path | 
     return traces
 
 
+def has_traces(folder: RunFolder) -> bool:
+    """Whether a training noted something beside this release."""
+    return (folder.private / TRACES).exists()
+
+
 def kept_traces(folder: RunFolder) -> Traces:
     """What the training of this run noted; nothing where it noted nothing."""
-    path = folder.private / TRACES
-    return Traces.load(path) if path.exists() else Traces()
+    return Traces.load(folder.private / TRACES) if has_traces(folder) else Traces()
 
 
 def secrets_of(folder: RunFolder, traces: Traces, public: Iterable[str]) -> Secrets:
