@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
+import numpy as np
 import pytest
 
 from dp_diffusers import byte_search
@@ -41,6 +43,26 @@ def test_keys_inside_a_pattern(chunk: int, monkeypatch: pytest.MonkeyPatch) -> N
     assert list(search.found(pattern[1:] + pattern[:-1])) == []
 
 
+def test_rows_of_an_array_are_patterns() -> None:
+    rows = np.random.default_rng(0).integers(0, 3, (200, 8), dtype=np.uint8)
+    assert len(np.unique(rows, axis=0)) < 200, "some are there twice"
+    data = np.random.default_rng(1).integers(0, 3, 5000, dtype=np.uint8).tobytes()
+    found = ByteSearch(rows[:, ::-1][:, ::-1], start=2, width=5).found(data)
+    assert sorted(found) == plainly(data, sorted({row.tobytes() for row in rows}))
+
+
+def test_many_patterns_take_little_memory() -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (100_000, 16), dtype=np.uint8)
+    tracemalloc.start()
+    search = ByteSearch(rows)
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 48 * len(rows) + (1 << byte_search._BITS)
+    assert peak < 128 * len(rows) + (1 << byte_search._BITS)
+    assert [place for place, _ in search.found(b"xyz" + rows[77].tobytes())] == [3]
+
+
 def test_nothing_to_find() -> None:
     assert list(ByteSearch([]).found(b"anything")) == []
+    assert list(ByteSearch(np.zeros((0, 16), np.uint8)).found(b"anything")) == []
     assert list(ByteSearch([b"abcdef"]).found(b"abc")) == []

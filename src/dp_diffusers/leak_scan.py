@@ -73,7 +73,7 @@ class Secrets:
     @cached_property
     def windows(self) -> ByteSearch:
         """Looks for bytes of private files and pixels."""
-        return ByteSearch((row.tobytes() for row in self.traces.windows), start=4, width=8)
+        return ByteSearch(self.traces.windows, start=4, width=8)
 
     @cached_property
     def numbers(self) -> dict[int, str]:
