@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from dp_diffusers.privacy import certificate
 from dp_diffusers.privacy.files import release_files
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.release import Release, generate
+from dp_diffusers.whole_files import temporary_of
 
 
 class KilledError(Exception):
@@ -106,7 +106,7 @@ def _half_written(*arguments: Any, **_: Any) -> None:
 
 def _unfinished_certificate(path: Path, text: str) -> None:
     """Dies before the new certificate takes its name."""
-    path.with_name(f".{path.name}.{os.getpid()}.new").write_text(text)
+    temporary_of(path).write_text(text)
     raise KilledError
 
 

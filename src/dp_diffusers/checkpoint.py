@@ -7,7 +7,6 @@ key, never an un-noised sum.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 
 from dp_diffusers.errors import RunFolderError
-from dp_diffusers.run_folder import sync_folder
+from dp_diffusers.whole_files import replacing
 
 SMALL_STATE = 64 * 2**20  # bytes: below this a checkpoint is written every step
 SECONDS_BETWEEN = 60.0
@@ -28,24 +27,13 @@ def save_atomic(state: dict[str, Any], path: Path) -> None:
 
     Raises `OSError` (a full disk) with `path` untouched.
     """
-    temporary = temporary_of(path)
     try:
-        with temporary.open("wb") as stream:
+        with replacing(path) as stream:
             torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
         if isinstance(error.__context__, OSError):  # torch hides it behind an error of its own
             raise error.__context__ from None
         raise
-    sync_folder(path.parent)
-
-
-def temporary_of(path: Path) -> Path:
-    """Where this process writes before it renames; two processes never write into one file."""
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -33,10 +33,11 @@ from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import ReleasedClasses, declared_names, released_classes
-from dp_diffusers.run_folder import RUN, RunFolder, write_atomic
+from dp_diffusers.run_folder import RUN, RunFolder
 from dp_diffusers.strategies import document_of, strategy_of
 from dp_diffusers.strategies.lora import has_adapter, load_adapter
 from dp_diffusers.training import Loop
+from dp_diffusers.whole_files import write_text
 
 if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe
@@ -187,7 +188,7 @@ def _run(job: Job, folder: RunFolder) -> Release:
 
 def _run_alone(job: Job, folder: RunFolder, family: Family, config: Any) -> Release:
     if not folder.recipe.exists():
-        write_atomic(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
+        write_text(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
     account, fresh = None, folder.read(RUN) is None
     job = replace(job, plan=plan_of_run(job.plan, folder))
     keys = job.plan.fresh_keys()

@@ -10,7 +10,6 @@ May import numpy and the standard library.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.privacy.files import hashes
 from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.whole_files import replacing
 
 FOLDER = "images"
 RECORD = "images.json"
@@ -100,12 +100,8 @@ class Parts:
     def add(self, images: np.ndarray) -> None:
         """Keeps uint8 `[n, H, W, C]` images."""
         path = self._folder / f"{len(self.done):05d}.npy"
-        writing = path.with_suffix(".writing")
-        with writing.open("wb") as stream:
+        with replacing(path) as stream:
             np.save(stream, images)
-            stream.flush()
-            os.fsync(stream.fileno())
-        writing.replace(path)
         self.done.append(images)
 
     def clear(self) -> None:

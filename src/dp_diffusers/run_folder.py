@@ -22,6 +22,7 @@ from typing import IO, Any, Final
 import yaml
 
 from dp_diffusers.errors import RunFolderError
+from dp_diffusers.whole_files import write_text
 
 RUN: Final = "run.json"  # in `private/`: what a training knows of itself
 
@@ -153,7 +154,7 @@ class RunFolder:
 
     def write(self, name: str, document: dict[str, Any]) -> None:
         """Writes a JSON document of `private/`, whole or not at all."""
-        write_atomic(self.private / name, json.dumps(document, indent=2, sort_keys=True) + "\n")
+        write_text(self.private / name, json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
 def make_folder(path: Path) -> None:
@@ -170,23 +171,3 @@ def _flock(stream: IO[str]) -> None:
     except ImportError:  # Windows has none
         return
     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replaces `path` by `text` through a synced temporary file."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -31,7 +31,7 @@ INSTANTS: list[tuple[str, str, int]] = [
     ("dp_diffusers.engine.private_gradient:noisy", "after", 3),
     ("dp_diffusers.engine.private_gradient:PrivateGradient.release", "after", 2),  # released, not saved
     ("torch:save", "in", 2),  # half a checkpoint
-    ("dp_diffusers.checkpoint:sync_folder", "after", 1),  # saved, not reported
+    ("dp_diffusers.checkpoint:save_atomic", "after", 1),  # saved, not reported
     ("dp_diffusers.training:Loop.train", "after", 1),  # all steps done, not settled
     (ACCOUNT + "settle", "after", 1),
     ("dp_diffusers.strategies.lora:save_file", "after", 1),  # weights without their configuration

@@ -7,7 +7,6 @@ bytes for each image.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dp_diffusers.errors import RunFolderError
+from dp_diffusers.whole_files import replacing
 
 WINDOW = 16  # bytes
 SHORTEST_TEXT = 6
@@ -96,16 +96,13 @@ class Traces:
             "counts": sorted(self.counts),
         }
         pictures = np.frombuffer(b"".join(sorted(self.pictures)), np.uint8).reshape(-1, _DIGEST)
-        stream = io.BytesIO()
-        np.savez(
-            stream,
-            texts=np.frombuffer(json.dumps(texts).encode(), np.uint8),
-            windows=self.windows,
-            pictures=pictures,
-        )
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(stream.getvalue())
-        temporary.replace(path)
+        with replacing(path) as stream:
+            np.savez(
+                stream,
+                texts=np.frombuffer(json.dumps(texts).encode(), np.uint8),
+                windows=self.windows,
+                pictures=pictures,
+            )
 
     @classmethod
     def load(cls, path: Path) -> Traces:

@@ -1,7 +1,7 @@
-"""The files of a release: their hashes, and writing one of them whole or not at all.
+"""The files of a release: which there are, their hashes, and reading and writing its certificate.
 
-Guarantee: a file that is there under its name is complete. Imports the standard library only. Source: the
-usual write, fsync, rename, fsync of the folder.
+Guarantee: what is no plain file below the release is never hashed, and a certificate that is there under its
+name is complete. Imports the standard library only. Source: the contract of the certificate.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from dp_diffusers.errors import RunFolderError
+from dp_diffusers.whole_files import write_text
 
 CERTIFICATE_NAME: Final = "certificate.json"
 _CHUNK: Final = 1 << 20
@@ -99,29 +100,17 @@ def read_whole(path: Path) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes `text` so that `path` holds the old or the new content at every instant."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    """Writes `text` so that `path` holds the old or the new content at every instant.
+
+    Raises `RunFolderError` where that is not possible, with `path` untouched.
+    """
     try:
-        with new.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(new, path)
-        _sync_folder(path.parent)
+        write_text(path, text)
     except OSError as error:
-        new.unlink(missing_ok=True)
         raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def forget_unfinished(path: Path) -> None:
     """Deletes what a `write_whole` of `path` left behind when its process died."""
-    for left in path.parent.glob(f".{path.name}.*.new"):
+    for left in path.parent.glob(f"{path.name}.*.tmp"):
         left.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,53 @@
+"""Writing a file whole or not at all, whatever instant the process dies at.
+
+Guarantee: under its name a file holds the old or the new content at every instant, and the new one for good
+once the call returns. Imports the standard library only. Source: the usual write, fsync, rename, fsync of the
+folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A stream for the new content of `path`, which takes its place when the block ends.
+
+    Raises `OSError` (a full disk), and what the block raises, with `path` untouched.
+    """
+    temporary = temporary_of(path)
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces `path` by `text` in UTF-8, line ends as they are. Raises `OSError` with `path` untouched."""
+    with replacing(path) as stream:
+        stream.write(text.encode())
+
+
+def temporary_of(path: Path) -> Path:
+    """Where this process writes before it renames; two processes never write into one file."""
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
