@@ -169,7 +169,7 @@ class Loop:
     def state(self) -> dict[str, Any]:
         """What a resume needs: released quantities, counters, the ledger's head (an older ledger shows)."""
         return {
-            "head": self.account.ledger.head if self.account else None,
+            "head": self.account.newest if self.account else None,
             "step": self.step,
             "complete": self.complete,
             "trainable": [parameter.detach() for parameter in self.trainable],

@@ -76,7 +76,7 @@ def test_guarantee_a_ledger_changed_under_a_training_charges_nothing_more(
     os.kill(pid, signal.SIGCONT)
     assert trainings.wait(pid) == 2, said(folder)
     assert "hint: " in said(folder)
-    if trainings.run(tiny_recipe) == 2:  # nor does another start take it
+    if trainings.run(tiny_recipe) == 2:  # nor does another start take it, by the head in the checkpoint
         assert problems_of_steps(charges(folder / "away"), *read_log(folder / "log")) == []
         (folder / LEDGER).unlink(missing_ok=True)
         (folder / "away").rename(folder / LEDGER)

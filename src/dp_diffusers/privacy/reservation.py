@@ -54,6 +54,11 @@ class Reservation:
         return self._run.run_id
 
     @property
+    def newest(self) -> str:
+        """Hash of the newest entry that this process wrote, whatever the file says since; else its head."""
+        return self._newest or self.ledger.head
+
+    @property
     def plan_fingerprint(self) -> str:
         """The plan that was reserved."""
         return self._run.plan_fingerprint
@@ -215,6 +220,8 @@ class Reservation:
         if last.kind == "settle":
             run.refuse_late_statement(unseen=unseen)
             return steps
+        if self._lane is not None:
+            self._require_newest(last)
         assert terms is not None
         charged = cost = self.ledger.cost_of_charged(run)
         if run.charged and run.is_early and not unseen:
