@@ -107,7 +107,9 @@ def write_whole(path: Path, text: str) -> None:
     try:
         write_text(path, text)
     except OSError as error:
-        raise RunFolderError(f"cannot write {path}: {error.strerror or error}") from error
+        raise RunFolderError(
+            f"cannot write {path}: {error.strerror or error}", hint="mend that, and run the same command again"
+        ) from error
 
 
 def forget_unfinished(path: Path) -> None:
