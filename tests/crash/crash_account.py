@@ -67,7 +67,7 @@ class Tally:
             f"charged, {self.begun} begun, {self.released} released in {self.lanes} lanes; "
             f"{self.corrupted} corrupted folders, {self.unaccounted} unaccounted steps"
         )
-        assert self.found == []
+        assert not self.found, self.found
         assert (self.corrupted, self.unaccounted) == (0, 0)
 
 
