@@ -108,7 +108,8 @@ def write_whole(path: Path, text: str) -> None:
         write_text(path, text)
     except OSError as error:
         raise RunFolderError(
-            f"cannot write {path}: {error.strerror or error}", hint="mend that, and run the same command again"
+            f"cannot write {path}: {error.strerror or error}",
+            hint="mend that, and run the same command again",
         ) from error
 
 
