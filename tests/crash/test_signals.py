@@ -18,7 +18,8 @@ STEPS = "mechanism.steps=12"
 
 def stepping(trainings: Any, recipe: Path, **options: Any) -> int:
     """A training that has begun its third step."""
-    pid = int(trainings.start(recipe, STEPS, pause=0.05, **options))
+    # slow enough that the signal comes long before the end, however busy the machine is
+    pid = int(trainings.start(recipe, STEPS, pause=0.5, **options))
     until(lambda: len(read_log(recipe.parent / "log")[0]) >= 3)
     return pid
 
