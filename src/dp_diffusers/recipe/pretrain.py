@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.problems import RefusedValueError, Section
-from dp_diffusers.recipe.sections import MOST_ROWS, MOST_STEPS, SEEDS, Timesteps
+from dp_diffusers.recipe.sections import DEVICES, MOST_ROWS, MOST_STEPS, SEEDS, Timesteps
 from dp_diffusers.recipe.yaml_lines import dump
 
 
@@ -119,9 +119,7 @@ class PretrainTraining(Section):
 class PretrainRuntime(Section):
     """Where it runs; may change on resume."""
 
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, mps"
-    )
+    device: str = Field(default="auto", pattern=DEVICES, description="auto, cpu, cuda, mps")
     threads: int | None = Field(
         default=None, ge=1, le=4096, description="processor threads; null: torch's choice"
     )

@@ -1,0 +1,41 @@
+"""The section `runtime` of a recipe: where it runs; it may change on resume.
+
+Guarantees that a value outside its range never gets past the recipe. May import pydantic; never numpy, never
+torch. The keys mirror the recipe contract of the design.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
+from dp_diffusers.recipe.sections.limits import DEVICES, only
+
+
+def _rows(value: object) -> object:
+    """`auto` or a whole number > 0."""
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**9):
+        return value
+    raise RefusedValueError(
+        f"expected runtime.rows_per_pass to be auto or a whole number > 0, got {shown(value)}",
+        "auto takes 256 rows or fewer",
+    )
+
+
+class RuntimeSettings(Section):
+    """Where it runs; may change on resume."""
+
+    device: str = Field(default="auto", pattern=DEVICES, description="auto, cpu, cuda, mps")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the forward and backward pass (autocast); norms, clip, sums and noise stay float32 "
+        "or better",
+    )
+    rows_per_pass: Annotated[Literal["auto"] | int, BeforeValidator(_rows)] = Field(
+        default="auto", description="rows in memory at once"
+    )
+    compile: Annotated[bool, only("runtime.compile", False, "models are not compiled; leave it out")] = Field(
+        default=False, description="torch.compile: false in this version"
+    )
