@@ -62,7 +62,7 @@ def small_base() -> Base:
         num_class_embeds=4,
     )
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-    return Base(unet=unet, scheduler=scheduler, patch=Patch(size=2), class_names=("a", "b", "c"))
+    return Base(network=unet, scheduler=scheduler, patch=Patch(size=2), class_names=("a", "b", "c"))
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ class _Receipt:
 def _model(targets: str, rows: int) -> tuple[PixelFamily, tuple[Any, ...]]:
     model = PretrainRecipe.model_validate({"data": [{"source": "drawn_digits"}]}).model
     base = new_base(model, tuple("0123456789"), seed=0)
-    Lora(rank=8, targets=targets).apply(base.unet.train())
+    Lora(rank=8, targets=targets).apply(base.network.train())
     family = PixelFamily(base)
     rng = np.random.default_rng(0)
     draws = Draws(

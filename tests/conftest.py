@@ -43,7 +43,7 @@ def tiny_base() -> Callable[..., Any]:
         )
         scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction)
         names = tuple(f"class {index}" for index in range(classes)) or None
-        return Base(unet=unet, scheduler=scheduler, patch=Patch(size=patch), class_names=names)
+        return Base(network=unet, scheduler=scheduler, patch=Patch(size=patch), class_names=names)
 
     return make
 

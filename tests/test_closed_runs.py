@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dp_diffusers import finetuning
+from dp_diffusers import running
 from dp_diffusers.cli.main import main
 from dp_diffusers.errors import BudgetExhausted, RunClosed
 from dp_diffusers.finetuning import train
@@ -70,7 +70,7 @@ def test_a_training_that_was_complete_is_released_after_settle(
 ) -> None:
     small_budget(tiny_recipe)
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning, "_finish", _stopped_after(0))
+        patch.setattr(running, "_finish", _stopped_after(0))
         with pytest.raises(TypeError):  # dies between the last step and the release
             train(Recipe.load(tiny_recipe), tmp_path / "run")
     with Ledger.open(tmp_path / "tiny.ledger") as ledger:

@@ -125,12 +125,12 @@ def test_an_interrupted_run_resumes_and_pays_for_what_it_redoes(
 def test_a_crash_after_the_last_step_costs_nothing_more(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dp_diffusers import finetuning
+    from dp_diffusers import running
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(finetuning, "write_release", fail)
+    monkeypatch.setattr(running, "write_release", fail)
     with pytest.raises(OSError, match="No space"):
         train(Recipe.load(tiny_recipe), tmp_path / "run")
     monkeypatch.undo()
@@ -151,7 +151,7 @@ def test_python_api(tiny_base: Any, tmp_path: Path) -> None:
     from peft import LoraConfig
 
     base = tiny_base()
-    pipe = DDPMPipeline(unet=base.unet, scheduler=base.scheduler)
+    pipe = DDPMPipeline(unet=base.network, scheduler=base.scheduler)
     plan = dpd.Plan.calibrate(
         dpd.Budget(epsilon=2.0, delta=1e-3), dpd.DPSGD(steps=2, expected_units=10, population=30)
     )
@@ -182,7 +182,7 @@ def test_python_api(tiny_base: Any, tmp_path: Path) -> None:
 def test_a_finished_run_opened_again_carries_its_adapter(
     tiny_base_folder: Path, tiny_images: Any, tmp_path: Path, as_object: bool
 ) -> None:
-    from dp_diffusers.diffusion.base import load_base
+    from dp_diffusers.diffusion.loading import load_base
     from dp_diffusers.mechanisms.none import NonPrivate
 
     plan = dpd.Plan.calibrate(None, NonPrivate(steps=1, expected_units=10, population=30))

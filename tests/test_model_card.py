@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.finetuning import train
 from dp_diffusers.model_card import loading_lines
 from dp_diffusers.recipe import Recipe
@@ -44,9 +45,9 @@ def test_every_kind_of_base_has_lines_that_run(
 ) -> None:
     base = tiny_base(classes=classes, patch=patch)
     base.save(tmp_path / "base")
-    config = Lora(rank=2).apply(base.unet, seed=0)
-    save_adapter(base.unet, config, tmp_path / "adapter")
-    code = loading_lines(base, "base")
+    config = Lora(rank=2).apply(base.network, seed=0)
+    save_adapter(base.network, config, tmp_path / "adapter")
+    code = loading_lines(family_of(base), "base")
     assert ("pixel_shuffle" in code) == (patch > 1)
     images = _run(code, tmp_path, tmp_path / "base", monkeypatch)
     assert images.shape == (classes or 4, 1, 8, 8)

@@ -129,7 +129,7 @@ def test_an_update_below_float32_is_a_matter_of_settings(tiny_recipe: Path, tmp_
 def test_a_device_that_cannot_serve_is_refused(
     device: str, tiny_base_folder: Path, tiny_images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dp_diffusers.finetuning import _device
+    from dp_diffusers.running import _device
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ParameterError) as caught:
@@ -140,7 +140,8 @@ def test_a_device_that_cannot_serve_is_refused(
 def test_one_fingerprint_in_memory_and_from_a_folder(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
     from diffusers import DDPMPipeline
 
-    from dp_diffusers.diffusion.base import base_of_pipeline, fingerprint, load_base
+    from dp_diffusers.diffusion.base import fingerprint
+    from dp_diffusers.diffusion.loading import base_of_pipeline, load_base
 
     base = tiny_base()
     base.save(tmp_path / "base")

@@ -15,7 +15,7 @@ import torch
 
 import dp_diffusers as dpd
 from certificate_support import forge, read
-from dp_diffusers import finetuning, images_out, kept_images, release
+from dp_diffusers import images_out, kept_images, release, running
 from dp_diffusers.diffusion import generation
 from dp_diffusers.errors import ParameterError, RunFolderError, VerificationError
 from dp_diffusers.finetuning import train
@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
     names = ("class 0", "class 1", "class 2")
-    Base(unet=unet, scheduler=scheduler, patch=Patch(size=2), class_names=names).save(folder / "base")
+    Base(network=unet, scheduler=scheduler, patch=Patch(size=2), class_names=names).save(folder / "base")
     images = np.random.default_rng(0).integers(0, 255, (30, 8, 8, 1)).astype(np.uint8)
     images_out.write_images(
         images, np.arange(30) % 2, ["class 2", "class 0"], folder / "images", format="parquet"
@@ -178,7 +178,7 @@ def test_guarantee_no_image_is_made_before_the_training_is_done(
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetuning, "write_release", killed)
+        patched.setattr(running, "write_release", killed)
         with pytest.raises(KilledError):
             _again(trained, tmp_path / "run")
     assert (tmp_path / "run" / "release" / "certificate.json").exists()

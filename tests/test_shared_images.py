@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
-from dp_diffusers import finetuning
+from dp_diffusers import running
 from dp_diffusers.data import private_images
 from dp_diffusers.data.ownership import Owners
 from dp_diffusers.engine.clipping import ClippedSum
@@ -218,7 +218,7 @@ def test_guarantee_units_without_a_slot_under_add_remove_are_refused_before_anyt
 ) -> None:
     """A unit that left would make room for another one: the sum would move by two clip norms."""
     cheap_trainings(monkeypatch.setattr)
-    monkeypatch.setattr(finetuning, "released_proportions", lambda *given, **named: pytest.fail("charged"))
+    monkeypatch.setattr(running, "released_proportions", lambda *given, **named: pytest.fail("charged"))
     with pytest.raises(ParameterError, match="the data hold more units than"):
         train(_limited(tiny_recipe, "add_remove", 28), tmp_path / "run")
     with Ledger.open(tmp_path / "tiny.ledger") as ledger:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dp_diffusers as dpd
-from dp_diffusers import finetuning
+from dp_diffusers import finetuning, jobs, running
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.finetuning import train
 from dp_diffusers.images_out import png
@@ -60,8 +60,8 @@ def test_a_planted_blind_eye_for_units_is_seen(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(finetuning, "_require_unit", lambda plan, data: None)
-    monkeypatch.setattr(finetuning, "_run", lambda job, folder: None)
+    monkeypatch.setattr(finetuning, "require_unit", lambda plan, data: None)
+    monkeypatch.setattr(finetuning, "run", lambda job, folder: None)
     with pytest.raises(pytest.fail.Exception):
         _attempt(tiny_base_folder, dpd.PrivateImages.from_folder(patients), per_patient, tmp_path)
 
@@ -71,7 +71,7 @@ def test_guarantee_a_training_whose_images_came_without_their_persons_spends_not
 ) -> None:
     original = dpd.PrivateImages.open
     monkeypatch.setattr(
-        finetuning.PrivateImages, "open", lambda path, **options: original(path, **{**options, "unit": None})
+        jobs.PrivateImages, "open", lambda path, **options: original(path, **{**options, "unit": None})
     )
     monkeypatch.setattr(Recipe, "plan", lambda self: per_patient)
     sets = [f"data.path={patients}", "data.label=folder", "budget.unit=patient_id", "budget.cap=null"]
@@ -107,6 +107,6 @@ def test_a_release_per_patient_from_a_folder_and_from_another_directory(
 
 def test_data_set_and_budget_that_agree_pass(per_patient: dpd.Plan, patients: Path) -> None:
     data = dpd.PrivateImages.from_folder(patients, unit="patient_id")
-    finetuning._require_unit(per_patient, data)
+    running.require_unit(per_patient, data)
     with pytest.raises(ParameterError):
-        finetuning._require_unit(per_patient, replace(data, unit="hospital"))
+        running.require_unit(per_patient, replace(data, unit="hospital"))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dp_diffusers.diffusion.base import Base
+    from dp_diffusers.diffusion.family import Family
 
 _CARD = """---
 library_name: peft
@@ -64,34 +64,34 @@ images = torch.nn.functional.pixel_shuffle(images, {size})
 """
 
 
-def loading_lines(base: Base, identity: str, classes: Sequence[int] | None = None) -> str:
+def loading_lines(family: Family, identity: str, classes: Sequence[int] | None = None) -> str:
     """Python that loads the adapter and draws one image of each class (four, without classes).
 
     classes: the base's numbers of the classes that were trained; None for all.
     """
-    numbers = list(range(base.classes)) if classes is None else list(classes)
-    size, count = base.patch.size, len(numbers) or 4
+    numbers = list(range(family.classes)) if classes is None else list(classes)
+    size, count = family.base.patch.size, len(numbers) or 4
     whole = numbers == list(range(count))
     drawn = f"torch.arange({count})" if whole else f"torch.tensor({numbers})"
-    side = base.size // size
+    side = family.size // size
     return _CODE.format(
         base=identity,
-        labels=f"labels = {drawn}  # one image of each class\n" if base.classes else "",
-        shape=f"{count}, {base.channels * size**2}, {side}, {side}",
-        condition=", class_labels=labels" if base.classes else "",
+        labels=f"labels = {drawn}  # one image of each class\n" if family.classes else "",
+        shape=f"{count}, {family.channels * size**2}, {side}, {side}",
+        condition=", class_labels=labels" if family.classes else "",
         patch=_PATCH.format(size=size) if size > 1 else "",
-        result=f"[{count}, {base.channels}, {base.size}, {base.size}]",
+        result=f"[{count}, {family.channels}, {family.size}, {family.size}]",
     )
 
 
-def model_card(certificate: dict[str, Any], base: Base) -> str:
+def model_card(certificate: dict[str, Any], family: Family) -> str:
     """The text of `README.md` in a release folder."""
     private = not certificate["not_private"]
     identity = certificate["base_model"]["id"]
     classes = (certificate.get("classes") or {}).get("labels")
     return _CARD.format(
         base=identity,
-        code=loading_lines(base, identity, classes),
+        code=loading_lines(family, identity, classes),
         sha256=certificate["base_model"]["sha256"],
         headline=f"epsilon = {certificate['epsilon']:.4g}" if private else "NOT PRIVATE",
         promise=_promise(certificate) if private else _NOT_PRIVATE,

@@ -90,7 +90,7 @@ def new_base(model: ModelSettings, class_names: tuple[str, ...], *, seed: int) -
         prediction_type=model.prediction,
     )
     return Base(
-        unet=unet, scheduler=scheduler, patch=Patch(size=model.patch), class_names=class_names or None
+        network=unet, scheduler=scheduler, patch=Patch(size=model.patch), class_names=class_names or None
     )
 
 
@@ -98,7 +98,7 @@ def _train(
     base: Base, images: PublicImages, training: PretrainTraining, out: Path, settings: Any, progress: Progress
 ) -> None:
     family = PixelFamily(base, timesteps=training.timesteps, label_dropout=training.label_dropout)
-    network = base.unet.train()
+    network = base.network.train()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=training.learning_rate, weight_decay=0.01, fused=True
     )
@@ -137,7 +137,7 @@ def _loss(family: PixelFamily, images: PublicImages, training: PretrainTraining,
     chosen = images.choose(rng, training.batch_size)
     draws = _draws(family, rng, len(chosen), training.label_dropout)
     clean = family.encode(images.images[chosen])
-    labels = torch.from_numpy(images.labels[chosen]) if family.base.classes else None
+    labels = torch.from_numpy(images.labels[chosen]) if family.classes else None
     return family.row_losses(clean, labels, draws).mean()
 
 
@@ -190,7 +190,7 @@ def _finished(out: Path, settings: Any) -> bool:
 
 
 def _write(base: Base, out: Path, settings: Any, count: int) -> None:
-    base.unet.eval()
+    base.network.eval()
     base.save(out)
     family = PixelFamily(base)
     classes = min(base.classes, 16)

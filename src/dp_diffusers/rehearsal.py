@@ -21,13 +21,13 @@ def rehearse(family: Family) -> None:
     generator = torch.Generator().manual_seed(0)
     device = next(family.network.parameters()).device
     clean = torch.randn(ROWS, *family.shape, generator=generator).clamp(-1, 1).to(device)
-    levels = len(family.objective.alphas_cumprod)
+    levels = family.objective.level_count
     draws = Draws(
         timesteps=torch.linspace(levels * 0.2, levels * 0.8, ROWS).long().to(device),
         noise=torch.randn(ROWS, *family.shape, generator=generator).to(device),
         drop_label=torch.zeros(ROWS, dtype=torch.bool, device=device),
     )
-    labels = torch.arange(ROWS, device=device) % family.base.classes if family.base.classes else None
+    labels = torch.arange(ROWS, device=device) % family.classes if family.classes else None
 
     def losses(rows: torch.Tensor) -> torch.Tensor:
         chosen = Draws(

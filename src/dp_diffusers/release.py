@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
+from dp_diffusers.conditions import classes_of
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
-from dp_diffusers.diffusion.base import Base, load_base
+from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.generation import Sampling, sample
+from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.errors import ModelError, VerificationError
 from dp_diffusers.images_out import build_images, require_writable, write_images
 from dp_diffusers.kept_images import FOLDER as IMAGES
@@ -75,12 +76,12 @@ class Release:
         """The resolved recipe, as a plain document."""
         return self.folder.settings()
 
-    def classes(self, base: Base) -> ReleasedClasses | None:
+    def classes(self, family: Family) -> ReleasedClasses | None:
         """What its images are made of; certificates that do not say mean all classes of the base."""
         recorded = self.certificate.classes
-        if recorded is not None and base.classes:
+        if recorded is not None and family.classes:
             return ReleasedClasses.from_dict(recorded)
-        return released_classes(base.classes, base.class_names, None)
+        return released_classes(family.classes, family.base.class_names, None)
 
     def family(self, *, adapted: bool = True, device: str | None = None) -> Family:
         """The base model, with the adapter or without (the ε = 0 model), on `device`.
@@ -119,8 +120,7 @@ class Release:
 def write_release(
     folder: RunFolder,
     *,
-    base: Base,
-    network: nn.Module,
+    family: Family,
     config: Any,
     plan: Any,
     data: PrivateImages,
@@ -132,9 +132,10 @@ def write_release(
     proportions: each class's part of the units, from the run's class histogram. Raises `VerificationError`
     if the files hold anything private word for word: nothing is certified then.
     """
+    network, base = family.network, family.base
     save_adapter(network, config, folder.adapter)
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    classes = released_classes(base.classes, base.class_names, _declared_classes(folder))
+    classes = classes_of(family, folder.settings() if folder.recipe.exists() else {})
     classes = None if classes is None else replace(classes, proportions=proportions)
     certificate = Certificate.draft(
         plan=plan,
@@ -145,7 +146,7 @@ def write_release(
         multi_owner=data.multi_owner,
         classes=None if classes is None else classes.to_dict(),
     )
-    (folder.release / "README.md").write_text(model_card(certificate.to_dict(), base))
+    (folder.release / "README.md").write_text(model_card(certificate.to_dict(), family))
     traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)
     (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)
     secrets = secrets_of(folder, traces, _public_words(certificate))
@@ -226,7 +227,7 @@ def generate(
         if out is None and kept.uncertified(release.certificate.files):
             _certify_images(release, secrets, progress)
         family = release.family(device=device)
-        classes = release.classes(family.base)
+        classes = release.classes(family)
         request = request_of(images, per_label, chosen, classes)
         if out is None and kept.request() == {**request, "format": format}:
             Parts(release.folder, request).clear()

@@ -21,6 +21,7 @@ from dp_diffusers import checkpoint
 from dp_diffusers.averaging import Average
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
+from dp_diffusers.encodings import encodings_of
 from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rows import Rows, RowTable
@@ -58,6 +59,7 @@ class Loop:
             noise_draws=self.training.noise_draws,
             max_images=self.training.max_images_per_unit,
         )
+        self.encodings = encodings_of(self.family, self.data)
         self.device = next(network.parameters()).device
         self.step = 0
         self.complete = False
@@ -123,7 +125,7 @@ class Loop:
             counts=rows.counts,
             shape=self.family.shape,
         ).to(self.device)
-        clean = self.family.encode(self.data.images[rows.image]).to(self.device)
+        clean = self.encodings.take(rows).to(self.device)
         labels = None if self.data.labels is None else _tensor(self.data.labels[rows.image], self.device)
         kind = getattr(torch, self.runtime.dtype)
         with torch.autocast(self.device.type, dtype=kind, enabled=kind is not torch.float32):

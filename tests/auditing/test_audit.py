@@ -54,7 +54,7 @@ def tiny_audit(base: Any, epsilon: float = 4.0, **options: Any) -> Any:
 
 def test_an_audit_of_the_right_mechanism(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
     base = tiny_base()
-    before = {name: value.clone() for name, value in base.unet.state_dict().items()}
+    before = {name: value.clone() for name, value in base.network.state_dict().items()}
     result = tiny_audit(base, out=tmp_path / "out")
     document = json.loads(json.dumps(result.to_dict()))
     assert document["epsilon_claimed"] == pytest.approx(4.0, rel=0.01)
@@ -66,8 +66,8 @@ def test_an_audit_of_the_right_mechanism(tiny_base: Callable[..., Any], tmp_path
     assert document["epsilon_lower_bound"] == max(headline)
     assert (tmp_path / "out" / "audit.svg").read_text().startswith("<?xml")
     assert "epsilon >= " in result.explain()
-    assert base.unet.state_dict().keys() == before.keys(), "the caller's model has no adapter"
-    assert all(torch.equal(base.unet.state_dict()[name], value) for name, value in before.items())
+    assert base.network.state_dict().keys() == before.keys(), "the caller's model has no adapter"
+    assert all(torch.equal(base.network.state_dict()[name], value) for name, value in before.items())
 
 
 @pytest.mark.planted

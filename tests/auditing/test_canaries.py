@@ -97,7 +97,7 @@ def test_a_model_without_a_layer_for_canaries_is_refused() -> None:
 
 @pytest.mark.parametrize("targets", ["attention", "convolution", "all"])
 def test_adapters_of_a_unet_hold_canaries(targets: str, tiny_base: Callable[..., Any]) -> None:
-    model = tiny_base().unet
+    model = tiny_base().network
     strategy_of({"name": "lora", "rank": 2, "targets": targets, "also": ["bias", "norm"]}).apply(model)
     held = canaries(model, 40)
     total = sum_of(model, held, np.arange(held.unit_count))

@@ -87,4 +87,4 @@ def write_base(folder: Path) -> None:
         num_class_embeds=4,
     )
     names = ("class 0", "class 1", "class 2")
-    Base(unet=unet, scheduler=DDPMScheduler(), patch=Patch(size=2), class_names=names).save(folder)
+    Base(network=unet, scheduler=DDPMScheduler(), patch=Patch(size=2), class_names=names).save(folder)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from dp_diffusers.diffusion.base import load_base
 from dp_diffusers.diffusion.family import FAMILIES, family_of
+from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.engine.randomness import RunKeys
 
@@ -52,7 +52,7 @@ def rows(family: Any, images: np.ndarray, labels: np.ndarray, units: list[int]) 
         slots=1,
         shape=family.shape,
     )
-    numbers = torch.from_numpy(labels[units]) if family.base.classes else None
+    numbers = torch.from_numpy(labels[units]) if family.classes else None
     return family.encode(images[units]), numbers, draws
 
 
@@ -129,7 +129,8 @@ def test_its_folder_is_an_ordinary_one(base: Any, family: Any, tiny_images: Any,
     base.save(tmp_path)
     stock = DiffusionPipeline.from_pretrained(tmp_path)
     expected = family.network.state_dict()
-    assert all(torch.equal(value, expected[name]) for name, value in stock.unet.state_dict().items())
+    found = getattr(stock, base.component).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
     again = family_of(load_base(tmp_path), label_dropout=0.2)
     again.network.train()
     inputs = rows(family, *tiny_images, [0, 1, 2])

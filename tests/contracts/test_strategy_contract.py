@@ -49,7 +49,7 @@ def test_every_strategy_has_an_example() -> None:
 
 
 def test_it_begins_at_the_public_model(spec: dict[str, Any], tiny_base: Callable[..., Any]) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     before = output(network)
     strategy_of(spec).apply(network)
     assert torch.allclose(output(network), before, atol=1e-6)
@@ -72,7 +72,7 @@ def test_the_dry_run_reaches_every_tensor(spec: dict[str, Any], tiny_base: Calla
 
 
 def test_a_second_adapter_is_refused(spec: dict[str, Any], tiny_base: Callable[..., Any]) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     strategy_of(spec).apply(network)
     with pytest.raises(ModelError, match="adapter already"):
         strategy_of(spec).apply(network)
@@ -81,11 +81,11 @@ def test_a_second_adapter_is_refused(spec: dict[str, Any], tiny_base: Callable[.
 def test_stock_peft_loads_it_bit_for_bit(
     spec: dict[str, Any], tiny_base: Callable[..., Any], tmp_path: Path
 ) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     config = strategy_of(spec).apply(network)
     disturb(network)
     save_adapter(network, config, tmp_path)
-    stock = PeftModel.from_pretrained(tiny_base().unet, tmp_path).base_model.model
+    stock = PeftModel.from_pretrained(tiny_base().network, tmp_path).base_model.model
     expected, found = network.state_dict(), stock.state_dict()
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -46,7 +46,7 @@ def test_a_perfect_denoiser_gives_back_the_image(tiny_base: Callable[..., Any]) 
     truth = torch.rand(family.shape) - 0.5
 
     def predict(noisy: torch.Tensor, timesteps: torch.Tensor, labels: Any) -> torch.Tensor:
-        alpha = family.objective.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        alpha = family.objective.signal.square()[timesteps].view(-1, 1, 1, 1)
         return (noisy - alpha.sqrt() * truth) / (1 - alpha).sqrt()
 
     family.predict = predict  # type: ignore[method-assign]

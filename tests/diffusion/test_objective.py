@@ -44,8 +44,8 @@ def test_noisy_images_and_targets_are_those_of_diffusers(prediction: str) -> Non
 
 
 def test_unknown_prediction_and_distribution_are_refused() -> None:
-    with pytest.raises(DPDiffusersError, match="sample"):
-        Objective.of(_scheduler("sample"))
+    with pytest.raises(DPDiffusersError, match="score"):
+        Objective.of(_scheduler("score"))
     with pytest.raises(DPDiffusersError, match="unifrom") as caught:
         Objective.of(_scheduler("epsilon"), timesteps="unifrom")
     assert caught.value.hint == "did you mean 'uniform'?"

@@ -111,7 +111,7 @@ def test_planted_wrong_rule_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_diffusers_unet_passes(tiny_base: Callable[..., Any]) -> None:
     """LoRA on every convolution and linear layer, and the class embedding and norms as they are."""
-    unet = tiny_base().unet.requires_grad_(False)
+    unet = tiny_base().network.requires_grad_(False)
     targets = r".*(to_q|to_k|to_v|to_out\.0|conv1|conv2|conv_shortcut|time_emb_proj|conv_in|conv_out|conv)"
     unet = inject_adapter_in_model(LoraConfig(r=2, target_modules=targets), unet)
     for name, parameter in unet.named_parameters():

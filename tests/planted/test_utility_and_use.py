@@ -84,7 +84,7 @@ def adapted(network: nn.Module) -> set[str]:
 
 def test_attention_adapters_sit_on_every_projection_and_on_the_output(tiny_base: Callable[..., Any]) -> None:
     """`to_out.Linear` matches nothing in diffusers; the output projection is `to_out.0`."""
-    network = tiny_base().unet
+    network = tiny_base().network
     blocks = [name for name, layer in network.named_modules() if type(layer).__name__ == "Attention"]
     Lora(rank=2).apply(network)
     wanted = {f"{block}.{part}" for block in blocks for part in ("to_q", "to_k", "to_v", "to_out.0")}
@@ -94,7 +94,7 @@ def test_attention_adapters_sit_on_every_projection_and_on_the_output(tiny_base:
 
 @pytest.mark.parametrize("also", [(), ("bias",)])
 def test_no_bias_of_the_base_is_trained(also: tuple[str, ...], tiny_base: Callable[..., Any]) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     Lora(rank=2, also=also).apply(network)
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     assert all(".lora_" in name for name in trained)
@@ -102,7 +102,7 @@ def test_no_bias_of_the_base_is_trained(also: tuple[str, ...], tiny_base: Callab
 
 
 def test_an_adapter_scales_by_one_and_adam_does_not_decay_it(tiny_base: Callable[..., Any]) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     config = Lora(rank=4).apply(network)
     assert config.lora_alpha == config.r
     (group,) = optimizer_of("adam", [nn.Parameter(torch.zeros(1))], 1e-3).param_groups
@@ -110,7 +110,7 @@ def test_an_adapter_scales_by_one_and_adam_does_not_decay_it(tiny_base: Callable
 
 
 def test_an_adapter_is_saved_apart_from_the_base(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     base = sum(parameter.numel() for parameter in network.parameters())
     save_adapter(network, Lora(rank=2).apply(network), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}

@@ -51,14 +51,14 @@ def strategy(request: pytest.FixtureRequest) -> Any:
 
 
 def test_a_new_adapter_leaves_the_function_unchanged(tiny_base: Callable[..., Any], strategy: Any) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     before = _output(network)
     strategy.apply(network)
     assert torch.allclose(_output(network), before, atol=1e-6)
 
 
 def test_only_the_adapter_is_trainable(tiny_base: Callable[..., Any], strategy: Any) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     names = set(network.state_dict())
     strategy.apply(network)
     trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -70,13 +70,13 @@ def test_only_the_adapter_is_trainable(tiny_base: Callable[..., Any], strategy: 
 def test_saved_adapters_load_here_and_in_stock_peft(
     tiny_base: Callable[..., Any], strategy: Any, tmp_path: Path
 ) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     config = strategy.apply(network)
     _disturb(network)
     save_adapter(network, config, tmp_path / "adapter")
-    ours = tiny_base().unet
+    ours = tiny_base().network
     load_adapter(ours, tmp_path / "adapter")
-    stock = PeftModel.from_pretrained(tiny_base().unet, tmp_path / "adapter").base_model.model
+    stock = PeftModel.from_pretrained(tiny_base().network, tmp_path / "adapter").base_model.model
     expected = network.state_dict()
     for loaded in (ours, stock):
         found = loaded.state_dict()
@@ -86,7 +86,7 @@ def test_saved_adapters_load_here_and_in_stock_peft(
 
 
 def test_the_seed_decides_the_start_and_leaves_the_global_stream_alone(tiny_base: Callable[..., Any]) -> None:
-    networks = [tiny_base().unet for _ in range(3)]
+    networks = [tiny_base().network for _ in range(3)]
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
@@ -100,7 +100,7 @@ def test_the_seed_decides_the_start_and_leaves_the_global_stream_alone(tiny_base
 
 
 def test_frozen_a_is_orthonormal(tiny_base: Callable[..., Any]) -> None:
-    network = tiny_base().unet
+    network = tiny_base().network
     Lora(rank=4, targets="attention", freeze_a=True).apply(network)
     matrix = next(value for name, value in network.named_parameters() if ".lora_A." in name)
     assert torch.allclose(matrix @ matrix.T, torch.eye(4), atol=1e-5)
@@ -122,13 +122,13 @@ def test_bad_strategies_are_refused(
     tiny_base: Callable[..., Any], spec: Any, message: str, hint: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        strategy_of(spec).apply(tiny_base().unet)
+        strategy_of(spec).apply(tiny_base().network)
     assert hint in (caught.value.hint or "")
 
 
 def test_adapters_that_do_not_fit_are_refused(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not hold a peft adapter"):
-        load_adapter(tiny_base().unet, tmp_path)
+        load_adapter(tiny_base().network, tmp_path)
 
 
 def test_a_process_without_this_package_loads_the_adapter(
@@ -136,10 +136,10 @@ def test_a_process_without_this_package_loads_the_adapter(
 ) -> None:
     base = tiny_base()
     base.save(tmp_path / "base")
-    config = Lora(rank=2, targets="all").apply(base.unet)
-    _disturb(base.unet)
-    save_adapter(base.unet, config, tmp_path / "adapter")
-    torch.save({"state": base.unet.state_dict(), "output": _output(base.unet)}, tmp_path / "expected.pt")
+    config = Lora(rank=2, targets="all").apply(base.network)
+    _disturb(base.network)
+    save_adapter(base.network, config, tmp_path / "adapter")
+    torch.save({"state": base.network.state_dict(), "output": _output(base.network)}, tmp_path / "expected.pt")
     script = """
 import sys, torch
 from diffusers import DDPMPipeline

@@ -25,8 +25,9 @@ from dp_diffusers.auditing.scores import Scores, centred
 from dp_diffusers.auditing.verdict import concluded
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
-from dp_diffusers.diffusion.base import Base, base_of_pipeline, load_base
+from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.diffusion.loading import base_of_pipeline, load_base
 from dp_diffusers.errors import ParameterError, RunFolderError, positive
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
@@ -164,7 +165,7 @@ class _Images:
 
 
 def _images(family: Family, public: str | None, random: np.random.Generator) -> _Images:
-    size, channels, classes = family.base.size, family.base.channels, family.base.classes
+    size, channels, classes = family.size, family.channels, family.classes
     given = pictures.public_images(public, PUBLIC_IMAGES, size, channels, random)
     return _Images(
         public=given,
@@ -235,7 +236,7 @@ def _copied(base: Any) -> Base:
     if isinstance(base, str | Path):
         return load_base(base)
     opened = base if isinstance(base, Base) else base_of_pipeline(base)
-    return replace(opened, unet=copy.deepcopy(opened.unet))
+    return replace(opened, network=copy.deepcopy(opened.network))
 
 
 def _folder(out: str | Path | None) -> Path | None:

@@ -29,7 +29,7 @@ def mean_losses(
 
 def _draws(family: Family, count: int) -> Draws:
     generator = torch.Generator().manual_seed(0)
-    levels = torch.linspace(0, len(family.objective.alphas_cumprod) - 1, count + 2)[1:-1].long()
+    levels = torch.linspace(0, family.objective.level_count - 1, count + 2)[1:-1].long()
     noise = torch.randn(count, *family.shape, generator=generator)
     return Draws(timesteps=levels, noise=noise, drop_label=torch.zeros(count, dtype=torch.bool))
 

@@ -7,8 +7,11 @@ in `FAMILIES`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
@@ -16,43 +19,101 @@ from torch import nn
 
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.objective import Draws, Objective
-from dp_diffusers.errors import ModelError
+from dp_diffusers.errors import ModelError, ParameterError
 
-FAMILIES: dict[str, str] = {"pixel": "dp_diffusers.diffusion.pixel:PixelFamily"}
+FAMILIES: Final[dict[str, str]] = {"pixel": "dp_diffusers.diffusion.pixel:PixelFamily"}
 
 
-class Family(Protocol):
-    """A kind of diffusion model."""
+class Family(ABC):
+    """A kind of diffusion model.
+
+    A label is the number of a condition: of a class embedding, or of an encoded prompt. `null_label` is the
+    number of no condition at all, None for a model that knows none.
+    """
+
+    takes_text: ClassVar[bool] = False
+    """Whether labels are numbers of prompts, given by `set_prompts`, instead of classes of the base."""
+    encodes_once: ClassVar[bool] = False
+    """Whether `encode` costs so much that a run does it once and keeps the result."""
+    clips: ClassVar[bool] = False
+    """Whether clean samples lie in [-1, 1], so that a sampler may clip to it."""
 
     base: Base
     null_label: int | None
     objective: Objective
 
+    def __init__(self, base: Base, *, timesteps: str = "uniform", label_dropout: float = 0.0) -> None:
+        self.base = base
+        self.null_label = self.find_null_label()
+        dropout = label_dropout if self.null_label is not None else 0.0
+        self.objective = Objective.of(base.scheduler, timesteps=timesteps, label_dropout=dropout)
+
     @classmethod
+    @abstractmethod
     def matches(cls, base: Base) -> bool:
         """Whether this family knows the model."""
 
     @property
     def network(self) -> nn.Module:
         """The module that strategies adapt and the loop trains."""
+        return self.base.network
 
     @property
+    @abstractmethod
+    def size(self) -> int:
+        """Height and width of an image in pixels."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Channels of an image."""
+
+    @property
+    @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """(c, h, w) of one encoded image."""
 
+    @property
+    def classes(self) -> int:
+        """Number of conditions that images are of; 0 for an unconditional model."""
+        return self.base.classes
+
+    def find_null_label(self) -> int | None:
+        """With one class embedding more than classes, the last one is the null class."""
+        return self.base.classes if self.base.embeddings > self.base.classes else None
+
+    def set_prompts(self, prompts: Sequence[str], *, cache: Path | None = None) -> None:
+        """Encodes the prompts, once; label i means `prompts[i]`, and `null_label` the empty prompt.
+
+        cache: folder in which many encodings are kept, of a run's safe. Raises `ParameterError` for a model
+        that takes no text.
+        """
+        del prompts, cache
+        raise ParameterError("the base model takes no prompts", hint="leave caption and prompts out")
+
+    @abstractmethod
     def encode(self, images: np.ndarray) -> torch.Tensor:
-        """uint8 `[N, H, W, C]` to what the network sees, float32 `[N, c, h, w]`."""
+        """uint8 `[N, H, W, C]` to what the network sees, float32 `[N, c, h, w]`, on the CPU."""
 
+    @abstractmethod
     def decode(self, encoded: torch.Tensor) -> np.ndarray:
-        """The inverse of `encode`, rounded to uint8 `[N, H, W, C]`."""
+        """Back from `encode`, rounded to uint8 `[N, H, W, C]`."""
 
-    def predict(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None
-    ) -> torch.Tensor:
-        """The network's output, `[R, c, h, w]`."""
+    @abstractmethod
+    def predict(self, noisy: torch.Tensor, times: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """The network's output, `[R, c, h, w]`. times `[R]`: as the schedule counts them; labels: `[R]`."""
+
+    def sampler_options(self) -> Mapping[str, Any]:
+        """What the sampler's `set_timesteps` needs of this model, beside the number of steps."""
+        return {}
 
     def row_losses(self, clean: torch.Tensor, labels: torch.Tensor | None, draws: Draws) -> torch.Tensor:
-        """`[R]`, one loss per row."""
+        """`[R]`, one loss per row; a dropped label becomes the null label."""
+        if labels is not None and self.null_label is not None:
+            labels = torch.where(draws.drop_label, torch.full_like(labels, self.null_label), labels)
+        times = self.objective.times_of(draws)
+        prediction = self.predict(self.objective.noisy(clean, draws), times, labels)
+        return self.objective.losses(prediction, clean, draws)
 
 
 def family_of(base: Base, **options: Any) -> Family:
@@ -63,5 +124,6 @@ def family_of(base: Base, **options: Any) -> Family:
         if family.matches(base):
             return family(base, **options)  # type: ignore[no-any-return]
     raise ModelError(
-        f"no model family knows {type(base.unet).__name__}", hint=f"known: {', '.join(FAMILIES)}"
+        f"no model family knows {type(base.network).__name__} in a {base.pipeline}",
+        hint=f"known: {', '.join(FAMILIES)}",
     )

@@ -6,7 +6,8 @@ Guarantees:
 - every label gets exactly the number of images asked for.
 May import torch and diffusers, never the engine: a generator's seed is public, what it makes is
 post-processing.
-Samplers: DDIM (Song et al. 2021), DPM-Solver++ (Lu et al. 2022); guidance after Ho & Salimans (2022).
+Samplers: DDIM (Song et al. 2021), which is Euler's method for flow matching, and DPM-Solver++ (Lu et al.
+2022); guidance after Ho & Salimans (2022).
 """
 
 from __future__ import annotations
@@ -18,25 +19,38 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
+from dp_diffusers.diffusion.base import is_flow
 from dp_diffusers.diffusion.family import Family
+from dp_diffusers.diffusion.objective import FLOW
 from dp_diffusers.errors import ParameterError, positive, unknown_name
 
 
-def _ddim(config: Any) -> Any:
+def _ddim(config: Any, *, flow: bool, clips: bool) -> Any:
+    if flow:  # on a straight path DDIM's step is Euler's
+        return FlowMatchEulerDiscreteScheduler.from_config(config)
     return DDIMScheduler.from_config(
-        config, timestep_spacing="trailing", clip_sample=True, clip_sample_range=1.0, set_alpha_to_one=True
+        config, timestep_spacing="trailing", clip_sample=clips, clip_sample_range=1.0, set_alpha_to_one=True
     )
 
 
-def _dpm_solver(config: Any) -> Any:
+def _dpm_solver(config: Any, *, flow: bool, clips: bool) -> Any:
+    del clips
+    options: dict[str, Any] = {}
+    if flow:
+        shift = {"use_flow_sigmas": True, "flow_shift": dict(config).get("shift", 1.0)}
+        options = {"prediction_type": FLOW, **shift}
     return DPMSolverMultistepScheduler.from_config(
-        config, algorithm_type="dpmsolver++", timestep_spacing="trailing", final_sigmas_type="zero"
+        config,
+        algorithm_type="dpmsolver++",
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+        **options,
     )
 
 
-SAMPLERS: dict[str, Callable[[Any], Any]] = {"ddim": _ddim, "dpmsolver++": _dpm_solver}
+SAMPLERS: dict[str, Callable[..., Any]] = {"ddim": _ddim, "dpmsolver++": _dpm_solver}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +128,29 @@ def _denoise(
     family: Family, labels: torch.Tensor | None, noise: torch.Tensor, sampling: Sampling
 ) -> torch.Tensor:
     device = next(family.network.parameters()).device
-    scheduler = SAMPLERS[sampling.sampler](family.base.scheduler.config)
-    scheduler.set_timesteps(sampling.steps)
-    images: torch.Tensor = noise.to(device) * scheduler.init_noise_sigma
+    scheduler = _scheduler(family, sampling)
+    images: torch.Tensor = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
     labels = None if labels is None else labels.to(device)
     for timestep in scheduler.timesteps:
         output = _guided(
-            family, scheduler.scale_model_input(images, timestep), timestep, labels, sampling.guidance
+            family, _model_input(scheduler, images, timestep), timestep, labels, sampling.guidance
         )
         images = scheduler.step(output, timestep, images).prev_sample
     return images
+
+
+def _scheduler(family: Family, sampling: Sampling) -> Any:
+    given = family.base.scheduler
+    make = SAMPLERS[sampling.sampler]
+    scheduler = make(given.config, flow=is_flow(given), clips=family.clips)
+    options = family.sampler_options() if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else {}
+    scheduler.set_timesteps(sampling.steps, **options)
+    return scheduler
+
+
+def _model_input(scheduler: Any, images: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    scale = getattr(scheduler, "scale_model_input", None)
+    return images if scale is None else scale(images, timestep)
 
 
 def _guided(

@@ -3,8 +3,9 @@
 Guarantees:
 - the draws of a unit are a pure function of (stream, step, unit): no other unit's presence can change them;
 - a row's loss depends on that row alone.
-May import torch and numpy, never the engine: the stream is handed in. Prediction types are those of the
-scheduler's configuration: epsilon (Ho et al. 2020), v (Salimans & Ho 2022).
+May import torch, numpy and diffusers, never the engine: the stream is handed in. Prediction types are those
+of the scheduler's configuration: epsilon and sample (Ho et al. 2020), v (Salimans & Ho 2022), flow (Lipman et
+al. 2023; Liu et al. 2023).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from scipy.special import expit, ndtri
 
+from dp_diffusers.diffusion.base import is_flow
 from dp_diffusers.errors import ModelError, unknown_name
 from dp_diffusers.streams import UnitStream, by_width
 
@@ -24,6 +27,16 @@ TIMESTEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "uniform": lambda u: u,
     "logit_normal": lambda u: expit(ndtri(np.clip(u, 1e-12, 1 - 1e-12))),
     "high_noise": lambda u: np.sqrt(u),
+}
+
+FLOW = "flow_prediction"
+NO_SIGNAL = 1e-6
+# prediction type → target, from the scales of signal and noise, the clean image and the noise image
+TARGETS: dict[str, Callable[..., torch.Tensor]] = {
+    "epsilon": lambda signal, noise, clean, drawn: drawn,
+    "sample": lambda signal, noise, clean, drawn: clean,
+    "v_prediction": lambda signal, noise, clean, drawn: signal * drawn - noise * clean,
+    FLOW: lambda signal, noise, clean, drawn: drawn - clean,
 }
 
 
@@ -46,9 +59,15 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Which noise levels are trained, how often the label is dropped, and what the network predicts."""
+    """Which noise levels are trained, how often the label is dropped, and what the network predicts.
 
-    alphas_cumprod: torch.Tensor  # [T] float32
+    A noisy image is `signal[t] * clean + noise[t] * noise image` at level t of T; `times[t]` is what the
+    network is told. Levels grow noisier with t.
+    """
+
+    signal: torch.Tensor  # [T] float32
+    noise: torch.Tensor  # [T] float32
+    times: torch.Tensor  # [T], whole numbers or float32
     prediction_type: str
     timesteps: str = "uniform"
     label_dropout: float = 0.0
@@ -56,21 +75,40 @@ class Objective:
     def __post_init__(self) -> None:
         if self.timesteps not in TIMESTEPS:
             raise unknown_name("timestep distribution", self.timesteps, TIMESTEPS)
-        if self.prediction_type not in {"epsilon", "v_prediction"}:
+        if self.prediction_type not in TARGETS:
             raise ModelError(
                 f"prediction type {self.prediction_type!r} is not supported",
-                hint="a scheduler with epsilon or v_prediction",
+                hint=f"a scheduler with one of {', '.join(TARGETS)}",
+            )
+        if self.prediction_type == "epsilon" and float(self.signal.min()) < NO_SIGNAL:
+            raise ModelError(
+                "a schedule that ends without any signal cannot be learned by predicting the noise",
+                hint="a model of prediction type v_prediction or sample, or rescale_betas_zero_snr: false",
             )
 
     @classmethod
     def of(cls, scheduler: Any, *, timesteps: str = "uniform", label_dropout: float = 0.0) -> Objective:
-        """The objective that a diffusers scheduler's configuration describes."""
+        """The objective that a diffusers scheduler's configuration describes, whichever sampler it is."""
+        options: dict[str, Any] = {"timesteps": timesteps, "label_dropout": label_dropout}
+        if is_flow(scheduler):
+            fresh = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
+            sigmas = fresh.sigmas[: fresh.config.num_train_timesteps].float().flip(0)
+            times = sigmas * fresh.config.num_train_timesteps
+            return cls(signal=1 - sigmas, noise=sigmas, times=times, prediction_type=FLOW, **options)
+        fresh = DDPMScheduler.from_config(scheduler.config)
+        kept = fresh.alphas_cumprod.float()
         return cls(
-            alphas_cumprod=scheduler.alphas_cumprod.float(),
-            prediction_type=scheduler.config.prediction_type,
-            timesteps=timesteps,
-            label_dropout=label_dropout,
+            signal=kept.sqrt(),
+            noise=(1 - kept).sqrt(),
+            times=torch.arange(len(kept)),
+            prediction_type=fresh.config.prediction_type,
+            **options,
         )
+
+    @property
+    def level_count(self) -> int:
+        """T, the number of noise levels."""
+        return len(self.signal)
 
     def draw(
         self,
@@ -104,6 +142,10 @@ class Objective:
             drop_label=torch.from_numpy(dropped < self.label_dropout),
         )
 
+    def times_of(self, draws: Draws) -> torch.Tensor:
+        """`[R]`: the drawn noise levels, as the network counts them."""
+        return self.times.to(draws.timesteps.device)[draws.timesteps]
+
     def noisy(self, clean: torch.Tensor, draws: Draws) -> torch.Tensor:
         """`[R, c, h, w]`: the images at the drawn noise levels."""
         signal, noise = self._scales(draws.timesteps, clean)
@@ -111,10 +153,8 @@ class Objective:
 
     def target(self, clean: torch.Tensor, draws: Draws) -> torch.Tensor:
         """`[R, c, h, w]`: what the network should predict."""
-        if self.prediction_type == "epsilon":
-            return draws.noise
         signal, noise = self._scales(draws.timesteps, clean)
-        return signal * draws.noise - noise * clean
+        return TARGETS[self.prediction_type](signal, noise, clean, draws.noise)
 
     def losses(self, prediction: torch.Tensor, clean: torch.Tensor, draws: Draws) -> torch.Tensor:
         """`[R]`: the mean squared error of each row, in float32."""
@@ -123,13 +163,13 @@ class Objective:
 
     def levels(self, u: np.ndarray) -> np.ndarray:
         """int64 timesteps from uniform numbers, by the chosen distribution."""
-        count = len(self.alphas_cumprod)
+        count = self.level_count
         levels: np.ndarray = np.floor(TIMESTEPS[self.timesteps](u) * count).astype(np.int64)
         return levels.clip(0, count - 1)
 
     def _scales(self, timesteps: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        alpha = self.alphas_cumprod.to(like.device)[timesteps].view(-1, 1, 1, 1)
-        return alpha.sqrt(), (1 - alpha).sqrt()
+        shape = (-1, 1, 1, 1)
+        return tuple(table.to(like.device)[timesteps].view(shape) for table in (self.signal, self.noise))  # type: ignore[return-value]
 
 
 def _noise_of_rows(

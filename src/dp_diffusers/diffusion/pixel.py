@@ -1,4 +1,4 @@
-"""Class-conditional pixel models: diffusers' `UNet2DModel`, with or without a patch transform in front.
+"""Pixel models: diffusers' `UNet2DModel`, with or without classes and a patch transform in front.
 
 Guarantee: rows are independent, because the network has no layer that mixes them (the dry run checks it). May
 import torch and diffusers, never the engine. With one class embedding more than classes, the last one is the
@@ -7,69 +7,52 @@ null class of classifier-free guidance (Ho & Salimans 2022).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from diffusers import UNet2DModel
-from torch import nn
 
-from dp_diffusers.diffusion.base import Base
-from dp_diffusers.diffusion.objective import Draws, Objective
-from dp_diffusers.errors import DataError
+from dp_diffusers.diffusion.base import Base, config_of
+from dp_diffusers.diffusion.family import Family
+from dp_diffusers.diffusion.pixels import to_images, to_tensor
 
 
-class PixelFamily:
+class PixelFamily(Family):
     """A `UNet2DModel` on pixels, or on patches of them."""
 
-    def __init__(self, base: Base, *, timesteps: str = "uniform", label_dropout: float = 0.0) -> None:
-        self.base = base
-        self.null_label = base.classes if base.embeddings > base.classes else None
-        self.objective = Objective.of(
-            base.scheduler,
-            timesteps=timesteps,
-            label_dropout=label_dropout if self.null_label is not None else 0.0,
-        )
+    clips: ClassVar[bool] = True
 
     @classmethod
     def matches(cls, base: Base) -> bool:
-        """Whether the network is a `UNet2DModel`."""
-        return isinstance(base.unet, UNet2DModel)
+        """Whether the network is a `UNet2DModel` without an autoencoder."""
+        return isinstance(base.network, UNet2DModel) and not base.parts
 
     @property
-    def network(self) -> nn.Module:
-        """The U-Net."""
-        return self.base.unet
+    def size(self) -> int:
+        """Height and width of an image in pixels, before the patch transform."""
+        sample = config_of(self.network).sample_size
+        return int(sample if isinstance(sample, int) else sample[0]) * self.base.patch.size
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image, before the patch transform."""
+        return int(config_of(self.network).in_channels) // self.base.patch.size**2
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(c, h, w) of one encoded image."""
-        side = self.base.size // self.base.patch.size
-        return (self.base.channels * self.base.patch.size**2, side, side)
+        side = self.size // self.base.patch.size
+        return (self.channels * self.base.patch.size**2, side, side)
 
     def encode(self, images: np.ndarray) -> torch.Tensor:
         """uint8 `[N, H, W, C]` to float32 `[N, c, h, w]` in [-1, 1]. Raises `DataError` for another size."""
-        expected = (self.base.size, self.base.size, self.base.channels)
-        if images.shape[1:] != expected:
-            raise DataError(
-                f"expected images of {expected} (height, width, channels), got {images.shape[1:]}"
-            )
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-        return self.base.patch.forward(pixels / 127.5 - 1.0).contiguous()
+        return self.base.patch.forward(to_tensor(images, self.size, self.channels)).contiguous()
 
     def decode(self, encoded: torch.Tensor) -> np.ndarray:
         """float32 `[N, c, h, w]` to uint8 `[N, H, W, C]`, clipped to the range of pixels."""
-        pixels = self.base.patch.inverse(encoded.float().cpu()).clamp(-1, 1)
-        rounded = ((pixels + 1.0) * 127.5).round().to(torch.uint8)
-        return rounded.permute(0, 2, 3, 1).contiguous().numpy()
+        return to_images(self.base.patch.inverse(encoded.float().cpu()))
 
-    def predict(
-        self, noisy: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None
-    ) -> torch.Tensor:
+    def predict(self, noisy: torch.Tensor, times: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """The U-Net's output, `[R, c, h, w]`."""
-        return self.network(noisy, timesteps, class_labels=labels).sample  # type: ignore[no-any-return]
-
-    def row_losses(self, clean: torch.Tensor, labels: torch.Tensor | None, draws: Draws) -> torch.Tensor:
-        """`[R]`, one loss per row; a dropped label becomes the null class."""
-        if labels is not None and self.null_label is not None:
-            labels = torch.where(draws.drop_label, torch.full_like(labels, self.null_label), labels)
-        prediction = self.predict(self.objective.noisy(clean, draws), draws.timesteps, labels)
-        return self.objective.losses(prediction, clean, draws)
+        return self.network(noisy, times, class_labels=labels).sample  # type: ignore[no-any-return]

@@ -1,0 +1,67 @@
+"""The reservation of a run: opened again or made, and given back where nothing was spent.
+
+Guarantees:
+- the name of a reservation is on disk before it is in the ledger;
+- a ledger that lacks what this run knows of it, or holds another plan, is refused;
+- a failure before the first charge leaves nothing spent and the folder free.
+May import the ledger and the run's files.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Final
+
+from dp_diffusers import checkpoint
+from dp_diffusers.errors import RunFolderError
+from dp_diffusers.jobs import Job
+from dp_diffusers.run_folder import RUN, RunFolder
+
+OWNERSHIP: Final = "ownership.json"
+
+
+def account_of(job: Job, folder: RunFolder) -> Any:
+    """The run's reservation: the one it has, or a new one."""
+    from dp_diffusers.privacy.ledger import Ledger
+
+    known = folder.read(RUN)
+    head = known.get("head") if known else None
+    # a run that knows a head has a ledger: an empty one in its place would forget what was spent
+    ledger = Ledger.open(job.ledger_file, expect_head=head, create=head is None)
+    saved = checkpoint.load(folder.checkpoint) if known else None
+    if saved is not None and saved["head"] is not None:
+        ledger.require_head(saved["head"])
+    run_id = known["run_id"] if known else uuid.uuid4().hex
+    named = {"run_id": run_id, "plan": job.plan.to_json()}
+    if not known:
+        folder.write(RUN, named)
+    if known:
+        ledger.refuse_given_up(run_id, complete=bool(saved and saved["complete"]))
+    account = ledger.resume(run_id) if ledger.has_run(run_id) else ledger.reserve(job.plan, run_id=run_id)
+    if account.plan_fingerprint != job.plan.fingerprint:
+        raise RunFolderError(
+            f"the ledger {ledger.path} holds another plan for this run than {folder.root}",
+            hint="give another --out; a plan cannot change while its run goes on",
+        )
+    try:
+        folder.write(RUN, {**named, "head": ledger.head})
+    except BaseException:
+        if not known:
+            account.cancel()
+        raise
+    return account
+
+
+def forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:
+    """A failure before the first charge gives the reservation back; the folder is free for another recipe.
+
+    fresh: whether the run began with this start.
+    """
+    if account is not None:
+        if account.charged:
+            return
+        account.cancel()
+    elif not fresh:
+        return  # an earlier start may hold a reservation that this one could not open
+    for path in (folder.private / RUN, folder.private / OWNERSHIP, folder.recipe):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""What a fine-tuning is made of, before anything is opened: from a recipe, or from a call in Python.
+
+Guarantee: no private byte is read here; whatever decides the result is in `settings`, by which a run folder
+knows its own. May import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.diffusion.base import Base
+from dp_diffusers.diffusion.family import Family
+from dp_diffusers.diffusion.loading import load_base
+from dp_diffusers.errors import ParameterError
+from dp_diffusers.plan import Plan
+from dp_diffusers.plan_of_run import declared_numbers
+from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
+from dp_diffusers.strategies import document_of
+
+if TYPE_CHECKING:
+    from dp_diffusers.recipe import Recipe
+
+Progress = Callable[..., None]
+
+
+def silent(**_: Any) -> None:
+    """Progress that nobody sees."""
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A fine-tuning. `open_data` opens the private images as a family takes them, when it is time to."""
+
+    base: Base
+    plan: Plan
+    strategy: Any
+    training: TrainingSettings
+    runtime: RuntimeSettings
+    ledger: str | None
+    open_data: Callable[[Family], PrivateImages]
+    settings: dict[str, Any]
+    progress: Progress = field(default=silent)
+
+    @property
+    def ledger_file(self) -> str:
+        """The ledger's file. Raises `ParameterError` where none was given."""
+        if self.ledger is None:
+            raise ParameterError(
+                "a private plan needs a ledger", hint="give ledger=, the file that keeps the account"
+            )
+        return self.ledger
+
+
+def job_of_recipe(recipe: Recipe, plan: Plan, settings: dict[str, Any], progress: Progress) -> Job:
+    """The job of a recipe; opens its base. settings: the resolved recipe as a plain document."""
+    return Job(
+        base=load_base(recipe.base).with_classes(recipe.data.classes),
+        plan=plan,
+        strategy=recipe.strategy.model_dump(),
+        training=recipe.training,
+        runtime=recipe.runtime,
+        ledger=recipe.budget.ledger,
+        open_data=lambda family: _opened(recipe, family),
+        settings=settings,
+        progress=progress,
+    )
+
+
+def _opened(recipe: Recipe, family: Family) -> PrivateImages:
+    """The recipe's images, as the family takes them."""
+    return PrivateImages.open(
+        recipe.data.path,
+        label=recipe.data.label,
+        unit=recipe.budget.unit,
+        classes=recipe.data.classes,
+        size=family.size,
+        channels=family.channels,
+        caption=recipe.data.caption,
+        resize=recipe.data.resize,
+    )
+
+
+def settings_of_call(
+    base: Base,
+    data: PrivateImages,
+    plan: Plan,
+    strategy: Any,
+    training: TrainingSettings,
+    runtime: RuntimeSettings,
+) -> dict[str, Any]:
+    """What decides the result of a call of `finetune`, as a plain document."""
+    declared = None if data.class_names_from_data else data.class_names
+    return {
+        "base": base.source or base.identity,
+        "plan": declared_numbers(plan),
+        "classes": list(declared) if declared else None,
+        "strategy": document_of(strategy),
+        "training": training.model_dump(mode="json"),
+        "runtime": runtime.model_dump(mode="json"),
+    }

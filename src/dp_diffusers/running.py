@@ -1,0 +1,178 @@
+"""A run around its loop, in the order that keeps it safe.
+
+Guarantees:
+- plan, base, strategy and dry run come first and touch no private byte; the whole cost is in the ledger
+  before the first private pixel is read; a failure before the first charge cancels the reservation;
+- the release is certified and verified before the run calls itself done.
+May import torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from dp_diffusers.accounts import OWNERSHIP, account_of, forget_unspent
+from dp_diffusers.class_histogram import released_proportions, require_classes
+from dp_diffusers.conditions import classes_of, conditioned
+from dp_diffusers.data.ownership import ownership_record
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.devices import device_of
+from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.errors import ParameterError, RunFolderError
+from dp_diffusers.jobs import Job
+from dp_diffusers.plan import Plan
+from dp_diffusers.plan_of_run import plan_of_run
+from dp_diffusers.rehearsal import rehearse
+from dp_diffusers.release import Release, write_release
+from dp_diffusers.run_folder import RUN, RunFolder
+from dp_diffusers.strategies import strategy_of
+from dp_diffusers.training import Loop
+from dp_diffusers.whole_files import write_text
+
+
+@dataclass(kw_only=True)
+class Model:
+    """What is trained: the family, and peft's configuration of its adapter."""
+
+    family: Family
+    config: Any
+
+
+def run(job: Job, folder: RunFolder) -> Release:
+    """Trains, or goes on with it, and writes the release. Raises what the parts raise."""
+    if not job.plan.not_private:
+        _ = job.ledger_file  # the cheapest refusal first
+    model = _prepared(job)
+    folder.create()
+    with folder.lock():
+        if (folder.read(RUN) or {}).get("done"):
+            raise RunFolderError(
+                f"another process has just finished {folder.root}", hint="run the same again"
+            )
+        return _run_alone(job, folder, model)
+
+
+def _prepared(job: Job) -> Model:
+    """The adapted model on its device, rehearsed on random tensors; nothing private is touched."""
+    training = job.training
+    family = family_of(job.base, timesteps=training.timesteps, label_dropout=training.label_dropout)
+    require_classes(job.plan, classes_of(family, job.settings))
+    device = _device(job.runtime.device)
+    config = strategy_of(job.strategy).apply(family.network, seed=training.seed)
+    family.network.to(device).train()
+    rehearse(family)
+    return Model(family=family, config=config)
+
+
+def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
+    if not folder.recipe.exists():
+        write_text(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
+    account, fresh = None, folder.read(RUN) is None
+    job = replace(job, plan=plan_of_run(job.plan, folder))
+    keys = job.plan.fresh_keys()
+    try:
+        account = None if job.plan.not_private else account_of(job, folder)
+        if account is not None:
+            account.open_lane(keys, folder=str(folder.root.resolve()))
+        data = _data(job, folder, model.family, keys)
+        proportions = released_proportions(
+            job.plan,
+            classes_of(model.family, job.settings),
+            data=data,
+            account=account,
+            keys=keys,
+            folder=folder,
+            progress=job.progress,
+        )
+        loop = Loop(
+            family=model.family,
+            data=data,
+            plan=job.plan,
+            account=account,
+            keys=keys,
+            training=job.training,
+            runtime=job.runtime,
+            folder=folder,
+            progress=job.progress,
+        )
+        loop.run()
+    except BaseException:
+        if not folder.checkpoint.exists():
+            forget_unspent(account, folder, fresh)
+        raise
+    return _finish(job, folder, model, data, account, proportions)
+
+
+def _data(job: Job, folder: RunFolder, family: Family, keys: Any) -> PrivateImages:
+    """The private images, checked against plan and model; this is where they are first read."""
+    data = job.open_data(family)
+    require_unit(job.plan, data)
+    data, notes = conditioned(family, data)
+    family.encode(data.images[:1])  # refuses images that the model does not take
+    job.plan.sampler(data.unit_count, keys)  # refuses units without a slot, before anything is charged
+    _note_ownership(job.plan, data, folder)
+    for note in [*data.notes, *notes]:
+        job.progress(message=note)
+    return data
+
+
+def _finish(
+    job: Job,
+    folder: RunFolder,
+    model: Model,
+    data: PrivateImages,
+    account: Any,
+    proportions: tuple[float, ...] | None,
+) -> Release:
+    if account is not None:
+        account.settle()
+    release = write_release(
+        folder,
+        family=model.family,
+        config=model.config,
+        plan=job.plan,
+        data=data,
+        account=account,
+        proportions=proportions,
+    )
+    release.base = job.base if job.base.in_memory else None
+    folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})
+    folder.checkpoint.unlink(missing_ok=True)
+    folder.sweep()
+    return release
+
+
+def require_unit(plan: Plan, data: PrivateImages) -> None:
+    """Raises `ParameterError` unless the owners of the images are what the budget protects, as it does."""
+    if plan.budget is not None and data.multi_owner and plan.budget.adjacency == "add_remove":
+        raise ParameterError(
+            f"some images belong to several of {data.unit!r}: one more or fewer of them would change whose "
+            "images are used, which add_remove does not allow for",
+            hint="budget.adjacency: zero_out, where the owners stay; and a new ledger, if this run began it",
+        )
+    if plan.budget is not None and plan.budget.unit != data.unit:
+        raise ParameterError(
+            f"the budget protects each {plan.budget.unit!r}, the unit of the images is {data.unit!r}",
+            hint="give Budget and PrivateImages the same unit=",
+        )
+
+
+def _note_ownership(plan: Plan, data: PrivateImages, folder: RunFolder) -> None:
+    """Writes down, in the safe alone, which images take no part: dropped ones, and units without a slot."""
+    fixed = getattr(plan.mechanism, "max_units", None) is not None
+    if data.multi_owner or fixed:
+        population = plan.mechanism.population if fixed else None
+        record = ownership_record(data.owner, data.dropped, population=population)
+        folder.write(OWNERSHIP, {"unit": data.unit, "multi_owner": data.multi_owner, **record})
+
+
+def _device(name: str) -> Any:
+    """The device to train on. Raises `ParameterError` where there is none, or it cannot do the noise."""
+    if name.startswith("mps"):
+        raise ParameterError(
+            "runtime.device mps has no float64, which sums and noise need", hint="set runtime.device to cpu"
+        )
+    return device_of(name)
