@@ -34,7 +34,7 @@ INSTANTS: list[tuple[str, str, int]] = [
     ("dp_diffusers.checkpoint:save_atomic", "after", 1),  # saved, not reported
     ("dp_diffusers.training:Loop.train", "after", 1),  # all steps done, not settled
     (ACCOUNT + "settle", "after", 1),
-    ("dp_diffusers.strategies.lora:save_file", "after", 1),  # weights without their configuration
+    ("dp_diffusers.strategies.adapter:save_file", "after", 1),  # weights without their configuration
     ("dp_diffusers.release:model_card", "after", 1),
     ("dp_diffusers.privacy.certificate:Certificate.issue", "after", 1),
     (FOLDER + "write", "after", 2),  # nothing is written but "done" once the head is known
