@@ -21,7 +21,10 @@ from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.objective import Draws, Objective
 from dp_diffusers.errors import ModelError, ParameterError
 
-FAMILIES: Final[dict[str, str]] = {"pixel": "dp_diffusers.diffusion.pixel:PixelFamily"}
+FAMILIES: Final[dict[str, str]] = {
+    "pixel": "dp_diffusers.diffusion.pixel:PixelFamily",
+    "latent": "dp_diffusers.diffusion.latent:LatentFamily",
+}
 
 
 class Family(ABC):

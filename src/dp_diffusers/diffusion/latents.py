@@ -1,0 +1,102 @@
+"""An autoencoder as a fixed pair of functions: images to scaled latents, and back.
+
+Guarantees: encoding draws no random number, since a posterior gives its mean and a codebook is not consulted
+yet; the scale is a public constant of the autoencoder's configuration, never that of private images. May
+import torch and diffusers, never the engine. Latent diffusion: Rombach et al. (2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from dp_diffusers.diffusion.base import config_of
+from dp_diffusers.diffusion.pixels import to_images, to_tensor
+from dp_diffusers.errors import DataError, ModelError
+
+CHUNK: Final = 64  # images in one pass: speed and memory only
+_FIELDS: Final = ("latent_dist", "latents", "latent")  # what autoencoders call what they give
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """`encode` and `decode` of a diffusers autoencoder, KL, VQ or plain.
+
+    A latent is `(z - shift) * scale`, with the configuration's `shift_factor` and `scaling_factor`.
+    """
+
+    vae: nn.Module
+
+    @property
+    def factor(self) -> int:
+        """Pixels along the side of one latent position."""
+        config = config_of(self.vae)
+        widths = config.get("block_out_channels") or config.get("encoder_block_out_channels")
+        if not widths:
+            raise ModelError(f"the autoencoder {type(self.vae).__name__} does not say how much it shrinks")
+        return int(2 ** (len(widths) - 1))
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of an image: 1 grey, 3 colour."""
+        return int(config_of(self.vae).in_channels)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        config = config_of(self.vae)
+        return int(config.get("vq_embed_dim") or config.latent_channels)
+
+    @property
+    def scale(self) -> float:
+        """Brings latents to about unit variance."""
+        return float(config_of(self.vae).get("scaling_factor") or 1.0)
+
+    @property
+    def shift(self) -> float:
+        """The mean that is taken off first; 0 for most autoencoders."""
+        return float(config_of(self.vae).get("shift_factor") or 0.0)
+
+    @torch.no_grad()
+    def encode(self, images: np.ndarray) -> torch.Tensor:
+        """uint8 `[N, H, W, C]` to float32 `[N, c, h, w]` on the CPU.
+
+        Raises `DataError` for images that are not square, of other channels, or no multiple of `factor`.
+        """
+        size = images.shape[1]
+        if size % self.factor:
+            raise DataError(f"expected images whose side is a multiple of {self.factor}, got {size}")
+        pixels = to_tensor(images, size, self.image_channels)
+        encoded = _in_chunks(self.vae, pixels, lambda part: _mean(self.vae.encode(part)))  # type: ignore[operator]
+        return (encoded - self.shift) * self.scale
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """float32 `[N, c, h, w]` to uint8 `[N, H, W, C]`, clipped to the range of pixels."""
+        unscaled = latents.float() / self.scale + self.shift
+        return to_images(_in_chunks(self.vae, unscaled, lambda part: self.vae.decode(part).sample))  # type: ignore[operator]
+
+
+def _mean(encoded: Any) -> torch.Tensor:
+    """The latents of one pass, whatever the autoencoder wraps them in."""
+    found = next(getattr(encoded, name) for name in _FIELDS if hasattr(encoded, name))
+    return found.mode() if hasattr(found, "mode") and not isinstance(found, torch.Tensor) else found  # type: ignore[no-any-return]
+
+
+def _in_chunks(
+    vae: nn.Module, inputs: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """float32 on the CPU, of one input at least; the autoencoder works where it lies, without dropout."""
+    place = next(vae.parameters())
+    training = vae.training
+    vae.eval()
+    try:
+        done = [function(part.to(place)).float().cpu() for part in torch.split(inputs, CHUNK)]
+    finally:
+        vae.train(training)
+    return torch.cat(done)
