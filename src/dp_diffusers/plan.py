@@ -71,7 +71,8 @@ class Plan:
         """The least noise under which `mechanism` and `queries` stay within `budget`, to within 1 %.
 
         `queries`: records of side queries, whose noise is given. Raises `ParameterError` for delta >=
-        1 / population, `BudgetError` if the noise multiplier would lie below 0.3 or the queries spend all.
+        1 / population and where the count of adaptive clipping leaves no noise for the gradient,
+        `BudgetError` if the noise multiplier would lie below 0.3 or the queries spend all.
         A `NonPrivate` mechanism ignores the budget, gives epsilon = inf and has no queries.
         """
         if isinstance(mechanism, NonPrivate):
@@ -83,6 +84,7 @@ class Plan:
         budget = require_budget(budget, mechanism)
         asked = tuple(queries)
         found = calibrate_noise(budget.epsilon, budget.delta, mechanism.record, budget.adjacency, asked)
+        mechanism.require_noise(found.noise_multiplier)
         numbers = found.noise_multiplier, found.epsilon, found.epsilon_rdp
         return cls(budget, mechanism, *numbers, asked, _token=_MADE_HERE)
 
@@ -118,6 +120,7 @@ class Plan:
         queries = tuple(record_from_dict(query) for query in values.get("queries", ()))
         mechanism = mechanism_of(record)
         require_budget(budget, mechanism)
+        mechanism.require_noise(record.noise_multiplier)
         certified = accountant.epsilon([*queries, record], budget.delta, budget.adjacency)
         by_rdp = accountant.cross_check(certified, [*queries, record], budget.delta, budget.adjacency)
         if certified > budget.epsilon * (1 + 1e-9):

@@ -52,6 +52,9 @@ def mechanism_of(record: GaussianMechanism) -> DPSGD:
         clip_norm=record.clip_norm,
         clipping=record.clipping,
         max_units=record.max_units,
+        target_quantile=record.target_quantile,
+        quantile_rate=record.quantile_rate,
+        quantile_noise=record.quantile_noise,
     )
     if record.sampling_probability != mechanism.sampling_probability:
         raise ParameterError(

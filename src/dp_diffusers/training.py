@@ -63,6 +63,7 @@ class Loop:
         self.device = next(network.parameters()).device
         self.step = 0
         self.complete = False
+        self.clipping: dict[str, Any] = {}  # what a box that adapts has released so far
 
     def run(self) -> None:
         """Trains to the plan's last step or the limit of the budget; leaves the average in the network."""
@@ -76,6 +77,7 @@ class Loop:
         steps = self.plan.mechanism.steps
         sampler = self.plan.sampler(self.table.unit_count, self.keys)
         box = self.plan.private_gradient(self.family.network, self.keys)
+        box.load_state_dict(self.clipping or box.state_dict())
         saver = checkpoint.Saver(path=self.folder.checkpoint, state=self.state)
         before: list[torch.Tensor] | None = [parameter.detach().clone() for parameter in self.trainable]
         for step in range(self.step, steps):
@@ -96,6 +98,7 @@ class Loop:
             self.optimizer.param_groups[0]["lr"] = self.learning_rate(step)
             self.optimizer.step()
             self.average.update()
+            self.clipping = box.state_dict()
             before = self.check_all_changed(before)
             self.step = step + 1
             saver.maybe_save()
@@ -177,6 +180,7 @@ class Loop:
             "trainable": [parameter.detach() for parameter in self.trainable],
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict(),
+            "clipping": self.clipping,
         }
 
     def resume(self) -> None:
@@ -189,6 +193,7 @@ class Loop:
                 parameter.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
+        self.clipping = state.get("clipping", {})
         self.step, self.complete = int(state["step"]), bool(state["complete"])
         self.progress(message=f"resuming at step {self.step}")
 

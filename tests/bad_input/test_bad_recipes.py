@@ -166,7 +166,31 @@ VALUES = [
         "population beyond measure", f"mechanism.population={10**400}", "mechanism.population <=", "decl"
     ),
     with_set("steps beyond measure", "mechanism.steps=10000000000", "mechanism.steps <=", "noisy steps"),
-    with_set("clipping", "mechanism.clipping=adaptive", "to be one of flat, got 'adaptive'", "clipping rule"),
+    with_set("clipping", "mechanism.clipping=adptive", "per_layer, adaptive, got 'adptive'", "'adaptive'"),
+    with_set(
+        "clipping without privacy",
+        "mechanism.name=none mechanism.clipping=automatic",
+        r"to be flat without privacy \(mechanism.name: none\), got 'automatic'",
+        "clips nothing",
+    ),
+    with_set(
+        "quantile of flat clipping",
+        "mechanism.target_quantile=0.5",
+        "expected mechanism.target_quantile to be null with mechanism.clipping flat, got 0.5",
+        "no effect",
+    ),
+    with_set(
+        "quantile of one",
+        "mechanism.clipping=adaptive mechanism.target_quantile=1",
+        "mechanism.target_quantile < 1, got 1",
+        "unclipped",
+    ),
+    with_set(
+        "count with too little noise",
+        "mechanism.clipping=adaptive mechanism.quantile_noise=0.1",
+        "quantile_noise above half the noise multiplier",
+        "raise mechanism.quantile_noise",
+    ),
     with_set("unknown mechanism", "mechanism.name=dpsdg", "to be one of dpsgd, none, got 'dpsdg'", "'dpsgd'"),
     with_set("limit too small", "mechanism.max_units=50", r"\[expected_units, population\)", "five standard"),
     with_set("limit at population", "mechanism.max_units=1000", r"\[expected_units, population\)", "five"),
@@ -252,6 +276,8 @@ TAKEN = {
     "": {"mechanism.max_units", "strategy.alpha", "runtime.threads", "data.0.scan"},
     "1.5": {"strategy.alpha", "mechanism.clip_norm", "budget.epsilon", "budget.cap.epsilon"},
 }
+for nothing in ("null", ""):
+    TAKEN[nothing] |= {f"mechanism.{key}" for key in ("target_quantile", "quantile_rate", "quantile_noise")}
 TAKEN["0"] |= {"training.seed", "generation.seed", "data.0.fonts"}
 TAKEN["1.5"] |= {"generation.guidance", "training.learning_rate", "data.0.weight"}
 TAKEN["1.5"] |= {"training.save_every_seconds"}

@@ -2,52 +2,24 @@
 than C.
 
 Guarantees: norms, factors and sums in float64, so that 1e30 neither overflows nor leaks; an owner with a
-non-finite loss or gradient contributes exactly zero, masked before any contraction. May import torch and the
-errors. Source: Abadi et al., *Deep Learning with Differential Privacy* (2016, arXiv 1607.00133).
+non-finite loss or gradient contributes exactly zero, masked before any contraction. May import torch, the
+clipping rules and the errors. Source: Abadi et al., *Deep Learning with Differential Privacy* (2016, arXiv
+1607.00133).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dp_diffusers.errors import GuaranteeError, positive, unknown_name
+from dp_diffusers.engine.clipping_rules import rule_named
+from dp_diffusers.errors import GuaranteeError, positive
 
-ClippingRule = Callable[[Tensor, float], Tensor]  # (norms [U] float64, clip_norm) -> factors [U] float64
-
-_RULES: dict[str, ClippingRule] = {}
 _VALUES_PER_BLOCK = 1 << 17  # float64 copies of one block of owners stay inside the cache
-
-
-def clipping_rule(name: str) -> Callable[[ClippingRule], ClippingRule]:
-    """Registers a clipping rule: factors in [0, 1] with `factors * norms <= clip_norm`."""
-
-    def register(function: ClippingRule) -> ClippingRule:
-        _RULES[name] = function
-        return function
-
-    return register
-
-
-def clipping_rules() -> dict[str, ClippingRule]:
-    """All registered rules by name."""
-    return dict(_RULES)
-
-
-@clipping_rule("flat")
-def flat(norms: Tensor, clip_norm: float) -> Tensor:
-    """`min(1, C / norm)`.
-
-    | norm | factor |
-    |------|--------|
-    | 0    | 1      |
-    | <= C | 1      |
-    | > C  | C/norm |
-    """
-    return (clip_norm / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1.0)
+_ROUNDING = 1e-9  # of float64, in factors and norms
 
 
 @dataclass(kw_only=True)
@@ -66,18 +38,38 @@ class ClippedSum:
     - Rows of one owner in consecutive passes are summed before the owner is clipped, once.
     - An owner that returns after it was closed raises `GuaranteeError` before anything is added.
     - A rule that would let an owner exceed `clip_norm` raises `GuaranteeError` before anything is added.
+
+    `groups`: for each parameter the group that it is clipped in, 0 to G - 1; None is one group of all.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], clip_norm: float, clipping: str) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        clip_norm: float,
+        clipping: str,
+        groups: Sequence[int] | None = None,
+    ) -> None:
         positive(clip_norm=clip_norm)
-        if clipping not in _RULES:
-            raise unknown_name("clipping rule", clipping, _RULES)
         self._clip_norm = clip_norm
-        self._rule = _RULES[clipping]
+        self._factors = rule_named(clipping).factors
         self._parameters = list(parameters)
+        self._groups = [0] * len(self._parameters) if groups is None else list(groups)
         self._pending: _Pending | None = None
         self._closed: set[int] = set()
-        self._totals = self._zeros()
+        self._totals, self._surplus = self._zeros(), 0.0
+
+    @property
+    def clip_norm(self) -> float:
+        """C, the most that one owner moves the sum of the running step by."""
+        return self._clip_norm
+
+    @clip_norm.setter
+    def clip_norm(self, value: float) -> None:
+        """Between steps alone. Raises `GuaranteeError` once an owner was added."""
+        positive(clip_norm=value)
+        if self._pending is not None or self._closed:
+            raise GuaranteeError("the clip norm of a step cannot change once the step has begun")
+        self._clip_norm = value
 
     def __repr__(self) -> str:
         return f"ClippedSum(clip_norm={self._clip_norm})"
@@ -98,13 +90,15 @@ class ClippedSum:
         if last is not None:
             self._close(last, self._carry_over(last, self._pending))
 
-    def take(self) -> list[Tensor]:
-        """The clipped sums, float64 in parameter order; the state is cleared for the next step."""
+    def take(self) -> tuple[list[Tensor], float]:
+        """The clipped sums, float64 in parameter order, and the sum over owners of +1/2 for each that was no
+        longer than the clip norm and -1/2 for each that was; the state is cleared for the next step."""
         if self._pending is not None:
             self._close(self._pending, set())
-        totals, self._totals = self._totals, self._zeros()
+        taken = self._totals, self._surplus
+        self._totals, self._surplus = self._zeros(), 0.0
         self._pending, self._closed = None, set()
-        return totals
+        return taken
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in self._parameters]
@@ -131,37 +125,47 @@ class ClippedSum:
         """Clips the owners of a pass (except those still open) and adds them to the sums."""
         norms = self._norms(batch)
         # In float64 a sum of squares of float32 numbers is finite exactly when all of them are.
-        usable = batch.usable & norms.isfinite()
-        norms = torch.where(usable, norms, 0.0)
-        factors = self._rule(norms, self._clip_norm)
-        if bool((factors * norms > self._clip_norm * (1 + 1e-9)).any()) or bool((factors > 1).any()):
-            raise GuaranteeError("the clipping rule lets an owner exceed the clip norm")
+        usable = batch.usable & norms.isfinite().all(1)
+        norms = torch.where(usable[:, None], norms, 0.0)
+        factors = self._bounded_factors(norms)
         closing = usable.clone()
         closing[list(still_open)] = False
-        self._contract(batch, torch.where(closing, factors, 0.0), usable)
+        self._contract(batch, torch.where(closing[:, None], factors, 0.0), usable)
+        below = norms.square().sum(1) <= self._clip_norm**2
+        self._surplus += float((below[closing].to(torch.float64) - 0.5).sum())
         self._closed.update(owner for position, owner in enumerate(batch.ids) if position not in still_open)
 
-    @staticmethod
-    def _norms(batch: _Pending) -> Tensor:
-        squares = torch.zeros(len(batch.ids), dtype=torch.float64, device=batch.usable.device)
-        for gradient in batch.gradients:
+    def _bounded_factors(self, norms: Tensor) -> Tensor:
+        """The rule's factors `[U, G]`. Raises `GuaranteeError` where an owner would exceed the clip norm."""
+        factors = self._factors(norms, self._clip_norm)
+        lengths = (factors * norms).square().sum(1).sqrt()
+        # written so that a NaN is refused too
+        if not bool((factors >= 0).all() and (lengths <= self._clip_norm * (1 + _ROUNDING)).all()):
+            raise GuaranteeError("the clipping rule lets an owner exceed the clip norm")
+        return factors
+
+    def _norms(self, batch: _Pending) -> Tensor:
+        """`[U, G]`: the norm of each owner's gradient in each group."""
+        count = max(self._groups, default=0) + 1
+        squares = torch.zeros(count, len(batch.ids), dtype=torch.float64, device=batch.usable.device)
+        for gradient, group in zip(batch.gradients, self._groups, strict=True):
             if gradient is not None:
-                for rows, total in _blocks(gradient, squares):
+                for rows, total in _blocks(gradient, squares[group]):
                     total += rows.square_().sum(1)
-        return squares.sqrt()
+        return squares.sqrt().T
 
     def _contract(self, batch: _Pending, factors: Tensor, usable: Tensor) -> None:
-        """Adds `sum_u factors[u] * gradient[u]` in float64, unusable owners replaced by zeros first (0 * NaN
-        is NaN)."""
+        """Adds `sum_u factors[u, group] * gradient[u]` in float64, unusable owners replaced by zeros first
+        (0 * NaN is NaN)."""
         masked = not bool(usable.all())
-        for gradient, total in zip(batch.gradients, self._totals):
+        for gradient, total, group in zip(batch.gradients, self._totals, self._groups, strict=True):
             if gradient is None:
                 continue
             if masked:
                 keep = usable.view(-1, *[1] * (gradient.ndim - 1))
                 gradient = torch.where(keep, gradient, 0.0)
             flat_total = total.view(-1)
-            for rows, factor in _blocks(gradient, factors):
+            for rows, factor in _blocks(gradient, factors[:, group]):
                 flat_total += factor @ rows
 
 

@@ -35,3 +35,10 @@ def noisy(total: Tensor, keys: RunKeys, step: int, index: int, std: float) -> Te
     step_size = grid(std)
     released = total + draws.to(total.device).view(total.shape) * std
     return ((released / step_size).round() * step_size).to(torch.float32)
+
+
+def noisy_number(value: float, keys: RunKeys, step: int, name: str, std: float) -> float:
+    """`value` plus noise, on the grid; `name` is the stream of its noise, no other release's."""
+    step_size = grid(std)
+    released = value + float(keys.noise(step, name, 1)[0]) * std
+    return round(released / step_size) * step_size

@@ -4,21 +4,24 @@ receipt.
 Guarantees: one owner moves the sum by at most the clip norm, whatever its rows; nobody outside holds a sum
 without noise; noise needs the ledger's receipt of its step. May import torch and the engine's parts, never
 dp_accounting. Source: Abadi et al. (2016, arXiv 1607.00133), with several rows per owner as in De et al.
-(2022, arXiv 2204.13650).
+(2022, arXiv 2204.13650) and, where the clip norm adapts, the count of Andrew et al. (2021, arXiv 1905.03871).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dp_diffusers.engine.clipping import ClippedSum
+from dp_diffusers.engine.clipping_rules import rule_named
+from dp_diffusers.engine.groups import layer_groups
 from dp_diffusers.engine.layer_checks import trainable
 from dp_diffusers.engine.noise import noise_std, noisy
 from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.quantile import Quantile
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.engine.unit_grads import HookedUnitGradients, ReferenceUnitGradients, UnitGradientSource
 from dp_diffusers.errors import GuaranteeError, ModelError, ParameterError, positive
@@ -43,9 +46,11 @@ class PrivateGradient:
     - An owner with a non-finite loss or gradient contributes exactly zero.
     - Pay, then noise: `release` redeems the receipt before it draws, and no step is released twice in a lane.
     - A step without any `accumulate` still releases noise.
+    - With a `quantile` (clipping `adaptive`) the clip norm of a step follows from earlier releases alone.
 
-    Raises `ModelError` for layers that mix units or have no gradient rule, `ParameterError` for numbers out
-    of range.
+    `quantile`: the count that moves the clip norm; its noise and that of the gradient are one release, and
+    whoever makes the box has split the accounted noise between them. Raises `ModelError` for layers that mix
+    units or have no gradient rule, `ParameterError` for numbers out of range.
     """
 
     def __init__(
@@ -58,10 +63,15 @@ class PrivateGradient:
         keys: RunKeys,
         plan_fingerprint: str,
         clipping: str = "flat",
+        quantile: Quantile | None = None,
     ) -> None:
         positive(clip_norm=clip_norm, noise_multiplier=noise_multiplier, expected_units=expected_units)
+        _check_quantile(clipping, quantile)
+        groups = _groups(parameters, clipping)
         self._source = _source(parameters)
-        self._sum = ClippedSum(self._source.parameters, clip_norm, clipping)
+        self._sum = ClippedSum(self._source.parameters, clip_norm, clipping, groups)
+        self._start, self._quantile = clip_norm, quantile
+        self._noise_multiplier = noise_multiplier
         self._std = noise_std(clip_norm, noise_multiplier)
         self._expected_units = expected_units
         self._keys = keys
@@ -109,10 +119,32 @@ class PrivateGradient:
             )
         receipt.redeem(step, self._keys.lane, self._plan_fingerprint)
         self._keys.claim(step)
-        totals = enumerate(self._sum.take())
-        released = [noisy(total, self._keys, step, index, self._std) for index, total in totals]
+        self._std = noise_std(self._sum.clip_norm, self._noise_multiplier)
+        totals, surplus = self._sum.take()
+        released = [noisy(total, self._keys, step, index, self._std) for index, total in enumerate(totals)]
+        if self._quantile is not None:
+            share = self._quantile.share(surplus, self._expected_units, self._keys, step)
+            self._sum.clip_norm = self._quantile.followed(self._sum.clip_norm, share, self._start)
         _set_grads(self._source.parameters, released, self._expected_units)
         return released
+
+    @property
+    def mean_noise_std(self) -> float:
+        """Standard deviation of the noise in each entry of `p.grad` after the last release; public."""
+        return self._std / self._expected_units
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resume needs, released and public: the clip norm where it adapts, else nothing."""
+        return {} if self._quantile is None else {"clip_norm": self._sum.clip_norm}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on with a saved clip norm. Raises `ParameterError` for the state of another clipping."""
+        if set(state) != set(self.state_dict()):
+            raise ParameterError(
+                "the saved clip norm does not belong to this clipping", hint="resume with the same recipe"
+            )
+        if state:
+            self._sum.clip_norm = float(state["clip_norm"])
 
     def __repr__(self) -> str:
         return f"PrivateGradient(parameters={len(self._source.parameters)}, {self._keys!r})"
@@ -153,6 +185,18 @@ class PlainGradient:
         _set_grads(self._parameters, released, self._expected_units)
         return released
 
+    @property
+    def mean_noise_std(self) -> float:
+        """0: there is no noise."""
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: no state outlives a step."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to load."""
+
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in self._parameters]
 
@@ -164,6 +208,26 @@ def _source(parameters: nn.Module | Iterable[nn.Parameter]) -> UnitGradientSourc
         if isinstance(parameters, nn.Module)
         else ReferenceUnitGradients(given)
     )
+
+
+def _check_quantile(clipping: str, quantile: Quantile | None) -> None:
+    if (clipping == "adaptive") != (quantile is not None):
+        raise ParameterError(
+            f"clipping {clipping!r} {'needs' if quantile is None else 'takes no'} quantile",
+            hint="a quantile and clipping 'adaptive' go together",
+        )
+
+
+def _groups(parameters: nn.Module | Iterable[nn.Parameter], clipping: str) -> list[int] | None:
+    """The group of each trainable parameter; None where all of them are clipped together."""
+    if not rule_named(clipping).per_layer:
+        return None
+    if not isinstance(parameters, nn.Module):
+        raise ParameterError(
+            f"clipping {clipping!r} needs the layers, which parameters alone do not show",
+            hint="pass the nn.Module instead of its parameters",
+        )
+    return layer_groups(parameters)
 
 
 def _trainable(parameters: nn.Module | Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from dp_diffusers.errors import ParameterError
-from dp_diffusers.privacy.events import GaussianMechanism, whole
+from dp_diffusers.errors import ParameterError, unknown_name
+from dp_diffusers.privacy.events import GaussianMechanism, check_quantile, whole
+from dp_diffusers.privacy.quantile_noise import gradient_noise
 
 if TYPE_CHECKING:
     from dp_diffusers.engine.private_gradient import PrivateGradient
+    from dp_diffusers.engine.quantile import Quantile
     from dp_diffusers.engine.randomness import RunKeys
     from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
+
+CLIPPINGS: Final = ("flat", "automatic", "per_layer", "adaptive")
+_QUANTILE: Final[dict[str, float]] = {"target_quantile": 0.5, "quantile_rate": 0.2}
+_UNITS_PER_NOISE: Final = 20.0  # expected units for each unit of noise on the count (Andrew et al. 2021)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +31,9 @@ class DPSGD:
     """`steps` steps, each with about `expected_units` of a declared `population` of units.
 
     `population` is public: it is stated, never counted. `max_units` is a hard limit of one step (truncated
-    Poisson sampling over exactly `population` slots), None for none. Raises `ParameterError` for numbers out
-    of range.
+    Poisson sampling over exactly `population` slots), None for none. `clipping` is one of `CLIPPINGS`; with
+    `adaptive`, `clip_norm` is the start, and None takes 0.5 for `target_quantile`, 0.2 for `quantile_rate`
+    and expected_units / 20 for `quantile_noise`. Raises `ParameterError` for numbers out of range.
     """
 
     name: ClassVar[str] = "dpsgd"
@@ -38,6 +45,9 @@ class DPSGD:
     clip_norm: float = 1.0
     clipping: str = "flat"
     max_units: int | None = None
+    target_quantile: float | None = None
+    quantile_rate: float | None = None
+    quantile_noise: float | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self.steps, self.expected_units, self.population)
@@ -46,12 +56,23 @@ class DPSGD:
         if not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
             raise ParameterError(f"expected clip_norm finite and > 0, got {self.clip_norm}")
         object.__setattr__(self, "clip_norm", float(self.clip_norm))
-        if self.clipping != "flat":
-            raise ParameterError(
-                f"expected clipping 'flat', got {self.clipping!r}", hint="this version clips flat"
-            )
+        if self.clipping not in CLIPPINGS:
+            raise unknown_name("clipping", str(self.clipping), CLIPPINGS)
+        self._settle_quantile()
         if self.max_units is not None:
             check_limit(self.max_units, self.expected_units, self.population)
+
+    def _settle_quantile(self) -> None:
+        """Fills in what adaptive clipping needs and was not said; refuses it beside another clipping."""
+        if self.clipping == "adaptive":
+            usual = {**_QUANTILE, "quantile_noise": self.expected_units / _UNITS_PER_NOISE}
+            for name, value in usual.items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
+        check_quantile(self.clipping, self._quantile_numbers())
+
+    def _quantile_numbers(self) -> dict[str, float | None]:
+        return {name: getattr(self, name) for name in (*_QUANTILE, "quantile_noise")}
 
     @property
     def sampling_probability(self) -> float:
@@ -70,7 +91,25 @@ class DPSGD:
             clip_norm=self.clip_norm,
             noise_multiplier=noise_multiplier,
             clipping=self.clipping,
+            **self._quantile_numbers(),
         )
+
+    def require_noise(self, noise_multiplier: float) -> None:
+        """Raises `ParameterError` where the count of adaptive clipping leaves no noise for the gradient."""
+        self._gradient_noise(noise_multiplier)
+
+    def _gradient_noise(self, noise_multiplier: float) -> float:
+        """Noise multiplier of the sum: the accounted one, or what a count beside it needs."""
+        if self.quantile_noise is None:
+            return noise_multiplier
+        return gradient_noise(noise_multiplier, self.quantile_noise)
+
+    def _quantile(self) -> Quantile | None:
+        from dp_diffusers.engine.quantile import Quantile
+
+        if self.target_quantile is None or self.quantile_rate is None or self.quantile_noise is None:
+            return None
+        return Quantile(target=self.target_quantile, rate=self.quantile_rate, noise=self.quantile_noise)
 
     def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler | TruncatedPoissonSampler:
         """Includes each of `unit_count` units in a step with the accounted probability, up to `max_units`."""
@@ -91,11 +130,12 @@ class DPSGD:
         return PrivateGradient(
             parameters,
             clip_norm=self.clip_norm,
-            noise_multiplier=noise_multiplier,
+            noise_multiplier=self._gradient_noise(noise_multiplier),
             expected_units=self.expected_units,
             keys=keys,
             plan_fingerprint=plan_fingerprint,
             clipping=self.clipping,
+            quantile=self._quantile(),
         )
 
 

@@ -52,6 +52,9 @@ class Record(Protocol):
         """Rough standard deviation of one step's privacy loss; the accountant's grid must be finer."""
 
 
+_QUANTILE: Final = ("target_quantile", "quantile_rate", "quantile_noise")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GaussianMechanism:
     """Poisson-sampled Gaussian mechanism, `steps` times: DP-SGD (Abadi et al. 2016, arXiv 1607.00133).
@@ -60,7 +63,9 @@ class GaussianMechanism:
     lets it move the sum by at most `clip_norm` in the Euclidean norm, and adds Gaussian noise of standard
     deviation `noise_multiplier` x `clip_norm`. With `max_units` the step is drawn from exactly `population`
     slots, empty ones included, and of more than `max_units` that come a uniformly random `max_units` stay
-    (arXiv 2508.15089). Raises `ParameterError` for numbers out of range.
+    (arXiv 2508.15089). With clipping `adaptive`, `clip_norm` is where the clip norm starts, and part of a
+    step is a count with noise `quantile_noise` (`quantile_noise.gradient_noise` says what remains for the
+    sum); `noise_multiplier` is that of the two together. Raises `ParameterError` for numbers out of range.
     """
 
     name: str = "dpsgd"
@@ -72,9 +77,13 @@ class GaussianMechanism:
     clip_norm: float
     noise_multiplier: float
     clipping: str = "flat"
+    target_quantile: float | None = None
+    quantile_rate: float | None = None
+    quantile_noise: float | None = None
 
     def __post_init__(self) -> None:
         whole(0, steps=self.steps)
+        check_quantile(self.clipping, {name: getattr(self, name) for name in _QUANTILE})
         whole(1, population=self.population, expected_units=self.expected_units)
         positive(clip_norm=self.clip_norm, noise_multiplier=self.noise_multiplier)
         if not 0.0 < self.sampling_probability <= 1.0:
@@ -95,8 +104,9 @@ class GaussianMechanism:
         return "poisson" if self.max_units is None else "truncated"
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, for JSON; `record_from_dict` reads it back."""
-        return dataclasses.asdict(self)
+        """All fields, for JSON; `record_from_dict` reads it back. Those of adaptive clipping only with it."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if name not in _QUANTILE or value is not None}
 
     def with_steps(self, steps: int) -> GaussianMechanism:
         """The same mechanism, run `steps` times."""
@@ -218,6 +228,24 @@ def training_record(document: Mapping[str, Any]) -> GaussianMechanism:
     if not isinstance(record, GaussianMechanism):
         raise ParameterError(f"expected a mechanism that trains, got the side query {record.name!r}")
     return record
+
+
+def check_quantile(clipping: str, numbers: Mapping[str, float | None]) -> None:
+    """Raises `ParameterError` unless the numbers of adaptive clipping are there with it, in range, and not
+    without it."""
+    for name, value in numbers.items():
+        if clipping != "adaptive" and value is not None:
+            raise ParameterError(
+                f"{name} has no effect with clipping {clipping!r}", hint="leave it out, or clip 'adaptive'"
+            )
+        if clipping == "adaptive":
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ParameterError(
+                    f"expected {name} to be a number with clipping 'adaptive', got {value!r}"
+                )
+            positive(hint=None, **{name: value})
+            if name == "target_quantile" and value >= 1:
+                raise ParameterError(f"expected target_quantile in (0, 1), got {value}")
 
 
 def whole(low: int, *, hint: str | None = None, **values: int) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism, Record
+from dp_diffusers.privacy.quantile_noise import gradient_noise
 from dp_diffusers.privacy.theorems import theorem_of
 
 _ABOUT: Final = {"add_remove": "the presence", "zero_out": "the images", "replace": "the images"}
@@ -43,7 +44,11 @@ def explain(
     """
     if budget is None or record is None:
         return _NOT_PRIVATE
-    sampling = [*_limit_sentences(record, epsilon, without_limit), *map(_query_sentence, queries)]
+    sampling = [
+        *_quantile_sentences(record),
+        *_limit_sentences(record, epsilon, without_limit),
+        *map(_query_sentence, queries),
+    ]
     engineer = _engineer(budget, record, epsilon, epsilon_rdp, sampling)
     officer = _officer(budget, record, epsilon)
     return f"For the engineer\n{engineer}\n\nFor the data protection officer\n{officer}"
@@ -155,6 +160,17 @@ def _query_sentence(query: Record) -> str:
     return (
         f"Besides, and paid from the same budget: {query.name}, {times}, with Gaussian noise of "
         f"{query.noise_multiplier:.4g} on its sum."
+    )
+
+
+def _quantile_sentences(record: GaussianMechanism) -> Iterator[str]:
+    if record.quantile_noise is None:
+        return
+    yield (
+        "The clip norm only starts there: it follows a noisy count of the units whose gradients are shorter, "
+        f"towards a share of {record.target_quantile:g}. The count has noise {record.quantile_noise:.4g}, "
+        f"the sum {gradient_noise(record.noise_multiplier, record.quantile_noise):.4f} x the clip norm of "
+        f"its step; together they cost what {record.noise_multiplier:.4f} alone would."
     )
 
 

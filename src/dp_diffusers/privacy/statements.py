@@ -159,7 +159,13 @@ def _strength(certificate: Mapping[str, Any]) -> str:
 def _sensitivities(certificate: Mapping[str, Any]) -> Iterator[str]:
     unit = certificate["unit"]
     for entry in certificate["mechanisms"]:
-        if entry.get("clip_norm") is not None:
+        if entry.get("clipping") == "adaptive":
+            yield (
+                f"All rows of {_a(unit)} make one gradient, clipped before it enters a step's sum, however "
+                f"many images and noise draws it has. The length starts at {entry['clip_norm']:g} and "
+                f"follows a noisy count of units that stay below it, to which {_a(unit)} adds one half, or takes it."
+            )
+        elif entry.get("clip_norm") is not None:
             yield (
                 f"All rows of {_a(unit)} make one gradient, clipped to a length of {entry['clip_norm']:g} "
                 "before it enters a step's sum, however many images and noise draws it has."
@@ -173,6 +179,8 @@ def _mechanisms(certificate: Mapping[str, Any]) -> Iterator[str]:
         record = record_from_dict({**entry, "steps": entry["steps_charged"]})
         noise = f"noise multiplier {entry['noise_multiplier']:.4g}"
         theorem = theorem_of(record, certificate["adjacency"])
+        if entry.get("quantile_noise") is not None:
+            noise += f", shared by the sum and a count with noise {entry['quantile_noise']:.4g}"
         yield f"{entry['name']}, {entry['steps_charged']} times, {noise}. {theorem}."
 
 

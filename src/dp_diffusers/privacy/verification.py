@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from dp_diffusers.errors import DPDiffusersError
+from dp_diffusers.errors import DPDiffusersError, ParameterError
 from dp_diffusers.privacy import accountant, signature
 from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.calibration import SMALLEST_NOISE
@@ -24,6 +24,7 @@ from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
 from dp_diffusers.privacy.certified_numbers import software
 from dp_diffusers.privacy.events import GaussianMechanism, HistogramQuery, Record, record_from_dict
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
+from dp_diffusers.privacy.quantile_noise import gradient_noise
 from dp_diffusers.privacy.statements import statements_of
 
 NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
@@ -138,10 +139,20 @@ def _charged(entry: Mapping[str, Any]) -> GaussianMechanism | HistogramQuery:
 def _record(record: GaussianMechanism | HistogramQuery, delta: float) -> Iterator[str]:
     if isinstance(record, GaussianMechanism):
         yield from _sampling(record, delta)
+    if isinstance(record, GaussianMechanism) and record.quantile_noise is not None:
+        yield from _quantile(record.noise_multiplier, record.quantile_noise)
     if record.noise_multiplier < SMALLEST_NOISE:
         yield f"noise multiplier {record.noise_multiplier:g} is below {SMALLEST_NOISE}"
     if not 0 < record.steps <= MOST_STEPS:
         yield f"steps_charged {record.steps} is not in [1, {MOST_STEPS}]"
+
+
+def _quantile(noise_multiplier: float, quantile_noise: float) -> Iterator[str]:
+    """The count that moves the clip norm leaves something of the accounted noise for the gradient."""
+    try:
+        gradient_noise(noise_multiplier, quantile_noise)
+    except ParameterError as error:
+        yield error.message
 
 
 def _sampling(record: GaussianMechanism, delta: float) -> Iterator[str]:

@@ -48,7 +48,13 @@ def plan_of(recipe: Recipe) -> Plan:
     if settings.name == "none":
         return Plan.calibrate(None, NonPrivate(**sizes))
     mechanism = DPSGD(
-        clip_norm=settings.clip_norm, clipping=settings.clipping, max_units=settings.max_units, **sizes
+        clip_norm=settings.clip_norm,
+        clipping=settings.clipping,
+        max_units=settings.max_units,
+        target_quantile=settings.target_quantile,
+        quantile_rate=settings.quantile_rate,
+        quantile_noise=settings.quantile_noise,
+        **sizes,
     )
     budget = budget_of(recipe)
     plan = Plan.calibrate(budget, mechanism, queries_of(recipe, budget))
