@@ -1,4 +1,4 @@
-"""From units to rows: which images of a unit are used in a step, and how rows are cut into passes.
+"""From units to rows: which images of a unit are used in a step, in which variants, and how rows are cut.
 
 Guarantees:
 - the rows of a unit are a pure function of (stream, step, unit) and of that unit's own images;
@@ -26,6 +26,7 @@ class Rows:
     position: np.ndarray  # [R] int64
     slot: np.ndarray  # [R] int64
     image: np.ndarray  # [R] int64
+    variant: np.ndarray  # [R] int64, 0 for the image as it is
     weight: np.ndarray  # [R] float32
 
     @property
@@ -35,8 +36,8 @@ class Rows:
 
     def part(self, start: int, stop: int) -> Rows:
         """The rows `start` to `stop`."""
-        cut = {name: getattr(self, name)[start:stop] for name in ("position", "slot", "image", "weight")}
-        return replace(self, **cut)
+        names = ("position", "slot", "image", "variant", "weight")
+        return replace(self, **{name: getattr(self, name)[start:stop] for name in names})
 
     @property
     def owner(self) -> np.ndarray:
@@ -50,13 +51,25 @@ class RowTable:
 
     Args:
         owner: int64 `[N]`, the dense unit id of each image.
-        noise_draws: rows per chosen image.
+        noise_draws: rows per copy of a chosen image.
         max_images: images of one unit used in one step.
+        augmentations: copies of a chosen image; the first is the image itself.
+        variants: how many variants an image has, itself included; the other copies show one of the others.
     """
 
-    def __init__(self, owner: np.ndarray, *, noise_draws: int, max_images: int) -> None:
+    def __init__(
+        self,
+        owner: np.ndarray,
+        *,
+        noise_draws: int,
+        max_images: int,
+        augmentations: int = 1,
+        variants: int = 1,
+    ) -> None:
         self.noise_draws = noise_draws
         self.max_images = max_images
+        self.augmentations = augmentations
+        self.variants = variants
         self._images = np.argsort(owner, kind="stable")
         self._counts = np.bincount(owner)
         self._starts = np.concatenate([[0], np.cumsum(self._counts)[:-1]])
@@ -72,23 +85,25 @@ class RowTable:
         A unit with more rows has consecutive passes to itself, any other lies whole in one pass.
         """
         used = np.minimum(self._counts[units], self.max_images)
-        for first, last in _cuts(used * self.noise_draws, rows_per_pass):
+        for first, last in _cuts(used * self.augmentations * self.noise_draws, rows_per_pass):
             rows = self._rows(stream, step, units[first:last], used[first:last])
             for start in range(0, len(rows.position), rows_per_pass):
                 yield rows.part(start, start + rows_per_pass)
 
     def _rows(self, stream: UnitStream, step: int, units: np.ndarray, used: np.ndarray) -> Rows:
-        sizes = used * self.noise_draws
+        copies = used * self.augmentations
+        sizes = copies * self.noise_draws
         position = np.repeat(np.arange(len(units)), sizes)
         slot = np.arange(len(position)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        place = np.repeat(np.cumsum(used) - used, sizes) + slot // self.noise_draws
-        chosen = self._chosen(stream, step, units, used)[place]
+        copy = np.repeat(np.cumsum(copies) - copies, sizes) + slot // self.noise_draws
+        chosen = self._chosen(stream, step, units, used)[copy // self.augmentations]
         return Rows(
             units=units,
             counts=sizes,
             position=position,
             slot=slot,
             image=self._images[self._starts[units[position]] + chosen],
+            variant=self._variants(stream, step, units, copies)[copy],
             weight=(1.0 / sizes[position]).astype(np.float32),
         )
 
@@ -105,6 +120,21 @@ class RowTable:
             taken = column < used[members, None]
             chosen[(first[members, None] + column)[taken]] = order[taken]
         return chosen
+
+    def _variants(self, stream: UnitStream, step: int, units: np.ndarray, copies: np.ndarray) -> np.ndarray:
+        """int64 `[sum(copies)]`: for each unit in turn, what its copies show; the first of an image is 0."""
+        shown = np.zeros(int(copies.sum()), np.int64)
+        if self.augmentations == 1 or self.variants == 1:
+            return shown
+        first = np.cumsum(copies) - copies
+        for members, width in by_width(copies):
+            column = np.arange(width)
+            draws = stream.uniform("augmentation", step, units[members], width)
+            found = 1 + np.floor(draws * (self.variants - 1)).astype(np.int64)
+            found[:, :: self.augmentations] = 0
+            taken = column < copies[members, None]
+            shown[(first[members, None] + column)[taken]] = found[taken]
+        return shown
 
 
 def _cuts(sizes: np.ndarray, rows_per_pass: int) -> Iterator[tuple[int, int]]:

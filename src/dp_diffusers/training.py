@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dp_diffusers import checkpoint
+from dp_diffusers.augmentation import variants
 from dp_diffusers.averaging import Average
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
@@ -54,12 +55,15 @@ class Loop:
         self.trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_of(self.training.optimizer, self.trainable, self.training.learning_rate)
         self.average = Average(self.trainable, self.training.ema)
+        shown = variants(self.training.augment or (), self.data.images.shape[1])
         self.table = RowTable(
             self.data.owner,
             noise_draws=self.training.noise_draws,
             max_images=self.training.max_images_per_unit,
+            augmentations=self.training.augmentations,
+            variants=len(shown),
         )
-        self.encodings = encodings_of(self.family, self.data)
+        self.encodings = encodings_of(self.family, self.data, shown)
         self.device = next(network.parameters()).device
         self.step = 0
         self.complete = False

@@ -104,6 +104,7 @@ class GradientCanaries:
             position=np.repeat(np.arange(count), draws),
             slot=np.tile(np.arange(draws), count),
             image=np.repeat(canaries, draws),
+            variant=np.zeros(count * draws, np.int64),
             weight=np.full(count * draws, 1.0 / draws, np.float32),
         )
 

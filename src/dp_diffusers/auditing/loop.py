@@ -24,8 +24,8 @@ from dp_diffusers.training import Loop
 class JointTable(RowTable):
     """Units of images first, included canaries after them."""
 
-    def __init__(self, owner: np.ndarray, canaries: GradientCanaries, *, max_images: int) -> None:
-        super().__init__(owner, noise_draws=canaries.noise_draws, max_images=max_images)
+    def __init__(self, owner: np.ndarray, canaries: GradientCanaries, **options: int) -> None:
+        super().__init__(owner, noise_draws=canaries.noise_draws, **options)
         self._canaries = canaries
 
     @property
@@ -54,8 +54,14 @@ class AuditedLoop(Loop):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        options, mechanism = self.training, self.plan.mechanism
-        self.table = JointTable(self.data.owner, self.canaries, max_images=options.max_images_per_unit)
+        mechanism = self.plan.mechanism
+        self.table = JointTable(
+            self.data.owner,
+            self.canaries,
+            max_images=self.table.max_images,
+            augmentations=self.table.augmentations,
+            variants=self.table.variants,
+        )
         self.evidence = Evidence(
             self.canaries.count,
             sampling_probability=mechanism.sampling_probability,

@@ -163,7 +163,7 @@ def _sensitivities(certificate: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"All rows of {_a(unit)} make one gradient, clipped before it enters a step's sum, however "
                 f"many images and noise draws it has. The length starts at {entry['clip_norm']:g} and "
-                f"follows a noisy count of units that stay below it, to which {_a(unit)} adds one half, or takes it."
+                "follows a noisy count of units that stay below it, to which each adds one half, or takes it."
             )
         elif entry.get("clip_norm") is not None:
             yield (

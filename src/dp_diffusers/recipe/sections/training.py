@@ -6,12 +6,12 @@ torch. The keys mirror the recipe contract of the design.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from dp_diffusers.recipe.problems import Section
-from dp_diffusers.recipe.sections.limits import MOST_ROWS, MOST_STEPS, SEEDS, Timesteps, only
+from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
+from dp_diffusers.recipe.sections.limits import MOST_ROWS, MOST_STEPS, SEEDS, Timesteps
 
 
 class TrainingSettings(Section):
@@ -20,9 +20,17 @@ class TrainingSettings(Section):
     noise_draws: int = Field(
         default=4, ge=1, le=MOST_ROWS, description="noise draws per image and step, averaged before the clip"
     )
-    augmentations: Annotated[
-        int, only("training.augmentations", 1, "noise_draws makes several rows of an image")
-    ] = Field(default=1, description="augmented copies per image: 1 in this version")
+    augmentations: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_ROWS,
+        description="copies per image and step, the image itself and variants, averaged before the clip",
+    )
+    augment: list[Literal["flip", "shift"]] | None = Field(
+        default=None,
+        description="what variants are: mirror images (flip), moved by a sixteenth (shift); null: shift "
+        "where augmentations is above 1",
+    )
     max_images_per_unit: int = Field(
         default=8, ge=1, le=MOST_ROWS, description="images of one unit used in a step at most"
     )
@@ -38,3 +46,28 @@ class TrainingSettings(Section):
     timesteps: Timesteps = Field(default="uniform", description="distribution of the noise level")
     label_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of rows trained without label")
     seed: int = Field(default=0, ge=0, le=SEEDS, description="initial adapters only; never the noise")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shift_unless_told(cls, value: Any) -> Any:
+        """Several copies of an image differ by a shift, unless something else is asked for."""
+        if not isinstance(value, dict) or value.get("augment") is not None:
+            return value
+        copies = value.get("augmentations", 1)
+        return {**value, "augment": ["shift"]} if isinstance(copies, int) and copies > 1 else value
+
+    @field_validator("augment")
+    @classmethod
+    def _augments_something(cls, kinds: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if kinds is None:
+            return None
+        if info.data.get("augmentations") == 1:
+            raise RefusedValueError(
+                f"expected training.augment to be null with training.augmentations 1, got {shown(kinds)}",
+                "it has no effect; raise training.augmentations",
+            )
+        if not kinds or len(set(kinds)) < len(kinds):
+            raise RefusedValueError(
+                f"expected training.augment to name flip, shift or both, got {shown(kinds)}", "name each once"
+            )
+        return kinds
