@@ -29,9 +29,10 @@ def numbered_for(
     Raises: `DataError` for labels that are missing, too many, called partly like the base's classes, or
     numbered by names that the data alone know.
     """
-    if data.caption is not None:
+    if data.caption is not None or data.captions is not None:
         raise DataError(
-            "the base model takes no captions", hint="leave the caption out; it learns from labels"
+            "the base model takes no captions",
+            hint="leave data.caption and data.caption_column out; it learns from labels",
         )
     if not classes:
         return replace(data, labels=None, class_names=None, class_names_from_data=False), []

@@ -79,7 +79,9 @@ def _opened(recipe: Recipe, family: Family) -> PrivateImages:
         size=family.size,
         channels=family.channels,
         caption=recipe.data.caption,
+        caption_column=recipe.data.caption_column,
         resize=recipe.data.resize,
+        window=recipe.data.window,
     )
 
 

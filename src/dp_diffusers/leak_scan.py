@@ -61,6 +61,7 @@ class Secrets:
         return {
             "the name of a private file": self.traces.names,
             "the id of a unit": self.traces.ids,
+            "the caption of an image": self.traces.captions,
             "a path of this machine": self.paths,
             "the name of this machine or its user": self.machine,
         }

@@ -26,6 +26,7 @@ def note_traces(folder: RunFolder, data: PrivateImages, *, ledger: str | Path | 
     """
     known = data.traces
     traces = Traces(names=set(known.names), ids=set(known.ids), paths=set(known.paths))
+    traces.captions = set(known.captions)
     traces.counts = {len(data.images), data.unit_count}
     traces.paths |= {str(ledger)} if ledger is not None and str(ledger) != ":memory:" else set()
     if ledger is not None:

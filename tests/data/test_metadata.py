@@ -130,12 +130,12 @@ def test_a_class_may_be_called_none_but_not_be_empty(tmp_path: Path) -> None:
 def test_a_planted_reader_that_takes_nan_for_an_owner_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dp_diffusers.data import metadata
+    from dp_diffusers.data import csv_tables
 
     def trusting(value: Any) -> bool:
         return False
 
-    monkeypatch.setattr(metadata, "is_missing", trusting)
+    monkeypatch.setattr(csv_tables, "is_missing", trusting)
     with pytest.raises(pytest.fail.Exception):
         test_a_bad_table_is_one_clear_line(
             tmp_path, TABLE.replace("p2", "nan").replace("p1", "nan"), "is empty for 3 images"

@@ -85,9 +85,11 @@ def plan(
 
 def _note_what_is_missing(settings: Recipe) -> None:
     """Says what a training would not find; whether it is there is all that is looked at."""
+    from dp_diffusers.data.sources import is_hub
+
     if not Path(settings.base).exists():
         say(f"note: base {settings.base} is no folder here")
-    if not Path(settings.data.path).exists():
+    if not is_hub(settings.data.path) and not Path(settings.data.path).exists():
         say(f"note: data.path {settings.data.path} is not there")
 
 

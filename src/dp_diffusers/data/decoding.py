@@ -1,7 +1,7 @@
 """From encoded images to one uint8 array of one size and one number of channels.
 
 Guarantees that every image has the same shape, that a size or colour change is said, and that an image which
-cannot be read is named. May import numpy and PIL; never torch.
+cannot be read is named. May import numpy and PIL, and pydicom through `dicom_pixels`; never torch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from dp_diffusers.data.dicom_pixels import Window, dicom_picture
+from dp_diffusers.data.walking import is_dicom_data
 from dp_diffusers.errors import DataError, ParameterError
 
 Resize = Literal["fit", "crop"]
@@ -23,11 +25,15 @@ _GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"})
 
 @dataclass(kw_only=True)
 class Decoder:
-    """What images must become; `size` or `channels` None takes those of the first image."""
+    """What images must become; `size` or `channels` None takes those of the first image.
+
+    window: center and width of the values of a DICOM image that become black to white; refused for others.
+    """
 
     size: int | None = None
     channels: int | None = None
     resize: Resize | None = None
+    window: Window | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -35,13 +41,18 @@ class Decoder:
             raise ParameterError(f"expected channels to be 1 or 3, got {self.channels}")
         if self.resize not in (None, "fit", "crop"):
             raise ParameterError(f"expected resize to be fit, crop or null, got {self.resize!r}")
+        if self.window is not None and not (len(self.window) == 2 and self.window[1] > 0):
+            raise ParameterError(
+                f"expected window to be a center and a width above 0, got {self.window}",
+                hint="in units of the rescaled values, such as [40, 400] for soft tissue",
+            )
         self._sizes: dict[tuple[int, int], str] = {}
 
     def decode(self, encoded: Iterable[tuple[str, bytes]], count: int) -> np.ndarray:
         """Returns: uint8 `[count, H, W, C]`. Raises: `DataError` naming the image."""
         images: np.ndarray | None = None
         for index, (name, data) in enumerate(encoded):
-            image = self._shaped(self._coloured(_open(name, data), name), name)
+            image = self._shaped(self._coloured(self._open(name, data), name), name)
             pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
             if images is None:
                 images = np.empty((count, *pixels.shape), np.uint8)
@@ -50,6 +61,15 @@ class Decoder:
             raise DataError("no images")
         self._say(images.shape[1:])
         return images
+
+    def _open(self, name: str, data: bytes) -> Image.Image:
+        if is_dicom_data(data):
+            return dicom_picture(data, name, self.window)
+        if self.window is not None:
+            raise DataError(
+                f"data.window has no effect: {name} is no DICOM image", hint="leave data.window out"
+            )
+        return _open(name, data)
 
     def _coloured(self, image: Image.Image, name: str) -> Image.Image:
         """Grey or RGB, as asked; the first image decides where nothing is asked."""

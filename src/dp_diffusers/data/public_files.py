@@ -1,4 +1,4 @@
-"""Public images from a folder or a parquet file, as a source of `public_images`.
+"""Public images of any kind of `data.sources`, as a source of `public_images`.
 
 Guarantees grey or RGB images of the asked size, cut to squares where they are not. May import what
 `data.sources` imports; never torch.
@@ -24,7 +24,7 @@ def public_source(settings: Mapping[str, Any], size: int, channels: int, seed: i
     Without labels, or with `keep_labels: false`, all images are one class named like the file.
     Raises `DataError`.
     """
-    path = Path(str(settings["path"]))
+    path = str(settings["path"])
     kind = kind_of(path)
     label = settings.get("label", "label")
     if kind == "folder" and label is not None:
@@ -34,7 +34,7 @@ def public_source(settings: Mapping[str, Any], size: int, channels: int, seed: i
     decoder = Decoder(size=size, channels=channels, resize=settings.get("resize") or "crop")
     images = decoder.decode(raw.encoded(), raw.count)
     if labels is None or names is None or not settings.get("keep_labels", True):
-        labels, names = np.zeros(raw.count, np.int64), (path.stem,)
+        labels, names = np.zeros(raw.count, np.int64), (Path(path).stem,)
     if settings.get("invert", False):
         images = 255 - images
     return PublicPart(images=images, labels=labels, class_names=names, notes=(*raw.notes, *decoder.notes))

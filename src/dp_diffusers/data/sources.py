@@ -1,7 +1,8 @@
 """Where images come from: one function per kind of source, in one lazy table.
 
 Guarantees that an image which cannot be read is named and that no byte is copied to a cache: files are read
-with PIL and pyarrow directly. May import numpy, PIL and pyarrow; never torch.
+with PIL, pyarrow and pydicom directly. May import the standard library, and its sources numpy, PIL, pyarrow,
+pydicom and fsspec's files of the Hub; never torch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Final
 
+from dp_diffusers.data.walking import holds_dicom
 from dp_diffusers.errors import DataError, nearest, unknown_name
 
 
@@ -22,9 +25,9 @@ class RawImages:
     labels: per image, integers or text, or None. typed: False where the source knows text alone, and whole
     numbers may be meant. class_names: names that the source itself declares.
     units: an id per image, or a tuple of ids (distinct, sorted) where an image has several owners; None where
-    an image is a unit.
-    names: what the images are called where that is no part of a path: private, noted so that they are not
-    released.
+    an image is a unit. captions: a text per image, private, or None.
+    names: what the images are called where that is no part of a path; ids: other words of the source that
+    name people. Both are private, noted so that they are not released.
     """
 
     count: int
@@ -33,7 +36,9 @@ class RawImages:
     typed: bool = True
     class_names: tuple[str, ...] | None = None
     units: list[object] | None = None
+    captions: list[str] | None = None
     names: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -44,14 +49,23 @@ Source = Callable[..., RawImages]
 
 # kind → module that registers it: listed without being imported
 SOURCES: dict[str, str] = {
+    "csv": "dp_diffusers.data.manifest",
+    "dicom": "dp_diffusers.data.dicom",
     "folder": "dp_diffusers.data.folder",
+    "hf": "dp_diffusers.data.hf",
     "parquet": "dp_diffusers.data.parquet",
 }
 _REGISTERED: dict[str, Source] = {}
 
+HUB: Final = "hf://"
+# where labels are if nobody says: a column, the class folders, or nowhere (folders of DICOM name people)
+_LABELS: dict[str, str | None] = {"folder": "folder", "dicom": None}
+_SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv"}
+_KINDS = "a folder, a parquet file, a manifest (.csv, .tsv) or hf://owner/name"
+
 
 def source(kind: str) -> Callable[[Source], Source]:
-    """Registers `function(path, label=, unit=) -> RawImages` under a name of `SOURCES`."""
+    """Registers `function(path, label=, unit=, caption=) -> RawImages` under a name of `SOURCES`."""
 
     def register(function: Source) -> Source:
         _REGISTERED[kind] = function
@@ -60,17 +74,21 @@ def source(kind: str) -> Callable[[Source], Source]:
     return register
 
 
-def open_source(kind: str, path: str | Path, *, label: str | None, unit: str | None) -> RawImages:
-    """Opens a source by kind. Raises: `DataError`; `ParameterError` for an unknown kind."""
+def open_source(
+    kind: str, path: str | Path, *, label: str | None, unit: str | None, caption: str | None = None
+) -> RawImages:
+    """Opens a source by kind; label, unit and caption are columns. Raises: `DataError`; `ParameterError` for
+    an unknown kind."""
     if kind not in SOURCES:
         raise unknown_name("data source", kind, SOURCES)
     import_module(SOURCES[kind])
-    return _REGISTERED[kind](Path(path), label=label, unit=unit)
+    place = path if is_hub(path) else Path(path)
+    return _REGISTERED[kind](place, label=label, unit=unit, caption=caption)
 
 
-def default_label(kind: str) -> str:
-    """Where labels are if nobody says: the class folders of a folder, the column `label` of parquet files."""
-    return "label" if kind == "parquet" else "folder"
+def default_label(kind: str) -> str | None:
+    """Where labels are if nobody says: class folders of a folder, nowhere in DICOM, else a column `label`."""
+    return _LABELS.get(kind, "label")
 
 
 def is_missing(value: object) -> bool:
@@ -83,31 +101,44 @@ def is_missing(value: object) -> bool:
     return value is None or value != value
 
 
-def no_column(place: Path, kind: str, name: str, known: Sequence[str], hint: str | None = None) -> DataError:
+def no_column(
+    place: str | Path, kind: str, name: str, known: Sequence[str], hint: str | None = None
+) -> DataError:
     """The error for a column that is not there; it names those that are."""
     close = None if hint else nearest(name, known)
     hint = f"did you mean {close!r}?" if close else hint or "name one of these, or add it"
     return DataError(f"{place}: no {kind} column {name!r} among {', '.join(known) or 'none'}", hint=hint)
 
 
-def kind_of(path: str | Path, *, hint: str = "give a folder or a parquet file") -> str:
-    """`folder` or `parquet`, by what lies at `path`. Raises: `DataError` if nothing usable does.
+def is_hub(path: str | Path) -> bool:
+    """Whether a path names a data set of the Hugging Face Hub."""
+    return str(path).startswith(HUB)
+
+
+def kind_of(path: str | Path, *, hint: str = f"give {_KINDS}") -> str:
+    """A kind of `SOURCES`, by what lies at `path`. Raises: `DataError` if nothing usable does.
 
     hint: what to say where nothing lies at `path`.
     """
+    if is_hub(path):
+        return "hf"
     place = Path(path)
     if place.is_dir():
-        return "parquet" if _holds_parquet(place) else "folder"
+        return _kind_of_folder(place)
     if not place.exists():
         raise DataError(f"images not found: {place}", hint=hint)
-    if place.suffix.lower() in {".parquet", ".pq"}:
-        return "parquet"
+    if kind := _SUFFIXES.get(place.suffix.lower()):
+        return kind
     raise DataError(
-        f"expected a folder or a .parquet file, got {place}",
-        hint="a parquet file with a column `image`, or a folder of images",
+        f"expected a folder or a .parquet file (or a manifest, .csv or .tsv), got {place}",
+        hint="a parquet file with a column `image`, a manifest with a column `path`, or a folder of images",
     )
 
 
-def _holds_parquet(folder: Path) -> bool:
-    """A folder as Hugging Face writes it: parquet files in it or in its `data/`."""
-    return any(any(place.glob("*.parquet")) for place in (folder, folder / "data"))
+def _kind_of_folder(folder: Path) -> str:
+    """Hugging Face's `save_to_disk`; parquet files in it or in its `data/`; DICOM files; else pictures."""
+    if (folder / "dataset_dict.json").is_file() or any(folder.glob("*.arrow")):
+        return "hf"
+    if any(any(place.glob("*.parquet")) for place in (folder, folder / "data")):
+        return "parquet"
+    return "dicom" if holds_dicom(folder) else "folder"

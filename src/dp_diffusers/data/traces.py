@@ -21,6 +21,8 @@ from dp_diffusers.whole_files import replacing
 
 WINDOW = 16  # bytes
 SHORTEST_TEXT = 6
+SHORTEST_CAPTION = 12  # `normal` or `chest x-ray` stands in texts that nobody's caption made
+_LONGEST_CAPTION = 200
 _DIGEST = 16
 _FEWEST_CHANGES = 6  # of the 15 between neighbours in a window
 _FEWEST_VALUES = 10  # among the bytes of a window of a file
@@ -31,13 +33,15 @@ _CHUNK = 4096
 
 @dataclass(kw_only=True, repr=False)
 class Traces:
-    """texts: names and ids. windows: uint8 `[W, 16]`, bytes of files and pixels. pictures: digests of images.
+    """names, ids, captions: texts. windows: uint8 `[W, 16]`, bytes of files and pixels.
 
-    counts: numbers of units and images. paths: where files lie. All of it is private.
+    pictures: digests of images. counts: numbers of units and images. paths: where files lie. All of it is
+    private.
     """
 
     names: set[str] = field(default_factory=set)
     ids: set[str] = field(default_factory=set)
+    captions: set[str] = field(default_factory=set)
     windows: np.ndarray = field(default_factory=lambda: np.zeros((0, WINDOW), np.uint8))
     pictures: set[bytes] = field(default_factory=set)
     counts: set[int] = field(default_factory=set)
@@ -73,6 +77,11 @@ class Traces:
             people = unit if isinstance(unit, tuple) else (unit,)
             self.ids |= {str(person) for person in people if is_distinctive(str(person))}
 
+    def add_captions(self, captions: Iterable[str]) -> None:
+        """Texts of images, those that say more than a word or two would; of long ones how they begin."""
+        found = (caption.strip()[:_LONGEST_CAPTION] for caption in captions)
+        self.captions |= {text for text in found if len(text) >= SHORTEST_CAPTION}
+
     def add_pixels(self, images: np.ndarray) -> None:
         """uint8 `[N, H, W, C]` images: digests of all that are not empty, and windows of their pixels."""
         for start in range(0, len(images), _CHUNK):
@@ -92,6 +101,7 @@ class Traces:
         texts = {
             "names": sorted(self.names),
             "ids": sorted(self.ids),
+            "captions": sorted(self.captions),
             "paths": sorted(self.paths),
             "counts": sorted(self.counts),
         }
@@ -116,6 +126,7 @@ class Traces:
         return cls(
             names=set(texts["names"]),
             ids=set(texts["ids"]),
+            captions=set(texts.get("captions", ())),  # a run of an earlier version noted none
             counts=set(texts["counts"]),
             paths=set(texts["paths"]),
             windows=windows,

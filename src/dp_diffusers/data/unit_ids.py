@@ -21,7 +21,7 @@ _AS_LIST = (
 )
 
 
-def checked_ids(path: Path, name: str, values: list[Any]) -> list[object]:
+def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
     """The ids of a column: as they are, or for a list column as tuples, distinct and sorted.
 
     Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id.
@@ -50,7 +50,7 @@ def joined(value: object) -> bool:
     return ";" in text or (text.startswith("[") and text.endswith("]"))
 
 
-def several_in_one(path: Path, name: str, place: str, count: int) -> DataError:
+def several_in_one(path: str | Path, name: str, place: str, count: int) -> DataError:
     """The error for `count` texts that hold several ids, the first of them at `place`."""
     return DataError(
         f"{path}: unit column {name!r} holds several ids in one text for {counted(count, 'image')}, "
@@ -65,7 +65,7 @@ def _has_gap(value: object) -> bool:
     return is_missing(value)
 
 
-def _one_type(path: Path, name: str, values: Iterable[object]) -> None:
+def _one_type(path: str | Path, name: str, values: Iterable[object]) -> None:
     kinds = sorted({type(value).__name__ for value in values})
     if len(kinds) > 1:  # one person as 7 in one file and "7" in another would be two
         raise DataError(
@@ -73,7 +73,7 @@ def _one_type(path: Path, name: str, values: Iterable[object]) -> None:
         )
 
 
-def _whole_ids(path: Path, name: str, values: Sequence[object]) -> None:
+def _whole_ids(path: str | Path, name: str, values: Sequence[object]) -> None:
     if isinstance(values[0], dict | list | tuple):
         raise DataError(
             f"{path}: expected unit column {name!r} to hold numbers or text, or lists of them",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from dp_diffusers.data.sources import is_hub
 from dp_diffusers.recipe.checks import cross_checks, default_delta
 from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.pretrain import (
@@ -106,7 +107,11 @@ class Recipe(Section):
 
     def resolved(self, folder: Path) -> Recipe:
         """The same recipe with paths relative to `folder` made absolute, and the ledger's place filled in."""
-        data = self.data.model_copy(update={"path": str(folder / self.data.path)})
+        data = (
+            self.data
+            if is_hub(self.data.path)
+            else self.data.model_copy(update={"path": str(folder / self.data.path)})
+        )
         ledger = str(folder / self.budget.ledger) if self.budget.ledger else default_ledger(data.path)
         public = self.audit.public and str(folder / self.audit.public)
         base = folder / self.base
@@ -134,9 +139,12 @@ class Recipe(Section):
         return plan_of(self)
 
 
-def default_ledger(data_path: str) -> str:
-    """`images.parquet.ledger` beside `images.parquet`, `xrays.ledger` beside the folder `xrays/`."""
-    return str(data_path).rstrip("/\\") + ".ledger"
+def default_ledger(data_path: str) -> str | None:
+    """`images.parquet.ledger` beside `images.parquet`, `xrays.ledger` beside the folder `xrays/`.
+
+    None for a data set of the Hub, beside which nothing can be written.
+    """
+    return None if is_hub(data_path) else str(data_path).rstrip("/\\") + ".ledger"
 
 
 def defaulted(given: Mapping[str, Any], resolved: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

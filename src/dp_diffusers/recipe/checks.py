@@ -16,7 +16,7 @@ SMALLEST_EXPONENT = 14  # delta lies above 1e-15
 
 def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
     """Every finding between the keys of a fine-tuning recipe, given as plain data."""
-    return [*_delta(recipe), *_units(recipe), *_names(recipe), *_histogram(recipe)]
+    return [*_delta(recipe), *_units(recipe), *_names(recipe), *_histogram(recipe), *_ledger(recipe)]
 
 
 def _number(recipe: Mapping[str, Any], section: str, key: str) -> float | None:
@@ -83,6 +83,17 @@ def _histogram(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(data, Mapping) and data.get("label", "") is None:
         message = "expected generation.labels to be uniform for images without labels (data.label: null)"
         yield ("generation", "labels"), f"{message}, got 'histogram'", hint
+
+
+def _ledger(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    """A data set of the Hub has no place beside it where an account could lie."""
+    data, budget, mechanism = (recipe.get(name) for name in ("data", "budget", "mechanism"))
+    path = data.get("path") if isinstance(data, Mapping) else None
+    private = not (isinstance(mechanism, Mapping) and mechanism.get("name") == "none")
+    given = isinstance(budget, Mapping) and budget.get("ledger") is not None
+    if isinstance(path, str) and path.startswith("hf://") and private and not given:
+        message = f"expected budget.ledger to name a file, since data.path is {path}; got null"
+        yield ("budget", "ledger"), message, "one file for all runs on this data set, such as data.ledger"
 
 
 def _names(recipe: Mapping[str, Any]) -> Iterator[Finding]:

@@ -1,0 +1,109 @@
+"""The files of a folder of images: flat or one folder per class, pictures or DICOM.
+
+Guarantees a fixed order (sorted names), so that a resumed run sees the same units; hidden files are not seen.
+May import the standard library. A DICOM file is known by its ending, or by its mark where it has none (DICOM
+PS3.10, section 7.1).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePath
+
+from dp_diffusers.errors import DataError, counted, nearest
+
+PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
+_DICOM = frozenset({".dcm", ".dicom", ".ima"})
+_INDEX = "dicomdir"  # lists the files of a disc and is none
+_MARK_AT, _MARK = 128, b"DICM"
+
+Member = Callable[[Path], bool]
+
+
+def is_picture(file: Path) -> bool:
+    """Whether the name is that of a picture."""
+    return file.suffix.lower() in PICTURES and not file.name.startswith(".") and file.is_file()
+
+
+def is_dicom(file: Path) -> bool:
+    """Whether a file is DICOM: by its name, or by its mark where the name ends like no kind of file."""
+    if file.name.startswith(".") or file.name.lower() == _INDEX:
+        return False
+    if file.suffix.lower() in _DICOM:
+        return file.is_file()
+    # systems that export images call them by a number, or by an identifier such as 1.2.840.4711
+    unnamed = file.suffix == "" or file.suffix[1:].isdecimal()
+    return unnamed and file.is_file() and _is_marked(file)
+
+
+def is_dicom_data(data: bytes) -> bool:
+    """Whether bytes are those of a DICOM file."""
+    return data[_MARK_AT : _MARK_AT + len(_MARK)] == _MARK
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether any file below `folder` is DICOM."""
+    return any(is_dicom(Path(place, name)) for place, _, names in os.walk(folder) for name in names)
+
+
+def flat(path: Path, belongs: Member) -> list[tuple[Path, str]]:
+    """Every file below `path` that `belongs`, with no class."""
+    return [(file, "") for file in sorted(path.rglob("*")) if belongs(file)]
+
+
+def by_class(path: Path, belongs: Member) -> list[tuple[Path, str]]:
+    """Every file that `belongs`, with the name of its class folder. Raises: `DataError` for one outside."""
+    folders = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
+    loose = [item for item in path.iterdir() if belongs(item)]
+    if loose:
+        hint = "one folder per class, or data.label: null for images without labels"
+        lie = counted(len(loose), "image lies", "images lie")
+        raise DataError(f"{path}: {lie} outside the class folders", hint=hint)
+    return [(file, folder.name) for folder in folders for file in sorted(folder.rglob("*")) if belongs(file)]
+
+
+def names_in_order(names: set[str]) -> tuple[str, ...]:
+    """Sorted; as numbers where all are whole numbers, so that 10 comes after 9."""
+    return tuple(sorted(names, key=int if all(name.isdecimal() for name in names) else None))
+
+
+def telling_folders(names: Iterable[str]) -> list[str]:
+    """Folders that may be called like people: those below the source whose names hold a digit.
+
+    names: of files, relative to the source. `images` and `train` are everywhere and point at nobody.
+    """
+    parents = {PurePath(name).parent for name in names}
+    return sorted({part for parent in parents for part in parent.parts if any(map(str.isdecimal, part))})
+
+
+def require_folder(path: Path) -> None:
+    """Raises: `DataError` where `path` is no folder, with a name that is close."""
+    if not path.is_dir():
+        raise DataError(f"folder not found: {path}", hint=_similar(path))
+
+
+def file_bytes(file: Path) -> bytes:
+    """The whole file. Raises: `DataError` naming it."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        hint = "the file is there and readable where its path says" if file.exists() else None
+        raise DataError(
+            f"image cannot be read: {file}: {error.strerror}", hint=hint or "put it there, or remove its row"
+        ) from error
+
+
+def _is_marked(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return is_dicom_data(stream.read(_MARK_AT + len(_MARK)))
+    except OSError:
+        return False
+
+
+def _similar(path: Path) -> str | None:
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist"
+    close = nearest(path.name, (item.name for item in path.parent.iterdir() if item.is_dir()))
+    return f"did you mean {str(path.parent / close)!r}?" if close else None
