@@ -202,8 +202,32 @@ VALUES = [
         "noise draws zero", "training.noise_draws=0", r"training\.noise_draws >= 1, got 0", "noise draws"
     ),
     with_set("ema one", "training.ema=1", r"expected training\.ema < 1, got 1", "averaging"),
-    with_set("unknown optimizer", "training.optimizer=adm", "one of sgd, adam, adamw, got 'adm'", "'adam'"),
-    with_set("augmentations", "training.augmentations=2", "to be 1 in this version, got 2", "noise_draws"),
+    with_set("unknown optimizer", "training.optimizer=adm", "adam, adamw, adam_bc, got 'adm'", "'adam'"),
+    with_set(
+        "correction without noise",
+        "mechanism.name=none training.optimizer=adam_bc",
+        r"another one without privacy \(mechanism.name: none\), got 'adam_bc'",
+        "adam;",
+    ),
+    with_set("augmentations", "training.augmentations=0", "training.augmentations >= 1, got 0", "copies"),
+    with_set(
+        "kinds of one copy",
+        "training.augment=[flip]",
+        "expected training.augment to be null with training.augmentations 1, got",
+        "no effect",
+    ),
+    with_set(
+        "unknown augmentation",
+        "training.augmentations=2 training.augment=[flop]",
+        "to be one of flip, shift, got 'flop'",
+        "flip",
+    ),
+    with_set(
+        "augmentation twice",
+        "training.augmentations=2 training.augment=[flip,flip]",
+        "to name flip, shift or both",
+        "once",
+    ),
     with_set("classes twice", "data.classes=[a,a]", "data.classes to be distinct names", "null takes"),
     with_set("classes numbered", "data.classes=[0]", "data.classes.0 to be text, got 0", "quotes"),
     with_set(
