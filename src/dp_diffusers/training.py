@@ -53,7 +53,12 @@ class Loop:
     def __post_init__(self) -> None:
         network = self.family.network
         self.trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        self.optimizer = optimizer_of(self.training.optimizer, self.trainable, self.training.learning_rate)
+        self.optimizer = optimizer_of(
+            self.training.optimizer,
+            self.trainable,
+            self.training.learning_rate,
+            noise_std=self.plan.mechanism.mean_noise_std(self.plan.noise_multiplier) if self.plan else 0.0,
+        )
         self.average = Average(self.trainable, self.training.ema)
         shown = variants(self.training.augment or (), self.data.images.shape[1])
         self.table = RowTable(
@@ -99,7 +104,10 @@ class Loop:
             except BudgetExhausted:
                 self.progress(message=f"the budget is spent: the last {steps - step} steps are given up")
                 break
-            self.optimizer.param_groups[0]["lr"] = self.learning_rate(step)
+            self.optimizer.param_groups[0].update(
+                lr=self.learning_rate(step),
+                noise_std=box.mean_noise_std,  # public; adam_bc alone looks at it
+            )
             self.optimizer.step()
             self.average.update()
             self.clipping = box.state_dict()

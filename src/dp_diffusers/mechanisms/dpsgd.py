@@ -98,6 +98,10 @@ class DPSGD:
         """Raises `ParameterError` where the count of adaptive clipping leaves no noise for the gradient."""
         self._gradient_noise(noise_multiplier)
 
+    def mean_noise_std(self, noise_multiplier: float) -> float:
+        """Standard deviation of the noise in each entry of the first step's mean gradient."""
+        return self._gradient_noise(noise_multiplier) * self.clip_norm / self.expected_units
+
     def _gradient_noise(self, noise_multiplier: float) -> float:
         """Noise multiplier of the sum: the accounted one, or what a count beside it needs."""
         if self.quantile_noise is None:

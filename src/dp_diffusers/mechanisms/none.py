@@ -39,6 +39,10 @@ class NonPrivate:
     def record(self, noise_multiplier: float, steps: int | None = None) -> None:
         """There is nothing to account for."""
 
+    def mean_noise_std(self, noise_multiplier: float) -> float:
+        """0: there is no noise."""
+        return 0.0
+
     def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler:
         """Includes each of `unit_count` units in a step on its own, as DP-SGD does."""
         from dp_diffusers.engine.sampling import PoissonSampler

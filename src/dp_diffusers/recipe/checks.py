@@ -16,7 +16,14 @@ SMALLEST_EXPONENT = 14  # delta lies above 1e-15
 
 def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
     """Every finding between the keys of a fine-tuning recipe, given as plain data."""
-    return [*_delta(recipe), *_units(recipe), *_names(recipe), *_histogram(recipe), *_ledger(recipe)]
+    return [
+        *_delta(recipe),
+        *_units(recipe),
+        *_names(recipe),
+        *_optimizer(recipe),
+        *_histogram(recipe),
+        *_ledger(recipe),
+    ]
 
 
 def _number(recipe: Mapping[str, Any], section: str, key: str) -> float | None:
@@ -69,6 +76,16 @@ def _units(recipe: Mapping[str, Any]) -> Iterator[Finding]:
         )
         hint = "five standard deviations above expected_units costs nothing; null is no limit"
         yield where, f"{message}, got {limit:g}", hint
+
+
+def _optimizer(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    """Without privacy there is no noise to take off."""
+    training, mechanism = recipe.get("training"), recipe.get("mechanism")
+    if not isinstance(training, Mapping) or training.get("optimizer") != "adam_bc":
+        return
+    if isinstance(mechanism, Mapping) and mechanism.get("name") == "none":
+        message = "expected training.optimizer to be another one without privacy (mechanism.name: none)"
+        yield ("training", "optimizer"), f"{message}, got 'adam_bc'", "adam; there is no noise to correct for"
 
 
 def _histogram(recipe: Mapping[str, Any]) -> Iterator[Finding]:

@@ -35,7 +35,10 @@ class TrainingSettings(Section):
         default=8, ge=1, le=MOST_ROWS, description="images of one unit used in a step at most"
     )
     learning_rate: float = Field(default=1e-3, gt=0, le=1e3, description="step size")
-    optimizer: Literal["sgd", "adam", "adamw"] = Field(default="adam", description="sgd, adam or adamw")
+    optimizer: Literal["sgd", "adam", "adamw", "adam_bc"] = Field(
+        default="adam",
+        description="sgd, adam, adamw, or adam_bc: adam with the noise's known variance taken off",
+    )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="learning rate after the warm-up"
     )
