@@ -117,6 +117,7 @@ class Recipe(Section):
         base = folder / self.base
         return self.model_copy(
             update={
+                "training": _with_public(self.training, folder),
                 "base": str(base) if base.exists() else self.base,
                 "data": data,
                 "budget": self.budget.model_copy(update={"ledger": ledger}),
@@ -137,6 +138,15 @@ class Recipe(Section):
         from dp_diffusers.recipe.planning import plan_of
 
         return plan_of(self)
+
+
+def _with_public(training: TrainingSettings, folder: Path) -> TrainingSettings:
+    """The same settings with the path of public images made absolute."""
+    public = training.public
+    if public is None or is_hub(public.path):
+        return training
+    placed = public.model_copy(update={"path": str(folder / public.path)})
+    return training.model_copy(update={"public": placed})
 
 
 def default_ledger(data_path: str) -> str | None:
