@@ -280,7 +280,36 @@ VALUES = [
     public("unknown source", "data: [{source: drawn}]\n", "to be one of drawn_digits, files, got 'drawn'"),
     public("source without a kind", "data: [{count: 10}]\n", r"missing key 'data\.0\.source'", None),
     public("a lone source", "data: {source: drawn_digits}\n", "expected data to be a list, got", "sources"),
-    public("autoencoder", PUBLIC + "autoencoder: kl\n", "expected autoencoder to be null, got 'kl'", "patch"),
+    public(
+        "autoencoder", PUBLIC + "autoencoder: kl\n", "autoencoder to be a mapping of keys, got 'kl'", "null"
+    ),
+    public(
+        "factor", PUBLIC + "autoencoder: {factor: 3}\n", "autoencoder.factor to be one of 2, 4, 8", "pixels"
+    ),
+    public(
+        "patches of latents",
+        PUBLIC + "autoencoder: {}\nmodel: {patch: 2}\n",
+        "expected model.patch to be 1 with an autoencoder, got 2",
+        "leave model.patch out",
+    ),
+    public(
+        "latents too small",
+        PUBLIC + "autoencoder: {factor: 8}\n",
+        "model.size to be a multiple of 16, got 28",
+        "factor",
+    ),
+    public(
+        "a codebook of Gaussians",
+        PUBLIC + "autoencoder: {codebook: 64}\n",
+        "autoencoder.codebook has no effect with kind kl",
+        "leave it out",
+    ),
+    public(
+        "dropped labels of a model without",
+        PUBLIC + "model: {conditional: false}\ntraining: {label_dropout: 0.2}\n",
+        "label_dropout has no effect without class embeddings",
+        "conditional",
+    ),
     public("depth", PUBLIC + "model: {channels: 2}\n", "to be one of 1, 3, got 2", "grey"),
 ]
 ROWS = [*TEXTS, *KEYS, *VALUES]
@@ -304,6 +333,8 @@ for nothing in ("null", ""):
 TAKEN["0"] |= {"training.seed", "generation.seed", "data.0.fonts"}
 TAKEN["1.5"] |= {"generation.guidance", "training.learning_rate", "data.0.weight"}
 TAKEN["1.5"] |= {"training.save_every_seconds"}
+for number, keys in {"0": ("warmup_steps", "ema"), "1.5": ("learning_rate",)}.items():
+    TAKEN[number] |= {f"autoencoder.{key}" for key in ("kl_weight", "detail_weight", *keys)}
 
 
 def numeric_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

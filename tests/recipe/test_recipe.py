@@ -343,7 +343,19 @@ def test_pretraining_defaults(tmp_path: Path) -> None:
         ("data.1.source=flies", "to be one of drawn_digits, files, got 'flies'"),
         ("data=[]", "expected data to have at least 1 item"),
         ("data=[{count: 5}]", "missing key 'data.0.source'"),
-        ("autoencoder=vae", "expected autoencoder to be null, got 'vae'"),
+        ("autoencoder=vae", "expected autoencoder to be a mapping of keys, got 'vae'"),
+        ("autoencoder={factor: 3}", "expected autoencoder.factor to be one of 2, 4, 8, got 3"),
+        ("autoencoder={factor: 8}", "expected model.size to be a multiple of 16, got 28"),
+        ("autoencoder={widths: [16]}", "expected autoencoder.widths to have 2 items for factor 2, got 1"),
+        (
+            "autoencoder={factor: 2, widths: [16, 20]}",
+            "expected autoencoder.widths to be multiples of norm_gr",
+        ),
+        (
+            "autoencoder={kind: vq, kl_weight: 1.0}",
+            "autoencoder.kl_weight has no effect with kind",
+        ),
+        ("autoencoder={codebook: 8}", "autoencoder.codebook has no effect with kind kl"),
     ],
 )
 def test_pretraining_refuses(tmp_path: Path, override: str, message: str) -> None:

@@ -17,6 +17,7 @@ from dp_diffusers.data.sources import is_hub
 from dp_diffusers.recipe.checks import cross_checks, default_delta
 from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.pretrain import (
+    AutoencoderSettings,
     DrawnDigitsSource,
     FilesSource,
     ModelSettings,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuditSettings",
+    "AutoencoderSettings",
     "BudgetSettings",
     "DataSettings",
     "DrawnDigitsSource",
