@@ -209,6 +209,10 @@ VALUES = [
         r"another one without privacy \(mechanism.name: none\), got 'adam_bc'",
         "adam;",
     ),
+    with_set("public without a place", "training.public={}", r"missing key 'training\.public\.path'", "see"),
+    with_set(
+        "public weight", "training.public={path:x,weight:0}", r"training\.public\.weight > 0, got 0", "mean"
+    ),
     with_set("augmentations", "training.augmentations=0", "training.augmentations >= 1, got 0", "copies"),
     with_set(
         "kinds of one copy",
@@ -331,6 +335,7 @@ TAKEN = {
 for nothing in ("null", ""):
     TAKEN[nothing] |= {f"mechanism.{key}" for key in ("target_quantile", "quantile_rate", "quantile_noise")}
 TAKEN["0"] |= {"training.seed", "generation.seed", "data.0.fonts"}
+TAKEN["1.5"] |= {"training.public.weight", "mechanism.clip_norm"}
 TAKEN["1.5"] |= {"generation.guidance", "training.learning_rate", "data.0.weight"}
 TAKEN["1.5"] |= {"training.save_every_seconds"}
 for number, keys in {"0": ("warmup_steps", "ema"), "1.5": ("learning_rate",)}.items():
@@ -360,7 +365,8 @@ def test_numbers_that_are_none(
     kind: Any, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(GOOD.replace("1}", "1, cap: {epsilon: 1}}") if kind is Recipe else PUBLIC)
+    good = GOOD.replace("1}", "1, cap: {epsilon: 1}}") + "training: {public: {path: shown}}\n"
+    path.write_text(good if kind is Recipe else PUBLIC)
     for value in WRONG:
         if key in TAKEN.get(value, ()):
             assert kind.load(path, [f"{key}={value}"])
