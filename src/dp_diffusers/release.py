@@ -13,7 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,12 @@ def write_release(
     data: PrivateImages,
     account: Any,
     proportions: tuple[float, ...] | None = None,
+    public_images: Mapping[str, Any] | None = None,
 ) -> Release:
     """Writes adapter, model card and certificate, and has a fresh process verify them.
 
-    proportions: each class's part of the units, from the run's class histogram. Raises `VerificationError`
+    proportions: each class's part of the units, from the run's class histogram. public_images: what the
+    certificate says of those that were mixed in. Raises `VerificationError`
     if the files hold anything private word for word: nothing is certified then.
     """
     network, base = family.network, family.base
@@ -145,6 +147,7 @@ def write_release(
         class_names_from_data=data.class_names_from_data,
         multi_owner=data.multi_owner,
         classes=None if classes is None else classes.to_dict(),
+        public_images=public_images,
     )
     (folder.release / "README.md").write_text(model_card(certificate.to_dict(), family))
     traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)
@@ -171,8 +174,10 @@ def _public_words(certificate: Certificate) -> list[str]:
     """What a certificate says of the public model and its classes, and all whole numbers in it."""
     names = (certificate.classes or {}).get("names") or ()
     numbers = [value for part in (certificate.adapter, *certificate.mechanisms) for value in part.values()]
-    whole = [str(value) for value in numbers if isinstance(value, int)]
-    return [str(certificate.base_model["id"]), *map(str, names), *whole]
+    mixed_in = certificate.further.get("public_images") or {}
+    whole = [str(value) for value in [*numbers, *mixed_in.values()] if isinstance(value, int)]
+    named = [mixed_in["name"]] if mixed_in else []
+    return [str(certificate.base_model["id"]), *named, *map(str, names), *whole]
 
 
 def _declared_classes(folder: RunFolder) -> list[str] | None:

@@ -25,6 +25,7 @@ from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.jobs import Job
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_run
+from dp_diffusers.public_batches import PublicBatches, public_batches
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.run_folder import RUN, RunFolder
@@ -35,10 +36,11 @@ from dp_diffusers.whole_files import write_text
 
 @dataclass(kw_only=True)
 class Model:
-    """What is trained: the family, and peft's configuration of its adapter."""
+    """What is trained: the family, peft's configuration of its adapter, and public images mixed in."""
 
     family: Family
     config: Any
+    public: PublicBatches | None
 
 
 def run(job: Job, folder: RunFolder) -> Release:
@@ -64,7 +66,8 @@ def _prepared(job: Job) -> Model:
     config = strategy_of(job.strategy).apply(family.network, seed=training.seed)
     family.network.to(device).train()
     rehearse(family)
-    return Model(family=family, config=config)
+    public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
+    return Model(family=family, config=config, public=public)
 
 
 def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
@@ -97,6 +100,7 @@ def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
             runtime=job.runtime,
             folder=folder,
             progress=job.progress,
+            public=model.public,
         )
         loop.run()
     except BaseException:
@@ -137,6 +141,7 @@ def _finish(
         data=data,
         account=account,
         proportions=proportions,
+        public_images=None if model.public is None else model.public.record(),
     )
     release.base = job.base if job.base.in_memory else None
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})

@@ -22,8 +22,10 @@ from dp_diffusers.augmentation import variants
 from dp_diffusers.averaging import Average
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
+from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.encodings import encodings_of
 from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError
+from dp_diffusers.public_batches import PublicBatches
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rows import Rows, RowTable
 from dp_diffusers.run_folder import RunFolder
@@ -49,6 +51,7 @@ class Loop:
     runtime: RuntimeSettings
     folder: RunFolder
     progress: Progress
+    public: PublicBatches | None = None
 
     def __post_init__(self) -> None:
         network = self.family.network
@@ -104,6 +107,7 @@ class Loop:
             except BudgetExhausted:
                 self.progress(message=f"the budget is spent: the last {steps - step} steps are given up")
                 break
+            self.add_public(box, step)
             self.optimizer.param_groups[0].update(
                 lr=self.learning_rate(step),
                 noise_std=box.mean_noise_std,  # public; adam_bc alone looks at it
@@ -125,8 +129,18 @@ class Loop:
 
     def passes(self, step: int, units: np.ndarray) -> Any:
         """The rows of a step, cut to fit in memory."""
-        limit = AUTO_ROWS if self.runtime.rows_per_pass == "auto" else self.runtime.rows_per_pass
-        return self.table.passes(self.keys, step, units, limit)
+        return self.table.passes(self.keys, step, units, self.most_rows)
+
+    @property
+    def most_rows(self) -> int:
+        """Rows in memory at once."""
+        return AUTO_ROWS if self.runtime.rows_per_pass == "auto" else self.runtime.rows_per_pass
+
+    def add_public(self, box: Any, step: int) -> None:
+        """Adds the gradient of a public batch, as it is, to what was released."""
+        if self.public is not None:
+            self.public.add_gradient(self.trainable, self.losses, step, self.most_rows)
+            box.forget()
 
     def row_losses(self, rows: Rows, step: int) -> torch.Tensor:
         """`[R]`: the losses of one pass, each row's draws a function of (key, step, unit)."""
@@ -142,6 +156,10 @@ class Loop:
         ).to(self.device)
         clean = self.encodings.take(rows).to(self.device)
         labels = None if self.data.labels is None else _tensor(self.data.labels[rows.image], self.device)
+        return self.losses(clean, labels, draws)
+
+    def losses(self, clean: torch.Tensor, labels: torch.Tensor | None, draws: Draws) -> torch.Tensor:
+        """`[R]`, in the precision of the run."""
         kind = getattr(torch, self.runtime.dtype)
         with torch.autocast(self.device.type, dtype=kind, enabled=kind is not torch.float32):
             return self.family.row_losses(clean, labels, draws)

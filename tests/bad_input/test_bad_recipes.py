@@ -210,8 +210,11 @@ VALUES = [
         "adam;",
     ),
     with_set("public without a place", "training.public={}", r"missing key 'training\.public\.path'", "see"),
-    with_set(
-        "public weight", "training.public={path:x,weight:0}", r"training\.public\.weight > 0, got 0", "mean"
+    added(
+        "public weight",
+        "training: {public: {path: x, weight: 0}}\n",
+        r"training\.public\.weight > 0, got 0",
+        "mean gradient",
     ),
     with_set("augmentations", "training.augmentations=0", "training.augmentations >= 1, got 0", "copies"),
     with_set(

@@ -128,6 +128,10 @@ class PrivateGradient:
         _set_grads(self._source.parameters, released, self._expected_units)
         return released
 
+    def forget(self) -> None:
+        """Drops what a forward pass has left behind that will not be accumulated."""
+        self._source.forget()
+
     @property
     def mean_noise_std(self) -> float:
         """Standard deviation of the noise in each entry of `p.grad` after the last release; public."""
@@ -184,6 +188,9 @@ class PlainGradient:
         self._totals = self._zeros()
         _set_grads(self._parameters, released, self._expected_units)
         return released
+
+    def forget(self) -> None:
+        """Nothing is left behind."""
 
     @property
     def mean_noise_std(self) -> float:

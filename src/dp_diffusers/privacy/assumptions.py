@@ -38,7 +38,7 @@ def assumptions_of(
         f"private images. {_end(certificate['ledger'])}",
         "Labels: the label of a unit's image is private; that the named classes exist is public.",
         f"Class names and prompts: {names}.",
-        "Public data and base model: taken to hold nothing about the units that this release protects.",
+        f"{_public(certificate)}: taken to hold nothing about the units that this release protects.",
         "Randomness: every private draw comes from 32-byte keys of the operating system, never written down; "
         "the cipher is taken to be indistinguishable from random.",
         "Floating point: noise is a sum of independent float64 draws rounded to a fixed grid; rounding "
@@ -83,6 +83,17 @@ def _ownership(unit: str) -> str:
         "public and fixed, and taken to be complete: neighbours agree in it and differ in the images of one "
         f"{unit}. Images are used in sets whose owners share nobody, chosen by ownership alone; each "
         "set is one unit, and the population counts sets."
+    )
+
+
+def _public(certificate: Mapping[str, Any]) -> str:
+    """What is assumed to be public, images that were mixed in by their name."""
+    mixed_in = certificate.get("public_images")
+    if mixed_in is None:
+        return "Public data and base model"
+    return (
+        f"Public data, base model, and the {mixed_in['images']} images {mixed_in['name']!r} that were "
+        "trained on without clip and noise"
     )
 
 

@@ -115,7 +115,7 @@ def statements_of(
         "mechanism": " ".join(_mechanisms(certificate)),
         "composition": _composition(certificate["ledger"]),
         "labels_and_classes": _labels(certificate, class_names_from_data),
-        "public_data": _public_data(certificate["base_model"]),
+        "public_data": _public_data(certificate["base_model"], certificate.get("public_images")),
     }
     return [
         {"topic": topic, "question": question, "answer": answers[topic]}
@@ -206,9 +206,18 @@ def _labels(certificate: Mapping[str, Any], class_names_from_data: bool) -> str:
     return f"The label of an image is private; that the named classes exist is public. {names}{counts}"
 
 
-def _public_data(base: Mapping[str, Any]) -> str:
-    return (
+def _public_data(base: Mapping[str, Any], mixed_in: Mapping[str, Any] | None) -> str:
+    beside = "" if mixed_in is None else _mixed_in(mixed_in)
+    return beside + (
         f"The base model {base['id']!r}, whose hash the certificate holds. It, and what it was trained "
         "on, is taken to hold nothing about the units that this release protects; nobody checked that "
         "here."
+    )
+
+
+def _mixed_in(images: Mapping[str, Any]) -> str:
+    return (
+        f"{images['images']} images {images['name']!r}, whose hash the certificate holds, were trained on "
+        f"beside the private ones, {images['batch_size']} in a step, without clip and noise: what they show "
+        "is not protected, and they are taken to be public. "
     )

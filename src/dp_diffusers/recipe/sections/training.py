@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
 from dp_diffusers.recipe.sections.limits import MOST_ROWS, MOST_STEPS, SEEDS, Timesteps
+from dp_diffusers.recipe.sections.public import PublicSettings
 
 
 class TrainingSettings(Section):
@@ -48,6 +49,9 @@ class TrainingSettings(Section):
     ema: float = Field(default=0.95, ge=0, lt=1, description="averaging of weights per step; 0 is off")
     timesteps: Timesteps = Field(default="uniform", description="distribution of the noise level")
     label_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of rows trained without label")
+    public: PublicSettings | None = Field(
+        default=None, description="public images mixed in without clip and noise; null: none"
+    )
     seed: int = Field(default=0, ge=0, le=SEEDS, description="initial adapters only; never the noise")
 
     @model_validator(mode="before")

@@ -1,0 +1,133 @@
+"""Public images beside the private ones: what is added, from where, and what a certificate says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.errors import DataError, InputError, ParameterError
+from dp_diffusers.finetuning import train
+from dp_diffusers.images_out import write_images
+from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.public_batches import PublicBatches, public_batches
+from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe.sections.public import PublicSettings
+from loop_support import cheap_trainings, small_budget
+
+CLASSES = ["dark", "grey", "light"]
+
+
+@pytest.fixture
+def public_images(tmp_path: Path) -> Path:
+    """Twelve public images of the base's classes, as a parquet file of its own folder."""
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 255, (12, 8, 8, 1), dtype=np.uint8)
+    write_images(images, np.arange(12) % 3, CLASSES, tmp_path / "shown", format="parquet")
+    (found,) = (tmp_path / "shown").rglob("*.parquet")
+    return found
+
+
+def opened(family: Family, path: Path, **changes: Any) -> PublicBatches:
+    settings = PublicSettings(**({"path": str(path), "weight": 0.5, "batch_size": 6} | changes))
+    found = public_batches(settings, family, seed=3, recipe={})
+    assert found is not None
+    return found
+
+
+def gradients(batches: PublicBatches, step: int, most_rows: int) -> list[torch.Tensor]:
+    """What is added to gradients of zero."""
+    parameters = list(batches.family.network.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    batches.add_gradient(parameters, batches.family.row_losses, step, most_rows)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def test_what_is_added_is_the_weighted_gradient_of_the_mean_loss(
+    tiny_base: Callable[..., Any], public_images: Path
+) -> None:
+    batches = opened(family_of(tiny_base(), label_dropout=0.2), public_images)
+    ((clean, labels, draws),) = batches.parts(2, 100)
+    assert clean.shape == (6, *batches.family.shape)
+    loss = batches.family.row_losses(clean, labels, draws).mean()
+    expected = torch.autograd.grad(0.5 * loss, list(batches.family.network.parameters()))
+    for rows in (100, 4, 1):
+        for found, wanted in zip(gradients(batches, 2, rows), expected, strict=True):
+            assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_guarantee_batches_are_a_function_of_seed_and_step(
+    tiny_base: Callable[..., Any], public_images: Path
+) -> None:
+    family = family_of(tiny_base())
+    batches = opened(family, public_images)
+    torch.manual_seed(99)
+    first = next(batches.parts(0, 100))
+    torch.manual_seed(1)
+    again = next(opened(family, public_images).parts(0, 100))
+    later = next(batches.parts(1, 100))
+    assert torch.equal(first[2].noise, again[2].noise)
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[2].noise, later[2].noise)
+
+
+def test_labels_are_those_of_the_base(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    write_images(images, np.arange(3), ["light", "dark", "grey"], tmp_path / "other", format="parquet")
+    base = tiny_base()
+    base.class_names = tuple(CLASSES)
+    (path,) = (tmp_path / "other").rglob("*.parquet")
+    assert opened(family_of(base), path).labels.tolist() == [2, 0, 1]  # type: ignore[union-attr]
+    with pytest.raises(ParameterError, match="has no labels"):
+        opened(family_of(base), path, label=None)
+    write_images(images, np.arange(3), ["light", "dark", "odd"], tmp_path / "odd", format="parquet")
+    (path,) = (tmp_path / "odd").rglob("*.parquet")
+    with pytest.raises(DataError, match="not 'odd'"):
+        opened(family_of(base), path)
+
+
+def test_the_private_images_are_no_public_ones(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
+    family, settings = family_of(tiny_base()), PublicSettings(path=str(tmp_path / "x"))
+    for private in (tmp_path, tmp_path / "x", tmp_path / "x" / "y"):
+        with pytest.raises(ParameterError, match="where the private images are"):
+            public_batches(settings, family, seed=0, recipe={"data": {"path": str(private)}})
+
+
+def _with_public(recipe: Path, path: Path) -> None:
+    small_budget(recipe)
+    public = f"public: {{path: {path}, weight: 0.25, batch_size: 8}}"
+    recipe.write_text(recipe.read_text().replace("training: {", f"training: {{{public}, "))
+
+
+def test_a_training_mixes_them_in_and_its_certificate_says_so(
+    tiny_recipe: Path, public_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheap_trainings(monkeypatch.setattr)
+    _with_public(tiny_recipe, public_images.relative_to(tmp_path))
+    release = train(Recipe.load(tiny_recipe), tmp_path / "run")
+    record = dict(release.certificate.further["public_images"])
+    assert len(record.pop("sha256")) == 64
+    assert record == {"name": public_images.name, "images": 12, "weight": 0.25, "batch_size": 8}
+    assert any(public_images.name in sentence for sentence in release.certificate.assumptions)
+    assert Certificate.verify(release.path).valid
+    (tampered := release.path / "certificate.json").write_text(
+        tampered.read_text().replace('"batch_size": 8', '"batch_size": 9')
+    )
+    assert not Certificate.verify(release.path).valid
+
+
+def test_guarantee_public_files_that_cannot_be_read_cost_nothing(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheap_trainings(monkeypatch.setattr)
+    _with_public(tiny_recipe, tmp_path / "nothing.parquet")
+    with pytest.raises(InputError, match=r"nothing\.parquet"):
+        train(Recipe.load(tiny_recipe), tmp_path / "run")
+    assert not (tmp_path / "tiny.ledger").exists()
+    assert not (tmp_path / "run").exists()
