@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from scipy import stats
 
 from dp_diffusers.diffusion.objective import Draws, Objective
 from dp_diffusers.diffusion.pixel import PixelFamily
@@ -49,6 +50,21 @@ def test_unknown_prediction_and_distribution_are_refused() -> None:
     with pytest.raises(DPDiffusersError, match="unifrom") as caught:
         Objective.of(_scheduler("epsilon"), timesteps="unifrom")
     assert caught.value.hint == "did you mean 'uniform'?"
+
+
+@pytest.mark.parametrize(
+    ("name", "density"), [("high_noise", lambda t: 2 * t), ("low_noise", lambda t: 2 - 2 * t)]
+)
+def test_biased_timesteps_follow_their_density(name: str, density: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Chi-squared of secret draws over 20 bins, limit of a 1e-6 alarm; the uniform density is rejected."""
+    objective = Objective.of(_scheduler("epsilon"), timesteps=name)
+    draws = RunKeys.for_tests(3).uniform("timesteps", 0, np.arange(4_000), 1).ravel()
+    found = np.bincount(objective.levels(draws) // 50, minlength=20)
+    limit = stats.chi2.isf(1e-6, 19)
+    middle = (np.arange(20) + 0.5) / 20
+    for shape, fits in ((density(middle), True), (np.ones(20), False)):
+        expected = 4_000 * shape / shape.sum()
+        assert bool(((found - expected) ** 2 / expected).sum() < limit) == fits
 
 
 @pytest.mark.parametrize("name", ["uniform", "logit_normal"])

@@ -27,6 +27,7 @@ TIMESTEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "uniform": lambda u: u,
     "logit_normal": lambda u: expit(ndtri(np.clip(u, 1e-12, 1 - 1e-12))),
     "high_noise": lambda u: np.sqrt(u),
+    "low_noise": lambda u: 1 - np.sqrt(1 - u),
 }
 
 FLOW = "flow_prediction"

@@ -17,7 +17,7 @@ MOST_UNITS = 10**12
 MOST_ROWS = 10**6
 SEEDS = 2**63 - 1
 DEVICES: Final = r"^(auto|cpu|mps|cuda(:\d+)?)$"
-Timesteps = Literal["uniform", "logit_normal", "high_noise"]
+Timesteps = Literal["uniform", "logit_normal", "high_noise", "low_noise"]
 NO_CAPTIONS = "pixel models learn from labels and take no captions; leave it out"
 
 
