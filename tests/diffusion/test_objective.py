@@ -55,7 +55,9 @@ def test_unknown_prediction_and_distribution_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "density"), [("high_noise", lambda t: 2 * t), ("low_noise", lambda t: 2 - 2 * t)]
 )
-def test_biased_timesteps_follow_their_density(name: str, density: Callable[[np.ndarray], np.ndarray]) -> None:
+def test_biased_timesteps_follow_their_density(
+    name: str, density: Callable[[np.ndarray], np.ndarray]
+) -> None:
     """Chi-squared of secret draws over 20 bins, limit of a 1e-6 alarm; the uniform density is rejected."""
     objective = Objective.of(_scheduler("epsilon"), timesteps=name)
     draws = RunKeys.for_tests(3).uniform("timesteps", 0, np.arange(4_000), 1).ravel()
