@@ -12,7 +12,7 @@ import torch
 
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.finetuning import train
-from dp_diffusers.model_card import loading_lines
+from dp_diffusers.loading_lines import loading_lines
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.strategies.lora import Lora, save_adapter
 

@@ -93,14 +93,20 @@ def _write_parquet(
     pq.write_table(table, path)
 
 
+def _names_a_folder(name: str) -> bool:
+    """Whether a class's name, which may be a prompt, can be that of a folder everywhere."""
+    return len(name.encode()) < 200 and name == name.strip(" .") and not set(name) & set('/\\:*?"<>|\0\n')
+
+
 def _write_folder(
     images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path
 ) -> None:
     folder.mkdir(parents=True)
+    plain = all(map(_names_a_folder, names or ()))
     rows = []
     for index, image in enumerate(images):
         label = None if labels is None else int(labels[index])
-        place = "." if label is None else (names[label] if names else str(label))
+        place = "." if label is None else (names[label] if plain and names else str(label))
         (folder / place).mkdir(exist_ok=True)
         name = f"{index:06d}.png" if label is None else f"{place}/{index:06d}.png"
         (folder / name).write_bytes(png(image))

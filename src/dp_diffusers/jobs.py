@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base
-from dp_diffusers.diffusion.family import Family
+from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.plan import Plan
@@ -95,6 +95,12 @@ def settings_of_call(
 ) -> dict[str, Any]:
     """What decides the result of a call of `finetune`, as a plain document."""
     declared = None if data.class_names_from_data else data.class_names
+    family, side = family_of(base), int(data.images.shape[1])
+    further = {
+        "caption": data.caption,
+        "captions": True if data.captions is not None else None,  # that there are some, never what they say
+        "size": side if side != family.size and family.takes_size(side) else None,
+    }
     return {
         "base": base.source or base.identity,
         "plan": declared_numbers(plan),
@@ -102,4 +108,5 @@ def settings_of_call(
         "strategy": document_of(strategy),
         "training": training.model_dump(mode="json"),
         "runtime": runtime.model_dump(mode="json"),
+        **{name: value for name, value in further.items() if value is not None},
     }

@@ -13,14 +13,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dp_diffusers.conditions import classes_of
+from dp_diffusers.conditions import classes_of, requested
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base
@@ -36,7 +36,7 @@ from dp_diffusers.model_card import model_card
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
 from dp_diffusers.recipe import GenerationSettings
-from dp_diffusers.released_classes import ReleasedClasses, declared_names, released_classes
+from dp_diffusers.released_classes import ReleasedClasses, declared_names, declared_size
 from dp_diffusers.requested_images import labels_of, request_of
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.run_secrets import has_traces, kept_traces, note_traces, secrets_of
@@ -76,12 +76,15 @@ class Release:
         """The resolved recipe, as a plain document."""
         return self.folder.settings()
 
-    def classes(self, family: Family) -> ReleasedClasses | None:
-        """What its images are made of; certificates that do not say mean all classes of the base."""
+    def classes(self, family: Family, prompts: Sequence[str] | None = None) -> ReleasedClasses | None:
+        """What its images are made of; certificates that do not say mean all classes of the base.
+
+        prompts: texts to make images of instead, for a base that takes text. Raises `ParameterError` where
+        they have no effect, or where only private captions are known.
+        """
         recorded = self.certificate.classes
-        if recorded is not None and family.classes:
-            return ReleasedClasses.from_dict(recorded)
-        return released_classes(family.classes, family.base.class_names, None)
+        known = None if recorded is None else ReleasedClasses.from_dict(recorded)
+        return requested(family, known, prompts)
 
     def family(self, *, adapted: bool = True, device: str | None = None) -> Family:
         """The base model, with the adapter or without (the ε = 0 model), on `device`.
@@ -101,20 +104,22 @@ class Release:
         base = load_base(self.settings()["base"]).with_classes(_declared_classes(self.folder))
         if base.sha256 != self.certificate.base_model["sha256"]:
             raise ModelError("the base model is not the one that this adapter was trained on")
-        family = family_of(base)
+        family = family_of(base, size=declared_size(self._settings()))
         if adapted:
             load_adapter(family.network, self.folder.adapter)
         return family
 
-    @staticmethod
-    def _in_memory(base: Base, adapted: bool) -> Family:
+    def _settings(self) -> dict[str, Any]:
+        return self.settings() if self.folder.recipe.exists() else {}
+
+    def _in_memory(self, base: Base, adapted: bool) -> Family:
         """A base that came as an object carries its adapter already, and is not kept without it."""
         if not adapted:
             raise ModelError(
                 "the public model came as an object and is not kept without its adapter",
                 hint="save it with save_pretrained, and give the folder",
             )
-        return family_of(base)
+        return family_of(base, size=declared_size(self._settings()))
 
 
 def write_release(
@@ -172,7 +177,8 @@ def _scan(folder: RunFolder, secrets: Secrets) -> Callable[[str], None]:
 
 def _public_words(certificate: Certificate) -> list[str]:
     """What a certificate says of the public model and its classes, and all whole numbers in it."""
-    names = (certificate.classes or {}).get("names") or ()
+    classes = certificate.classes or {}
+    names = [*(classes.get("names") or ()), *(classes.get("prompts") or ())]
     numbers = [value for part in (certificate.adapter, *certificate.mechanisms) for value in part.values()]
     mixed_in = certificate.further.get("public_images") or {}
     whole = [str(value) for value in [*numbers, *mixed_in.values()] if isinstance(value, int)]
@@ -226,13 +232,13 @@ def generate(
         kept = KeptImages(release.folder)
         if not has_traces(release.folder):
             progress(message="nothing private was noted beside this release, so the scan knows less")
-        secrets = _known_secrets(release)
+        secrets = _known_secrets(release, chosen.prompts or ())
         if out is None:
             release.certificate.require_listed(release.path, replaced=[IMAGES])
         if out is None and kept.uncertified(release.certificate.files):
             _certify_images(release, secrets, progress)
         family = release.family(device=device)
-        classes = release.classes(family)
+        classes = release.classes(family, chosen.prompts)
         request = request_of(images, per_label, chosen, classes)
         if out is None and kept.request() == {**request, "format": format}:
             Parts(release.folder, request).clear()
@@ -257,9 +263,9 @@ def generate(
     return target
 
 
-def _known_secrets(release: Release) -> Secrets:
-    """What the training of the release noted as private."""
-    words = _public_words(release.certificate)
+def _known_secrets(release: Release, prompts: Sequence[str] = ()) -> Secrets:
+    """What the training of the release noted as private; `prompts` are public, being asked for."""
+    words = [*_public_words(release.certificate), *prompts]
     return secrets_of(release.folder, kept_traces(release.folder), words)
 
 

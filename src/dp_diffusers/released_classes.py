@@ -17,35 +17,43 @@ class ReleasedClasses:
 
     `declared`: whether the training named its classes; otherwise they are all those of the base.
     `proportions`: each class's part of the units, from the run's noisy class histogram; None without one.
+    `prompts`: for a base that takes text, the text of each class.
     """
 
     labels: tuple[int, ...]
     names: tuple[str, ...] | None = None
     declared: bool = False
     proportions: tuple[float, ...] | None = None
+    prompts: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The field `classes` of a certificate; `proportions` only where the run released them."""
+        """The field `classes` of a certificate; `proportions` and `prompts` only where there are some."""
         names = None if self.names is None else list(self.names)
         document = {**asdict(self), "labels": list(self.labels), "names": names}
-        released = document.pop("proportions")
-        return document if released is None else {**document, "proportions": list(released)}
+        further = {name: document.pop(name) for name in ("proportions", "prompts")}
+        return document | {name: list(value) for name, value in further.items() if value is not None}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> ReleasedClasses:
         """Reads what `to_dict` gave."""
-        names, released = document["names"], document.get("proportions")
+        names, released, prompts = document["names"], document.get("proportions"), document.get("prompts")
         return cls(
             labels=tuple(document["labels"]),
             names=None if names is None else tuple(names),
             declared=document["declared"],
             proportions=None if released is None else tuple(released),
+            prompts=None if prompts is None else tuple(prompts),
         )
 
 
 def declared_names(settings: Mapping[str, Any]) -> list[str] | None:
     """The class names of a resolved recipe, or of the settings of `finetune`: never found in the data."""
     return (settings.get("data") or {}).get("classes") or settings.get("classes")
+
+
+def declared_size(settings: Mapping[str, Any]) -> int | None:
+    """Side of the images, where the recipe or the call of `finetune` asks for another than the base's own."""
+    return (settings.get("data") or {}).get("size") or settings.get("size")
 
 
 def released_classes(

@@ -54,6 +54,16 @@ class RunFolder:
         return self.private / "checkpoint.pt"
 
     @property
+    def captions(self) -> Path:
+        """Encodings of private captions, while a training needs them."""
+        return self.private / "captions"
+
+    @property
+    def cache(self) -> Path:
+        """Encoded private images, while a training needs them."""
+        return self.private / "cache"
+
+    @property
     def recipe(self) -> Path:
         """The resolved recipe."""
         return self.root / "recipe.yaml"

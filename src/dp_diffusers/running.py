@@ -9,6 +9,7 @@ May import torch.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +17,12 @@ import yaml
 
 from dp_diffusers.accounts import OWNERSHIP, account_of, forget_unspent
 from dp_diffusers.class_histogram import released_proportions, require_classes
-from dp_diffusers.conditions import classes_of, conditioned
+from dp_diffusers.conditions import classes_of, conditioned, set_conditions
 from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.encoded_cache import forget
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.jobs import Job
 from dp_diffusers.plan import Plan
@@ -28,6 +30,7 @@ from dp_diffusers.plan_of_run import plan_of_run
 from dp_diffusers.public_batches import PublicBatches, public_batches
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
+from dp_diffusers.released_classes import declared_size
 from dp_diffusers.run_folder import RUN, RunFolder
 from dp_diffusers.strategies import strategy_of
 from dp_diffusers.training import Loop
@@ -60,11 +63,17 @@ def run(job: Job, folder: RunFolder) -> Release:
 def _prepared(job: Job) -> Model:
     """The adapted model on its device, rehearsed on random tensors; nothing private is touched."""
     training = job.training
-    family = family_of(job.base, timesteps=training.timesteps, label_dropout=training.label_dropout)
+    family = family_of(
+        job.base,
+        timesteps=training.timesteps,
+        label_dropout=training.label_dropout,
+        size=declared_size(job.settings),
+    )
     require_classes(job.plan, classes_of(family, job.settings))
     device = _device(job.runtime.device)
     config = strategy_of(job.strategy).apply(family.network, seed=training.seed)
     family.network.to(device).train()
+    set_conditions(family, job.settings)
     rehearse(family)
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
     return Model(family=family, config=config, public=public)
@@ -114,7 +123,7 @@ def _data(job: Job, folder: RunFolder, family: Family, keys: Any) -> PrivateImag
     """The private images, checked against plan and model; this is where they are first read."""
     data = job.open_data(family)
     require_unit(job.plan, data)
-    data, notes = conditioned(family, data)
+    data, notes = conditioned(family, data, folder.captions)
     family.encode(data.images[:1])  # refuses images that the model does not take
     job.plan.sampler(data.unit_count, keys)  # refuses units without a slot, before anything is charged
     _note_ownership(job.plan, data, folder)
@@ -146,6 +155,8 @@ def _finish(
     release.base = job.base if job.base.in_memory else None
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})
     folder.checkpoint.unlink(missing_ok=True)
+    forget(folder.cache)
+    shutil.rmtree(folder.captions, ignore_errors=True)
     folder.sweep()
     return release
 

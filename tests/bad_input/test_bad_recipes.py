@@ -107,7 +107,9 @@ KEYS = [
         "How the",
     ),
     text("no base", GOOD.replace("base: public\n", ""), "missing key 'base'", "public model"),
-    text("no path", GOOD.replace("path: images", ""), r"missing key 'data\.path'", "private images: a folder"),
+    text(
+        "no path", GOOD.replace("path: images", ""), r"missing key 'data\.path'", "private images: a folder"
+    ),
     text("no epsilon", GOOD.replace("epsilon: 1", ""), r"missing key 'budget\.epsilon'", "smaller is safer"),
     text(
         "no population",
@@ -260,7 +262,14 @@ VALUES = [
         "without privacy",
         "uniform",
     ),
-    with_set("prompts", "generation.prompts=[x]", "generation.prompts to be null in this", "no captions"),
+    with_set("prompts twice", "generation.prompts=[x,x]", "expected generation.prompts to be distinct", "null"),
+    with_set("no prompt", "generation.prompts=[]", "expected generation.prompts to be distinct", "null"),
+    with_set(
+        "prompts and a histogram",
+        "generation.labels=histogram generation.prompts=[x] data.classes=[a,b]",
+        "generation.prompts to be null with generation.labels histogram",
+        "leave it out",
+    ),
     with_set("unknown strategy", "strategy.name=lroa", "to be one of lora, got 'lroa'", "'lora'"),
     with_set("targets nothing", "strategy.targets=[]", "strategy.targets to be one of", "endings"),
     with_set("also twice", "strategy.also=[bias,bias]", "without repetitions", "once"),

@@ -15,9 +15,7 @@ from diffusers import DiffusionPipeline
 
 from dp_diffusers.diffusion.family import FAMILIES, family_of
 from dp_diffusers.diffusion.loading import load_base
-from dp_diffusers.diffusion.objective import Draws
-from dp_diffusers.engine.randomness import RunKeys
-from latent_support import tiny_latent_base
+from family_support import example, images_for, prepared, rows
 
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "pixel": [
@@ -30,41 +28,24 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"autoencoder": "vq", "prediction": "epsilon"},
         {"autoencoder": "kl", "classes": 0},
     ],
+    "stable_diffusion": [{"prediction": "epsilon"}, {"prediction": "v_prediction"}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
 
 
-def example(tiny_base: Callable[..., Any], options: dict[str, Any]) -> Any:
-    """A tiny model of these options."""
-    return (tiny_latent_base if "autoencoder" in options else tiny_base)(**options)
-
-
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
 def base(request: pytest.FixtureRequest, tiny_base: Callable[..., Any]) -> Any:
-    return example(tiny_base, request.param[1])
+    return example(tiny_base, *request.param)
 
 
 @pytest.fixture
 def family(base: Any) -> Any:
-    made = family_of(base, label_dropout=0.2)
-    made.network.train()
-    return made
+    return prepared(family_of(base, label_dropout=0.2))
 
 
-def rows(family: Any, images: np.ndarray, labels: np.ndarray, units: list[int]) -> tuple[Any, Any, Draws]:
-    """Encoded images, labels and draws of one row for each unit."""
-    position = np.arange(len(units))
-    draws = family.objective.draw(
-        RunKeys.for_tests(5),
-        0,
-        units=np.array(units),
-        position=position,
-        slot=np.zeros_like(position),
-        slots=1,
-        shape=family.shape,
-    )
-    numbers = torch.from_numpy(labels[units]) if family.classes else None
-    return family.encode(images[units]), numbers, draws
+@pytest.fixture
+def images(family: Any) -> tuple[np.ndarray, np.ndarray]:
+    return images_for(family)
 
 
 def test_every_family_has_an_example() -> None:
@@ -75,20 +56,20 @@ def test_each_family_knows_its_examples_alone(tiny_base: Callable[..., Any]) -> 
     for name, options in CASES:
         for other, target in FAMILIES.items():
             module, attribute = target.split(":")
-            knows = getattr(import_module(module), attribute).matches(example(tiny_base, options))
+            knows = getattr(import_module(module), attribute).matches(example(tiny_base, name, options))
             assert knows == (other == name)
 
 
-def test_one_loss_for_each_row(family: Any, tiny_images: Any) -> None:
-    losses = family.row_losses(*rows(family, *tiny_images, list(range(7))))
+def test_one_loss_for_each_row(family: Any, images: Any) -> None:
+    losses = family.row_losses(*rows(family, *images, list(range(7))))
     assert losses.shape == (7,)
     assert losses.dtype == torch.float32
     assert losses.requires_grad
     assert bool(losses.isfinite().all())
 
 
-def test_guarantee_a_row_does_not_see_another(family: Any, tiny_images: Any) -> None:
-    clean, labels, draws = rows(family, *tiny_images, list(range(6)))
+def test_guarantee_a_row_does_not_see_another(family: Any, images: Any) -> None:
+    clean, labels, draws = rows(family, *images, list(range(6)))
     before = family.row_losses(clean, labels, draws)
     changed = replace(draws, noise=draws.noise.clone(), timesteps=draws.timesteps.clone())
     changed.noise[2] = 7.0
@@ -101,8 +82,8 @@ def test_guarantee_a_row_does_not_see_another(family: Any, tiny_images: Any) -> 
     assert not torch.allclose(after[2], before[2], rtol=1e-3)
 
 
-def test_guarantee_no_gradient_flows_between_rows(family: Any, tiny_images: Any) -> None:
-    clean, labels, draws = rows(family, *tiny_images, list(range(5)))
+def test_guarantee_no_gradient_flows_between_rows(family: Any, images: Any) -> None:
+    clean, labels, draws = rows(family, *images, list(range(5)))
     clean.requires_grad_(True)
     losses = family.row_losses(clean, labels, draws)
     (gradient,) = torch.autograd.grad(losses[3], clean)
@@ -111,42 +92,41 @@ def test_guarantee_no_gradient_flows_between_rows(family: Any, tiny_images: Any)
     assert float(norms[torch.arange(5) != 3].max()) == 0
 
 
-def test_guarantee_a_units_loss_does_not_depend_on_who_else_is_there(family: Any, tiny_images: Any) -> None:
-    together = family.row_losses(*rows(family, *tiny_images, [0, 4, 9, 12]))
+def test_guarantee_a_units_loss_does_not_depend_on_who_else_is_there(family: Any, images: Any) -> None:
+    together = family.row_losses(*rows(family, *images, [0, 4, 9, 12]))
     for place, unit in enumerate([0, 4, 9, 12]):
-        alone = family.row_losses(*rows(family, *tiny_images, [unit]))
+        alone = family.row_losses(*rows(family, *images, [unit]))
         assert torch.allclose(alone[0], together[place], rtol=1e-5)
 
 
-def test_what_is_encoded_decodes(family: Any, tiny_images: Any) -> None:
-    images, _ = tiny_images
-    encoded = family.encode(images)
-    assert encoded.shape == (len(images), *family.shape)
+def test_what_is_encoded_decodes(family: Any, images: Any) -> None:
+    pixels, _ = images
+    encoded = family.encode(pixels)
+    assert encoded.shape == (len(pixels), *family.shape)
     assert encoded.dtype == torch.float32
     decoded = family.decode(encoded)
     assert decoded.dtype == np.uint8
-    assert decoded.shape == images.shape
+    assert decoded.shape == pixels.shape
     if not family.encodes_once:  # an autoencoder loses something
-        assert np.array_equal(decoded, images)
+        assert np.array_equal(decoded, pixels)
 
 
-def test_a_dropped_label_is_the_null_class(family: Any, tiny_images: Any) -> None:
+def test_a_dropped_label_is_the_null_class(family: Any, images: Any) -> None:
     if family.null_label is None:
         pytest.skip("a model without labels has none to drop")
-    clean, labels, draws = rows(family, *tiny_images, [0, 1, 2])
+    clean, labels, draws = rows(family, *images, [0, 1, 2])
     dropped = family.row_losses(clean, labels, replace(draws, drop_label=torch.ones(3, dtype=torch.bool)))
     null = torch.full_like(labels, family.null_label)
     kept = replace(draws, drop_label=torch.zeros(3, dtype=torch.bool))
     assert torch.equal(dropped, family.row_losses(clean, null, kept))
 
 
-def test_its_folder_is_an_ordinary_one(base: Any, family: Any, tiny_images: Any, tmp_path: Path) -> None:
+def test_its_folder_is_an_ordinary_one(base: Any, family: Any, images: Any, tmp_path: Path) -> None:
     base.save(tmp_path)
     stock = DiffusionPipeline.from_pretrained(tmp_path)
     expected = family.network.state_dict()
     found = getattr(stock, base.component).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
-    again = family_of(load_base(tmp_path), label_dropout=0.2)
-    again.network.train()
-    inputs = rows(family, *tiny_images, [0, 1, 2])
+    again = prepared(family_of(load_base(tmp_path), label_dropout=0.2))
+    inputs = rows(family, *images, [0, 1, 2])
     assert torch.allclose(again.row_losses(*inputs), family.row_losses(*inputs), atol=1e-6)

@@ -8,11 +8,12 @@ of the diffusers pipeline which holds the network; `loading` opens it.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 import torch
@@ -22,6 +23,8 @@ from torch import nn
 from dp_diffusers.diffusion.patch import Patch
 
 CLASSES_FILE = "classes.json"
+# parts that judge or decorate a finished image: no training needs them, and they are not loaded
+NOT_NEEDED: Final = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 @dataclass(kw_only=True)
@@ -30,8 +33,9 @@ class Base:
 
     network: what strategies adapt and the loop trains. component: its name in the pipeline, `unet` or
     `transformer`. pipeline: the diffusers class that holds it. parts: the pipeline's other components by
-    name (autoencoder, text encoders, tokenizers), never trained. patch, class_names: of our sidecars.
-    source: what opens it again, the full path of its folder or a hub id.
+    name (autoencoder, text encoders, tokenizers), never trained. options: its settings that are no
+    component, such as what stands for an empty prompt. patch, class_names: of our sidecars. source: what
+    opens it again, the full path of its folder or a hub id.
     """
 
     network: nn.Module
@@ -39,6 +43,7 @@ class Base:
     component: str = "unet"
     pipeline: str = "DDPMPipeline"
     parts: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     patch: Patch = field(default_factory=Patch)
     class_names: tuple[str, ...] | None = None
     identity: str = "in-memory"
@@ -73,11 +78,21 @@ class Base:
             return self
         return replace(self, class_names=tuple(names))
 
+    def whole(self) -> Any:
+        """The diffusers pipeline around the network; what it was opened without is None."""
+        holder = getattr(diffusers, self.pipeline)
+        given = {self.component: self.network, "scheduler": self.scheduler, **self.parts, **self.options}
+        taken = inspect.signature(holder.__init__).parameters
+        for name, parameter in taken.items():
+            if name != "self" and parameter.default is inspect.Parameter.empty:
+                given.setdefault(name, None)
+        if "requires_safety_checker" in taken:
+            given["requires_safety_checker"] = False
+        return holder(**given)
+
     def save(self, folder: Path) -> None:
         """Writes the diffusers folder with its sidecars."""
-        holder = getattr(diffusers, self.pipeline)
-        components = {self.component: self.network, "scheduler": self.scheduler, **self.parts}
-        holder(**components).save_pretrained(folder)
+        self.whole().save_pretrained(folder)
         self.patch.save(folder)
         if self.class_names is not None:
             (folder / CLASSES_FILE).write_text(json.dumps(list(self.class_names)) + "\n")
@@ -107,6 +122,8 @@ def fingerprint(base: Base) -> str:
     }
     if base.parts:
         facts["parts"] = {name: _facts(part) for name, part in sorted(base.parts.items())}
+    if base.options:
+        facts["options"] = dict(sorted(base.options.items()))
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_plain).encode())
     for name, value in _weights(base):
         digest.update(f"\0{name}\0{value.dtype}\0{list(value.shape)}\0".encode())
@@ -117,7 +134,8 @@ def fingerprint(base: Base) -> str:
 def _schedule(scheduler: Any) -> Any:
     """The configuration of the noise schedule alone, whichever sampler the pipeline came with."""
     kind = FlowMatchEulerDiscreteScheduler if is_flow(scheduler) else DDPMScheduler
-    return kind.from_config(scheduler.config).config
+    known = inspect.signature(kind.__init__).parameters  # what other samplers add is theirs
+    return {name: value for name, value in kind.from_config(scheduler.config).config.items() if name in known}
 
 
 def _weights(base: Base) -> Iterator[tuple[str, torch.Tensor]]:
@@ -138,7 +156,7 @@ def _facts(part: Any) -> Any:
 
 def _settings(config: Any) -> dict[str, Any]:
     """What a configuration says about the model: names that begin with `_` are about its file."""
-    about_files = {"transformers_version", "torch_dtype", "dtype", "name_or_path"}
+    about_files = {"transformers_version", "torch_dtype", "dtype", "name_or_path", "architectures"}
     found = {name: value for name, value in dict(config).items() if not name.startswith("_")}
     return {name: value for name, value in found.items() if name not in about_files}
 

@@ -24,6 +24,7 @@ from dp_diffusers.errors import ModelError, ParameterError
 FAMILIES: Final[dict[str, str]] = {
     "pixel": "dp_diffusers.diffusion.pixel:PixelFamily",
     "latent": "dp_diffusers.diffusion.latent:LatentFamily",
+    "stable_diffusion": "dp_diffusers.diffusion.stable_diffusion:StableDiffusionFamily",
 }
 
 
@@ -31,7 +32,8 @@ class Family(ABC):
     """A kind of diffusion model.
 
     A label is the number of a condition: of a class embedding, or of an encoded prompt. `null_label` is the
-    number of no condition at all, None for a model that knows none.
+    number of no condition at all, None for a model that knows none. `size` asks for images of another size
+    than the model's own; raises `ParameterError` where that cannot be.
     """
 
     takes_text: ClassVar[bool] = False
@@ -41,13 +43,28 @@ class Family(ABC):
     clips: ClassVar[bool] = False
     """Whether clean samples lie in [-1, 1], so that a sampler may clip to it."""
 
-    base: Base
-    null_label: int | None
-    objective: Objective
+    drawn_by_pipeline: ClassVar[tuple[str, ...] | None] = None
+    """What its stock pipeline is called with beside conditions, steps and size, to draw without guidance;
+    None where no stock pipeline draws what was trained."""
 
-    def __init__(self, base: Base, *, timesteps: str = "uniform", label_dropout: float = 0.0) -> None:
+    base: Base
+    objective: Objective
+    asked_size: int | None
+
+    def __init__(
+        self,
+        base: Base,
+        *,
+        timesteps: str = "uniform",
+        label_dropout: float = 0.0,
+        size: int | None = None,
+    ) -> None:
         self.base = base
-        self.null_label = self.find_null_label()
+        self.asked_size = size
+        if size is not None and not self.takes_size(size):
+            raise ParameterError(
+                f"the base model takes no images of {size} x {size} pixels", hint=self.size_hint()
+            )
         dropout = label_dropout if self.null_label is not None else 0.0
         self.objective = Objective.of(base.scheduler, timesteps=timesteps, label_dropout=dropout)
 
@@ -81,7 +98,16 @@ class Family(ABC):
         """Number of conditions that images are of; 0 for an unconditional model."""
         return self.base.classes
 
-    def find_null_label(self) -> int | None:
+    def takes_size(self, size: int) -> bool:
+        """Whether images of `size` pixels can be trained on."""
+        return size == self.size
+
+    def size_hint(self) -> str:
+        """What to do about a size that does not fit."""
+        return f"leave data.size out: its images have {self.size} pixels"
+
+    @property
+    def null_label(self) -> int | None:
         """With one class embedding more than classes, the last one is the null class."""
         return self.base.classes if self.base.embeddings > self.base.classes else None
 
@@ -106,9 +132,21 @@ class Family(ABC):
     def predict(self, noisy: torch.Tensor, times: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """The network's output, `[R, c, h, w]`. times `[R]`: as the schedule counts them; labels: `[R]`."""
 
-    def sampler_options(self) -> Mapping[str, Any]:
-        """What the sampler's `set_timesteps` needs of this model, beside the number of steps."""
+    def sampler_options(self, steps: int) -> Mapping[str, Any]:
+        """What the flow sampler's `set_timesteps` needs of this model, beside the number of steps."""
+        del steps
         return {}
+
+    def guided(
+        self, noisy: torch.Tensor, times: torch.Tensor, labels: torch.Tensor | None, guidance: float
+    ) -> torch.Tensor:
+        """`predict` under classifier-free guidance (Ho & Salimans 2022); 1 is none, and costs no more."""
+        if guidance == 1.0 or labels is None or self.null_label is None:
+            return self.predict(noisy, times, labels)
+        null = torch.full_like(labels, self.null_label)
+        both = self.predict(noisy.repeat(2, 1, 1, 1), times.repeat(2), torch.cat([labels, null]))
+        conditional, unconditional = both.chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
 
     def row_losses(self, clean: torch.Tensor, labels: torch.Tensor | None, draws: Draws) -> torch.Tensor:
         """`[R]`, one loss per row; a dropped label becomes the null label."""

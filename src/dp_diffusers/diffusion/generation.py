@@ -7,7 +7,7 @@ Guarantees:
 May import torch and diffusers, never the engine: a generator's seed is public, what it makes is
 post-processing.
 Samplers: DDIM (Song et al. 2021), which is Euler's method for flow matching, and DPM-Solver++ (Lu et al.
-2022); guidance after Ho & Salimans (2022).
+2022).
 """
 
 from __future__ import annotations
@@ -132,9 +132,8 @@ def _denoise(
     images: torch.Tensor = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
     labels = None if labels is None else labels.to(device)
     for timestep in scheduler.timesteps:
-        output = _guided(
-            family, _model_input(scheduler, images, timestep), timestep, labels, sampling.guidance
-        )
+        seen, times = _model_input(scheduler, images, timestep), timestep.to(device).expand(len(images))
+        output = family.guided(seen, times, labels, sampling.guidance)
         images = scheduler.step(output, timestep, images).prev_sample
     return images
 
@@ -143,7 +142,8 @@ def _scheduler(family: Family, sampling: Sampling) -> Any:
     given = family.base.scheduler
     make = SAMPLERS[sampling.sampler]
     scheduler = make(given.config, flow=is_flow(given), clips=family.clips)
-    options = family.sampler_options() if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) else {}
+    is_euler = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    options = family.sampler_options(sampling.steps) if is_euler else {}
     scheduler.set_timesteps(sampling.steps, **options)
     return scheduler
 
@@ -151,18 +151,6 @@ def _scheduler(family: Family, sampling: Sampling) -> Any:
 def _model_input(scheduler: Any, images: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
     scale = getattr(scheduler, "scale_model_input", None)
     return images if scale is None else scale(images, timestep)
-
-
-def _guided(
-    family: Family, images: torch.Tensor, timestep: torch.Tensor, labels: torch.Tensor | None, guidance: float
-) -> torch.Tensor:
-    timesteps = timestep.to(images.device).expand(len(images))
-    if guidance == 1.0 or labels is None or family.null_label is None:
-        return family.predict(images, timesteps, labels)
-    null = torch.full_like(labels, family.null_label)
-    both = family.predict(images.repeat(2, 1, 1, 1), timesteps.repeat(2), torch.cat([labels, null]))
-    conditional, unconditional = both.chunk(2)
-    return unconditional + guidance * (conditional - unconditional)
 
 
 def _initial_noise(family: Family, seed: int, indices: range) -> torch.Tensor:

@@ -19,14 +19,15 @@ import diffusers
 import torch
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
+from transformers.utils import logging as transformers_logging
 
-from dp_diffusers.diffusion.base import CLASSES_FILE, Base, fingerprint
+from dp_diffusers.diffusion.base import CLASSES_FILE, NOT_NEEDED, Base, fingerprint
 from dp_diffusers.diffusion.patch import Patch
 from dp_diffusers.errors import ModelError, ParameterError
 
 COMPONENTS: Final = ("unet", "transformer")
-# parts that judge or decorate a finished image: no training needs them, and they are not loaded
-NOT_NEEDED: Final = ("safety_checker", "feature_extractor", "image_encoder")
+# of a pipeline's settings, those that are about parts which are not loaded
+_ABOUT_OTHERS: Final = ("requires_safety_checker", "add_watermarker")
 _AGAIN: Final = "make or download it again"
 
 
@@ -91,7 +92,19 @@ def _taken_apart(pipeline: Any) -> Base:
         component=component,
         pipeline=type(pipeline).__name__,
         parts=kept,
+        options=_options(pipeline),
     )
+
+
+def _options(pipeline: Any) -> dict[str, Any]:
+    """The settings of a pipeline that are no component."""
+    taken = inspect.signature(type(pipeline).__init__).parameters
+    kept = {
+        name: value
+        for name, value in dict(getattr(pipeline, "config", {})).items()
+        if name in taken and name not in _ABOUT_OTHERS
+    }
+    return {name: value for name, value in kept.items() if isinstance(value, bool | int | float | str)}
 
 
 def _needed(name: str, part: Any) -> bool:
@@ -128,7 +141,8 @@ def _opened(folder: Path) -> Base:
     """The pipeline of a folder, taken apart; parts that nothing needs are not loaded."""
     component = next((name for name in COMPONENTS if (folder / name).is_dir()), COMPONENTS[0])
     _read_config(folder, component)
-    holder = _holder(folder)
+    with _quiet():
+        holder = _holder(folder)
     unneeded = [name for name in NOT_NEEDED if name in inspect.signature(holder.__init__).parameters]
     try:
         with _quiet():
@@ -148,12 +162,18 @@ def _opened(folder: Path) -> Base:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the loaders' own progress bars, which would come between ours."""
-    was_active, diffusers_logging._tqdm_active = diffusers_logging._tqdm_active, False
+    """Without the loaders' own progress bars and advice, which would come between ours."""
+    libraries = [diffusers_logging, transformers_logging]
+    before = [(library._tqdm_active, library.get_verbosity()) for library in libraries]
     try:
+        for library in libraries:
+            library._tqdm_active = False
+            library.set_verbosity_error()
         yield
     finally:
-        diffusers_logging._tqdm_active = was_active
+        for library, (active, verbosity) in zip(libraries, before):
+            library._tqdm_active = active
+            library.set_verbosity(verbosity)
 
 
 def _read_config(folder: Path, component: str) -> None:
@@ -203,7 +223,7 @@ def _align(base: Base) -> None:
 def _class_names(folder: Path) -> tuple[str, ...] | None:
     path = folder / CLASSES_FILE
     if not path.exists():
-        return None
+        return _names_of_index(folder)
     try:
         names = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -211,6 +231,15 @@ def _class_names(folder: Path) -> tuple[str, ...] | None:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ModelError(f"{path} is no list of class names", hint="make or download the model again")
     return tuple(names)
+
+
+def _names_of_index(folder: Path) -> tuple[str, ...] | None:
+    """The names that a `DiTPipeline` keeps in its index, if it names every class from 0 on."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((folder / "model_index.json").read_text()).get("id2label")
+        if isinstance(found, dict) and set(found) == {str(number) for number in range(len(found))}:
+            return tuple(str(found[str(number)]) for number in range(len(found)))
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -13,8 +13,13 @@ from dp_diffusers.errors import DataError
 
 
 def to_tensor(images: np.ndarray, size: int, channels: int) -> torch.Tensor:
-    """uint8 `[N, H, W, C]` to float32 `[N, C, H, W]` in [-1, 1]. Raises `DataError` for another shape."""
+    """uint8 `[N, H, W, C]` to float32 `[N, C, H, W]` in [-1, 1]; grey becomes colour where that is asked for.
+
+    Raises `DataError` for another shape.
+    """
     expected = (size, size, channels)
+    if channels == 3 and images.shape[1:] == (size, size, 1):
+        images = images.repeat(3, axis=3)
     if images.shape[1:] != expected:
         raise DataError(f"expected images of {expected} (height, width, channels), got {images.shape[1:]}")
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()

@@ -6,12 +6,12 @@ torch. The keys mirror the recipe contract of the design.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from dp_diffusers.recipe.problems import Section
-from dp_diffusers.recipe.sections.limits import MOST_ROWS, NO_CAPTIONS, SEEDS, only
+from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
+from dp_diffusers.recipe.sections.limits import MOST_ROWS, SEEDS
 
 
 class GenerationSettings(Section):
@@ -23,13 +23,32 @@ class GenerationSettings(Section):
         description="`uniform`: the same number of each class; `histogram`: as the private images have them, "
         "by noisy counts that the training pays for once, with about a tenth of epsilon",
     )
-    prompts: Annotated[list[str] | None, only("generation.prompts", None, NO_CAPTIONS)] = Field(
-        default=None, description="prompts of a text-to-image model: null in this version"
+    prompts: list[str] | None = Field(
+        default=None,
+        description="texts to make images of, as many of each, for bases that take text; null: those of "
+        "data.caption",
     )
     sampler: Literal["ddim", "dpmsolver++"] = Field(default="ddim", description="ddim or dpmsolver++")
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
     guidance: float = Field(default=1.0, ge=0, le=1e3, description="classifier-free guidance; 1 is off")
     seed: int = Field(default=0, ge=0, le=SEEDS, description="one random stream per image")
+
+    @field_validator("prompts")
+    @classmethod
+    def _distinct(cls, prompts: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if prompts is None:
+            return None
+        if not prompts or len(set(prompts)) < len(prompts) or not all(text.strip() for text in prompts):
+            raise RefusedValueError(
+                f"expected generation.prompts to be distinct texts, at least one, got {shown(prompts)}",
+                "null takes the texts of data.caption",
+            )
+        if info.data.get("labels") == "histogram":
+            raise RefusedValueError(
+                "expected generation.prompts to be null with generation.labels histogram (it counts classes)",
+                "leave it out, or set generation.labels to uniform",
+            )
+        return prompts
 
 
 class AuditSettings(Section):

@@ -24,8 +24,8 @@ class DataSettings(Section):
 
     path: str = Field(
         min_length=1,
-        description="private images: a folder (pictures, DICOM, parquet files, or what `save_to_disk` wrote), "
-        "a parquet file, a manifest (.csv, .tsv), or hf://owner/name[:split]",
+        description="private images: a folder (pictures, DICOM, parquet files, or what `save_to_disk` "
+        "wrote), a parquet file, a manifest (.csv, .tsv), or hf://owner/name[:split]",
     )
     label: str | None = Field(
         description="`folder` (class folders), a label column (of DICOM files a keyword), null (no labels), "
@@ -45,6 +45,12 @@ class DataSettings(Section):
         min_length=1,
         description="column that holds a text for each image, private (of DICOM files a keyword), instead of "
         "data.caption",
+    )
+    size: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**16,
+        description="side of the images in pixels that a latent model is trained on; null: the base's own",
     )
     resize: Literal["fit", "crop"] | None = Field(
         default=None,

@@ -18,7 +18,6 @@ MOST_ROWS = 10**6
 SEEDS = 2**63 - 1
 DEVICES: Final = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 Timesteps = Literal["uniform", "logit_normal", "high_noise", "low_noise"]
-NO_CAPTIONS = "pixel models learn from labels and take no captions; leave it out"
 
 
 def only(key: str, value: object, hint: str) -> AfterValidator:

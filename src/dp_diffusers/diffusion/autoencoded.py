@@ -1,0 +1,102 @@
+"""Families whose network sees the latents of the pipeline's autoencoder, called `vae`.
+
+Guarantee: an image's latents are a function of that image and public weights, never sampled. May import torch
+and diffusers, never the engine. Latent diffusion: Rombach et al. (2022).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from dp_diffusers.diffusion.base import Base, config_of
+from dp_diffusers.diffusion.family import Family
+from dp_diffusers.diffusion.latents import Latents
+from dp_diffusers.errors import DataError
+
+AUTOENCODER = "vae"
+
+
+class AutoencodedFamily(Family):
+    """What networks on latents have in common; a subclass says which pipelines are its own, and `predict`."""
+
+    encodes_once: ClassVar[bool] = True
+    drawn_by_pipeline: ClassVar[tuple[str, ...] | None] = ("guidance_scale=1.0,",)
+    pipelines: ClassVar[tuple[str, ...]]
+    """Names of the diffusers pipelines whose network the family can call."""
+    network_kind: ClassVar[type[torch.nn.Module]]
+    """The class of that network."""
+
+    @classmethod
+    def matches(cls, base: Base) -> bool:
+        """Whether the pipeline is one of the family's, with its autoencoder."""
+        known = base.pipeline in cls.pipelines and isinstance(base.network, cls.network_kind)
+        return known and AUTOENCODER in base.parts
+
+    @property
+    def latents(self) -> Latents:
+        """The autoencoder, as two functions."""
+        return Latents(vae=self.base.parts[AUTOENCODER])
+
+    @property
+    def granularity(self) -> int:
+        """An image's side is a multiple of it."""
+        return self.latents.factor * int(config_of(self.network).get("patch_size") or 1)
+
+    @property
+    def native_size(self) -> int:
+        """Height and width of the images that the model was made for."""
+        sample = config_of(self.network).sample_size
+        return int(sample if isinstance(sample, int) else sample[0]) * self.latents.factor
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image in pixels: as asked for, or the model's own."""
+        return self.asked_size or self.native_size
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.latents.image_channels
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return int(config_of(self.network).in_channels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one encoded image."""
+        side = self.size // self.latents.factor
+        return (self.latent_channels, side, side)
+
+    def takes_size(self, size: int) -> bool:
+        """Whether images of `size` pixels are a whole number of the network's patches."""
+        return size > 0 and size % self.granularity == 0
+
+    def size_hint(self) -> str:
+        """What to do about a size that does not fit."""
+        return f"a multiple of {self.granularity}; left out, data.size is {self.native_size}"
+
+    def encode(self, images: np.ndarray) -> torch.Tensor:
+        """uint8 `[N, H, W, C]` to float32 `[N, c, h, w]`. Raises `DataError` for another size."""
+        if images.shape[1] != self.size:
+            raise DataError(f"expected images of {self.size} x {self.size} pixels, got {images.shape[1:3]}")
+        return self._placed().encode(images)
+
+    def decode(self, encoded: torch.Tensor) -> np.ndarray:
+        """float32 `[N, c, h, w]` to uint8 `[N, H, W, C]`, clipped to the range of pixels."""
+        return self._placed().decode(encoded)
+
+    def _placed(self) -> Latents:
+        """The autoencoder, on the network's device."""
+        latents = self.latents
+        latents.vae.to(next(self.network.parameters()).device)
+        return latents
+
+    def like_network(self, values: torch.Tensor) -> torch.Tensor:
+        """The values in the network's number type."""
+        network: Any = self.network
+        return values.to(network.dtype)

@@ -1,0 +1,90 @@
+"""Families that take text: prompts are encoded once, and a label is the number of a prompt.
+
+Guarantees: text encoders never run while a step is computed; the encoding of a prompt is a function of that
+prompt alone, whatever other prompts there are. May import torch and diffusers, never the engine. The text is
+encoded by the pipeline's own `encode_prompt`, so that it means what it means to stock diffusers.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from dp_diffusers.diffusion.autoencoded import AutoencodedFamily
+from dp_diffusers.diffusion.prompts import Encoding, PromptTable, encoded, kept
+
+
+class TextFamily(AutoencodedFamily):
+    """A network that takes encoded prompts; a subclass encodes one prompt, and predicts from its columns."""
+
+    takes_text: ClassVar[bool] = True
+    prompts: tuple[str, ...] = ()
+    _table: PromptTable | None = None
+
+    @property
+    def classes(self) -> int:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    @property
+    def null_label(self) -> int:
+        """The row of the empty prompt, after all others."""
+        return len(self.prompts)
+
+    def set_prompts(self, prompts: Sequence[str], *, cache: Path | None = None) -> None:
+        """Encodes the prompts, once; label i means `prompts[i]`, and `null_label` the empty prompt.
+
+        cache: folder of a run's safe in which the encodings lie, for many or private ones.
+        """
+        self.prompts = tuple(prompts)
+        self._table = self._encoded(cache)
+
+    def conditions(self, labels: torch.Tensor | None, noisy: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the network takes of each row's prompt, `[R, ...]`; of the empty prompt without labels."""
+        if self._table is None:
+            self.set_prompts(self.prompts)
+        assert self._table is not None
+        if labels is None:
+            labels = torch.full((len(noisy),), self.null_label, device=noisy.device)
+        found = self._table.rows(labels)
+        return {k: self.like_network(v) if v.is_floating_point() else v for k, v in found.items()}
+
+    @abstractmethod
+    def encode_prompt(self, pipeline: Any, prompt: str, device: torch.device) -> Mapping[str, torch.Tensor]:
+        """What the network takes of one prompt, by name, with a batch of one in front."""
+
+    def encode_null(self, pipeline: Any, device: torch.device) -> Mapping[str, torch.Tensor]:
+        """What it takes of no prompt: that of the empty one, unless the pipeline does it otherwise."""
+        return self.encode_prompt(pipeline, "", device)
+
+    def _encoded(self, cache: Path | None) -> PromptTable:
+        encoders = [part for part in self.base.parts.values() if isinstance(part, nn.Module)]
+        device = next(self.network.parameters()).device
+        for part in encoders:
+            part.eval().to(device)
+        encode = self._encoder(device)
+        try:
+            if cache is None:
+                return encoded(self.prompts, encode)
+            return kept(self.prompts, encode, cache, str(self.base.sha256))
+        finally:
+            for part in encoders:  # they are large, and their work is done
+                part.to("cpu")
+
+    def _encoder(self, device: torch.device) -> Callable[[str | None], Encoding]:
+        pipeline = self.base.whole()
+
+        @torch.no_grad()
+        def encode(prompt: str | None) -> Encoding:
+            if prompt is None:
+                found = self.encode_null(pipeline, device)
+            else:
+                found = self.encode_prompt(pipeline, prompt, device)
+            return {name: value[0] for name, value in found.items()}
+
+        return encode

@@ -1,0 +1,80 @@
+"""An example of every family, and images and rows for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+import tiny_pipelines
+from dp_diffusers.diffusion.base import Base
+from dp_diffusers.diffusion.loading import base_of_pipeline
+from dp_diffusers.diffusion.objective import Draws
+from dp_diffusers.engine.randomness import RunKeys
+from latent_support import tiny_latent_base
+
+PROMPTS = ("a cat", "a dog", "two owls")
+PIPELINES: dict[str, Callable[..., Any]] = {
+    "stable_diffusion": tiny_pipelines.stable_diffusion,
+}
+"""Families whose examples are stock pipelines, by the function that builds one."""
+
+
+def pipeline_base(name: str, **options: Any) -> Base:
+    """A tiny pipeline as a base."""
+    return base_of_pipeline(PIPELINES[name](**options))
+
+
+def example(tiny_base: Callable[..., Any], name: str, options: dict[str, Any]) -> Base:
+    """A tiny model of the family `name`."""
+    if name in PIPELINES:
+        return pipeline_base(name, **options)
+    found: Base = (tiny_latent_base if name == "latent" else tiny_base)(**options)
+    return found
+
+
+def stirred(base: Base) -> Base:
+    """The base with random values in every tensor: no layer is silent because its weights are zero."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in base.network.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return replace(base)
+
+
+def prepared(family: Any) -> Any:
+    """The family with prompts, if it takes text, in training mode."""
+    if family.takes_text:
+        family.set_prompts(PROMPTS)
+    family.network.train()
+    return family
+
+
+def images_for(family: Any, count: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 `[count, H, W, C]` images of three classes that differ in brightness, and their labels."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count, dtype=np.int64) % 3
+    shape = (count, family.size, family.size, family.channels)
+    images = rng.integers(0, 60, shape) + 60 * labels[:, None, None, None]
+    return images.astype(np.uint8), labels
+
+
+def rows(
+    family: Any, images: np.ndarray, labels: np.ndarray, units: list[int]
+) -> tuple[torch.Tensor, torch.Tensor | None, Draws]:
+    """Encoded images, labels and draws of one row for each unit."""
+    position = np.arange(len(units))
+    draws = family.objective.draw(
+        RunKeys.for_tests(5),
+        0,
+        units=np.array(units),
+        position=position,
+        slot=np.zeros_like(position),
+        slots=1,
+        shape=family.shape,
+    )
+    numbers = torch.from_numpy(labels[units]) if family.classes else None
+    return family.encode(images[units]), numbers, draws
