@@ -37,6 +37,7 @@ class Toy:
     """A model family of 2 x 2 images with three classes and a null class."""
 
     shape = (1, 2, 2)
+    encodes_once = False
 
     def __init__(self, extra: nn.Module | None = None) -> None:
         torch.manual_seed(0)

@@ -28,6 +28,7 @@ KINDS = {
     "diffusion-noise": {"noise_draws": 4},
     "label-dropout": {"noise_draws": 1},
     "image-choice": {"noise_draws": 1, "max_images_per_unit": 2},
+    "augmentation": {"noise_draws": 1, "augmentations": 2, "augment": ["flip", "shift"]},
 }
 Draw = Callable[..., np.ndarray]
 
