@@ -35,6 +35,7 @@ class Toy:
     """A linear denoiser of 2 x 2 images: a step takes a millisecond."""
 
     shape = (1, 2, 2)
+    encodes_once = False
 
     def __init__(self) -> None:
         torch.manual_seed(0)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 from dp_diffusers.errors import GuaranteeError, ParameterError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.mechanisms.evolution import PE
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan_checks import SCHEMA, WRITTEN, mechanism_of, parse, require_budget, require_slots, same
 from dp_diffusers.privacy.budget import Budget
@@ -23,7 +24,8 @@ from dp_diffusers.privacy.events import GaussianMechanism, Record, record_from_d
 from dp_diffusers.privacy.explanation import explain
 
 if TYPE_CHECKING:
-    from dp_diffusers.engine.private_gradient import PlainGradient, PrivateGradient
+    from dp_diffusers.engine.plain_gradient import PlainGradient
+    from dp_diffusers.engine.private_gradient import PrivateGradient
     from dp_diffusers.engine.randomness import RunKeys
     from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
     from dp_diffusers.privacy.calibration import PrefixTable
@@ -39,7 +41,7 @@ class Plan:
     def __init__(
         self,
         budget: Budget | None,
-        mechanism: DPSGD | NonPrivate,
+        mechanism: DPSGD | PE | NonPrivate,
         noise_multiplier: float,
         epsilon: float,
         epsilon_rdp: float | None,
@@ -54,7 +56,7 @@ class Plan:
         self.__dict__.update(fields)
 
     budget: Budget | None
-    mechanism: DPSGD | NonPrivate
+    mechanism: DPSGD | PE | NonPrivate
     noise_multiplier: float
     """Accounted noise / clip norm; the engine uses it x (1 + 1e-4). 0 without privacy."""
     epsilon: float
@@ -66,7 +68,7 @@ class Plan:
 
     @classmethod
     def calibrate(
-        cls, budget: Budget | None, mechanism: DPSGD | NonPrivate, queries: Sequence[Record] = ()
+        cls, budget: Budget | None, mechanism: DPSGD | PE | NonPrivate, queries: Sequence[Record] = ()
     ) -> Plan:
         """The least noise under which `mechanism` and `queries` stay within `budget`, to within 1 %.
 

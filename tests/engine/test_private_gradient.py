@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from dp_diffusers.engine.private_gradient import PlainGradient, PrivateGradient
+from dp_diffusers.engine.plain_gradient import PlainGradient
+from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError, ModelError, ParameterError
 from engine_support import CLIP, Receipt, clipped_sum, flat, make_box, oracle, release

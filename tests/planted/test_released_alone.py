@@ -136,7 +136,7 @@ def early_stopping_by_private_loss(patch: pytest.MonkeyPatch) -> None:
 
 def realised_denominator(patch: pytest.MonkeyPatch) -> None:
     """The mean over the units that came, not over the number that was expected."""
-    accumulate, set_grads, came = PrivateGradient.accumulate, private_gradient._set_grads, [0]
+    accumulate, set_grads, came = PrivateGradient.accumulate, private_gradient.set_grads, [0]
 
     def counting(self: PrivateGradient, losses: Any, owner: torch.Tensor, weight: Any) -> None:
         came[0] += len(owner.unique())
@@ -147,7 +147,7 @@ def realised_denominator(patch: pytest.MonkeyPatch) -> None:
         came[0] = 0
 
     patch.setattr(PrivateGradient, "accumulate", counting)
-    patch.setattr(private_gradient, "_set_grads", divided)
+    patch.setattr(private_gradient, "set_grads", divided)
 
 
 def skipped_empty_steps(patch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def skipped_empty_steps(patch: pytest.MonkeyPatch) -> None:
     def skipping(self: PrivateGradient, step: int, receipt: Any) -> Any:
         released = release(self, step, receipt)
         if empty[0]:
-            private_gradient._set_grads(self.parameters, [0 * total for total in released], 1.0)
+            private_gradient.set_grads(self.parameters, [0 * total for total in released], 1.0)
         return released
 
     patch.setattr(PoissonSampler, "units", noting)

@@ -12,19 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.clipping_rules import rule_named
 from dp_diffusers.engine.groups import layer_groups
-from dp_diffusers.engine.layer_checks import trainable
 from dp_diffusers.engine.noise import noise_std, noisy
 from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.passes import check_pass, set_grads, trainable_of
 from dp_diffusers.engine.quantile import Quantile
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.engine.unit_grads import HookedUnitGradients, ReferenceUnitGradients, UnitGradientSource
-from dp_diffusers.errors import GuaranteeError, ModelError, ParameterError, positive
+from dp_diffusers.errors import GuaranteeError, ParameterError, positive
 
 
 class Receipt(Protocol):
@@ -91,7 +90,7 @@ class PrivateGradient:
         no-op.
         """
         try:
-            _check_pass(row_losses, owner, weight)
+            check_pass(row_losses, owner, weight)
             if len(row_losses) == 0:
                 return
             owners = RowOwners.of(owner.to(row_losses.device))
@@ -125,7 +124,7 @@ class PrivateGradient:
         if self._quantile is not None:
             share = self._quantile.share(surplus, self._expected_units, self._keys, step)
             self._sum.clip_norm = self._quantile.followed(self._sum.clip_norm, share, self._start)
-        _set_grads(self._source.parameters, released, self._expected_units)
+        set_grads(self._source.parameters, released, self._expected_units)
         return released
 
     def forget(self) -> None:
@@ -154,62 +153,8 @@ class PrivateGradient:
         return f"PrivateGradient(parameters={len(self._source.parameters)}, {self._keys!r})"
 
 
-class PlainGradient:
-    """The same interface without clipping and noise, by ordinary autograd: NOT PRIVATE, for ceilings."""
-
-    not_private = True
-
-    def __init__(self, parameters: nn.Module | Iterable[nn.Parameter], *, expected_units: float) -> None:
-        positive(expected_units=expected_units)
-        self._parameters = _trainable(parameters)
-        self._expected_units = expected_units
-        self._totals = self._zeros()
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The trainable parameters, in the order of what `release` returns."""
-        return list(self._parameters)
-
-    def accumulate(self, row_losses: Tensor, owner: Tensor, weight: Tensor) -> None:
-        """Adds the gradient of `sum(weight * row_losses)`; owners play no role."""
-        _check_pass(row_losses, owner, weight)
-        if len(row_losses) == 0:
-            return
-        objective = (weight.detach().to(row_losses) * row_losses).sum()
-        gradients = torch.autograd.grad(objective, self._parameters, allow_unused=True)
-        for total, gradient in zip(self._totals, gradients):
-            if gradient is not None:
-                total += gradient
-
-    def release(self, step: int, receipt: Receipt | None = None) -> list[Tensor]:
-        """The sums (float32, parameter order); each `p.grad` becomes its sum / expected_units."""
-        del step, receipt
-        released = [total.to(torch.float32) for total in self._totals]
-        self._totals = self._zeros()
-        _set_grads(self._parameters, released, self._expected_units)
-        return released
-
-    def forget(self) -> None:
-        """Nothing is left behind."""
-
-    @property
-    def mean_noise_std(self) -> float:
-        """0: there is no noise."""
-        return 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing: no state outlives a step."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to load."""
-
-    def _zeros(self) -> list[Tensor]:
-        return [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in self._parameters]
-
-
 def _source(parameters: nn.Module | Iterable[nn.Parameter]) -> UnitGradientSource:
-    given = _trainable(parameters)
+    given = trainable_of(parameters)
     return (
         HookedUnitGradients(parameters)
         if isinstance(parameters, nn.Module)
@@ -235,26 +180,3 @@ def _groups(parameters: nn.Module | Iterable[nn.Parameter], clipping: str) -> li
             hint="pass the nn.Module instead of its parameters",
         )
     return layer_groups(parameters)
-
-
-def _trainable(parameters: nn.Module | Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    if isinstance(parameters, nn.Module):
-        found = list(trainable(parameters).values())
-    else:
-        found = list({id(p): p for p in parameters if p.requires_grad}.values())
-    if not found:
-        raise ModelError("no trainable parameter was given", hint="apply a strategy to the model first")
-    return found
-
-
-def _check_pass(row_losses: Tensor, owner: Tensor, weight: Tensor) -> None:
-    if row_losses.ndim != 1 or owner.shape != row_losses.shape or weight.shape != row_losses.shape:
-        shapes = f"{list(row_losses.shape)}, {list(owner.shape)}, {list(weight.shape)}"
-        raise ParameterError(f"expected row_losses, owner and weight of one shape [R], got {shapes}")
-    if not bool(weight.isfinite().all()):
-        raise ParameterError("expected finite weights", hint="use 1/K for each of the K rows of an owner")
-
-
-def _set_grads(parameters: list[nn.Parameter], sums: list[Tensor], expected_units: float) -> None:
-    for parameter, total in zip(parameters, sums):
-        parameter.grad = (total / expected_units).to(parameter.dtype)

@@ -13,6 +13,7 @@ from dp_diffusers.errors import unknown_name
 
 MECHANISMS: Final = {
     "dpsgd": "dp_diffusers.mechanisms.dpsgd:DPSGD",
+    "pe": "dp_diffusers.mechanisms.evolution:PE",
     "none": "dp_diffusers.mechanisms.none:NonPrivate",
 }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dp_diffusers.mechanisms.dpsgd import check_sizes
 
 if TYPE_CHECKING:
-    from dp_diffusers.engine.private_gradient import PlainGradient
+    from dp_diffusers.engine.plain_gradient import PlainGradient
     from dp_diffusers.engine.randomness import RunKeys
     from dp_diffusers.engine.sampling import PoissonSampler
 
@@ -53,6 +53,6 @@ class NonPrivate:
         self, parameters: Any, keys: RunKeys, noise_multiplier: float, plan_fingerprint: str
     ) -> PlainGradient:
         """The box with the same interface that neither clips nor adds noise; its receipt is None."""
-        from dp_diffusers.engine.private_gradient import PlainGradient
+        from dp_diffusers.engine.plain_gradient import PlainGradient
 
         return PlainGradient(parameters, expected_units=self.expected_units)

@@ -1,0 +1,70 @@
+"""The gradient without clip and noise, behind the interface of the closed box: what privacy costs.
+
+Guarantee: says that it is NOT PRIVATE. May import torch and the engine's parts. Source: plain SGD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dp_diffusers.engine.passes import check_pass, set_grads, trainable_of
+from dp_diffusers.engine.private_gradient import Receipt
+from dp_diffusers.errors import positive
+
+
+class PlainGradient:
+    """The same interface without clipping and noise, by ordinary autograd: NOT PRIVATE, for ceilings."""
+
+    not_private = True
+
+    def __init__(self, parameters: nn.Module | Iterable[nn.Parameter], *, expected_units: float) -> None:
+        positive(expected_units=expected_units)
+        self._parameters = trainable_of(parameters)
+        self._expected_units = expected_units
+        self._totals = self._zeros()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters, in the order of what `release` returns."""
+        return list(self._parameters)
+
+    def accumulate(self, row_losses: Tensor, owner: Tensor, weight: Tensor) -> None:
+        """Adds the gradient of `sum(weight * row_losses)`; owners play no role."""
+        check_pass(row_losses, owner, weight)
+        if len(row_losses) == 0:
+            return
+        objective = (weight.detach().to(row_losses) * row_losses).sum()
+        gradients = torch.autograd.grad(objective, self._parameters, allow_unused=True)
+        for total, gradient in zip(self._totals, gradients):
+            if gradient is not None:
+                total += gradient
+
+    def release(self, step: int, receipt: Receipt | None = None) -> list[Tensor]:
+        """The sums (float32, parameter order); each `p.grad` becomes its sum / expected_units."""
+        del step, receipt
+        released = [total.to(torch.float32) for total in self._totals]
+        self._totals = self._zeros()
+        set_grads(self._parameters, released, self._expected_units)
+        return released
+
+    def forget(self) -> None:
+        """Nothing is left behind."""
+
+    @property
+    def mean_noise_std(self) -> float:
+        """0: there is no noise."""
+        return 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: no state outlives a step."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to load."""
+
+    def _zeros(self) -> list[Tensor]:
+        return [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in self._parameters]
