@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.mechanisms.evolution import NAME as PE_NAME
+from dp_diffusers.mechanisms.evolution import PE
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism
 
@@ -21,7 +23,7 @@ WRITTEN: Final = "`Plan.to_json` writes one"
 SAME: Final = 1e-5  # relative: how far an epsilon computed again may lie from the one in a document
 
 
-def require_budget(budget: Budget | None, mechanism: DPSGD) -> Budget:
+def require_budget(budget: Budget | None, mechanism: DPSGD | PE) -> Budget:
     """The budget. Raises `ParameterError` without one, and for delta >= 1 / population."""
     if budget is None:
         raise ParameterError("a private mechanism needs a budget", hint="Budget(epsilon=..., delta=...)")
@@ -43,9 +45,27 @@ def require_slots(unit_count: int, population: int) -> None:
         )
 
 
-def mechanism_of(record: GaussianMechanism) -> DPSGD:
+def mechanism_of(record: GaussianMechanism) -> DPSGD | PE:
     """The mechanism with this record. Raises `ParameterError` if its sampling probability does not follow."""
-    mechanism = DPSGD(
+    mechanism = _pe(record) if record.name == PE_NAME else _dpsgd(record)
+    if record.sampling_probability != mechanism.sampling_probability:
+        raise ParameterError(
+            f"expected sampling probability expected_units / population = {mechanism.sampling_probability}, "
+            f"got {record.sampling_probability}"
+        )
+    return mechanism
+
+
+def _pe(record: GaussianMechanism) -> PE:
+    """Raises `ParameterError` for a record of votes that says more than there is to say of them."""
+    mechanism = PE(steps=record.steps, population=record.population)
+    if record != mechanism.record(record.noise_multiplier):
+        raise ParameterError("not a plan of pe: every unit is in every iteration, with one vote")
+    return mechanism
+
+
+def _dpsgd(record: GaussianMechanism) -> DPSGD:
+    return DPSGD(
         steps=record.steps,
         expected_units=record.expected_units,
         population=record.population,
@@ -56,12 +76,6 @@ def mechanism_of(record: GaussianMechanism) -> DPSGD:
         quantile_rate=record.quantile_rate,
         quantile_noise=record.quantile_noise,
     )
-    if record.sampling_probability != mechanism.sampling_probability:
-        raise ParameterError(
-            f"expected sampling probability expected_units / population = {mechanism.sampling_probability}, "
-            f"got {record.sampling_probability}"
-        )
-    return mechanism
 
 
 def parse(document: str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -65,7 +65,9 @@ class GaussianMechanism:
     slots, empty ones included, and of more than `max_units` that come a uniformly random `max_units` stay
     (arXiv 2508.15089). With clipping `adaptive`, `clip_norm` is where the clip norm starts, and part of a
     step is a count with noise `quantile_noise` (`quantile_noise.gradient_noise` says what remains for the
-    sum); `noise_multiplier` is that of the two together. Raises `ParameterError` for numbers out of range.
+    sum); `noise_multiplier` is that of the two together. Under the name `pe` the sum of a step are votes
+    (Private Evolution) of all units; under `saliency` it is a gradient that a side query asks for, once.
+    Raises `ParameterError` for numbers out of range.
     """
 
     name: str = "dpsgd"
@@ -100,8 +102,10 @@ class GaussianMechanism:
 
     @property
     def sampling(self) -> str:
-        """ "poisson", or "truncated" where `max_units` limits a step."""
-        return "poisson" if self.max_units is None else "truncated"
+        """ "poisson"; "truncated" where `max_units` limits a step; "none" where every unit is in each."""
+        if self.max_units is not None:
+            return "truncated"
+        return "none" if self.sampling_probability == 1.0 else "poisson"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON; `record_from_dict` reads it back. Those of adaptive clipping only with it."""
@@ -202,8 +206,11 @@ class HistogramQuery:
 
 RECORDS: Final[dict[str, type[GaussianMechanism] | type[HistogramQuery]]] = {
     "dpsgd": GaussianMechanism,
+    "pe": GaussianMechanism,
+    "saliency": GaussianMechanism,
     "histogram": HistogramQuery,
 }
+SIDE_QUERIES: Final = ("histogram", "saliency")
 
 
 def record_from_dict(document: Mapping[str, Any]) -> GaussianMechanism | HistogramQuery:
@@ -225,7 +232,7 @@ def record_from_dict(document: Mapping[str, Any]) -> GaussianMechanism | Histogr
 def training_record(document: Mapping[str, Any]) -> GaussianMechanism:
     """`record_from_dict` where only the mechanism that trains will do. Raises `ParameterError`."""
     record = record_from_dict(document)
-    if not isinstance(record, GaussianMechanism):
+    if not isinstance(record, GaussianMechanism) or record.name in SIDE_QUERIES:
         raise ParameterError(f"expected a mechanism that trains, got the side query {record.name!r}")
     return record
 

@@ -62,10 +62,7 @@ def _engineer(
     further: Sequence[str],
 ) -> str:
     lines = [
-        f"Each of {record.steps:,} steps includes every {_name(budget)} on its own with probability "
-        f"{record.sampling_probability:.6g} ({record.expected_units:,} expected of {record.population:,}).",
-        f"One {_name(budget)} moves the sum of a step by at most {record.clip_norm:g} (clip norm); Gaussian "
-        f"noise of {record.noise_multiplier:.4f} x that (noise multiplier) is added to the sum.",
+        *_step_sentences(budget, record),
         *further,
         f"Epsilon is {epsilon:.4f} of a budget of {budget.epsilon:g} at delta {budget.delta:g}, an upper "
         f"bound by privacy loss distributions; {_rdp_words(epsilon_rdp)}.",
@@ -73,6 +70,24 @@ def _engineer(
         _cap_sentence(budget),
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
+    if record.name == "pe":
+        yield (
+            f"In each of {record.steps:,} iterations every {_name(budget)} has one vote for the synthetic images "
+            f"nearest to it, shared among its images; Gaussian noise of {record.noise_multiplier:.4f} votes "
+            "(noise multiplier) is added to the count of each synthetic image."
+        )
+        return
+    yield (
+        f"Each of {record.steps:,} steps includes every {_name(budget)} on its own with probability "
+        f"{record.sampling_probability:.6g} ({record.expected_units:,} expected of {record.population:,})."
+    )
+    yield (
+        f"One {_name(budget)} moves the sum of a step by at most {record.clip_norm:g} (clip norm); Gaussian "
+        f"noise of {record.noise_multiplier:.4f} x that (noise multiplier) is added to the sum."
+    )
 
 
 def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:

@@ -159,7 +159,12 @@ def _strength(certificate: Mapping[str, Any]) -> str:
 def _sensitivities(certificate: Mapping[str, Any]) -> Iterator[str]:
     unit = certificate["unit"]
     for entry in certificate["mechanisms"]:
-        if entry.get("clipping") == "adaptive":
+        if entry["name"] == "pe":
+            yield (
+                f"The images of {_a(unit)} vote for synthetic images, each with an equal share of one vote: "
+                "a vector of length at most 1."
+            )
+        elif entry.get("clipping") == "adaptive":
             yield (
                 f"All rows of {_a(unit)} make one gradient, clipped before it enters a step's sum, however "
                 f"many images and noise draws it has. The length starts at {entry['clip_norm']:g} and "

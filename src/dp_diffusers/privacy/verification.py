@@ -22,7 +22,13 @@ from dp_diffusers.privacy.calibration import SMALLEST_NOISE
 from dp_diffusers.privacy.certificate import ADAPTER_FILE, Certificate
 from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
 from dp_diffusers.privacy.certified_numbers import software
-from dp_diffusers.privacy.events import GaussianMechanism, HistogramQuery, Record, record_from_dict
+from dp_diffusers.privacy.events import (
+    SIDE_QUERIES,
+    GaussianMechanism,
+    HistogramQuery,
+    Record,
+    record_from_dict,
+)
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 from dp_diffusers.privacy.statements import statements_of
@@ -169,7 +175,7 @@ def _queries(certificate: Certificate, records: Sequence[Record]) -> Iterator[st
     names = [record.name for record in records]
     released = (certificate.classes or {}).get("proportions")
     asked = [record.classes for record in records if isinstance(record, HistogramQuery)]
-    if len(set(names)) < len(names) or not set(names) - {"histogram"}:
+    if len(set(names)) < len(names) or not set(names) - set(SIDE_QUERIES):
         yield f"the mechanisms are {', '.join(names)}: expected one that trains, and each once"
     if released is not None and (not isinstance(released, list) or asked != [len(released)]):
         yield "the class proportions do not come from a histogram of the mechanisms"
