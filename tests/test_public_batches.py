@@ -45,7 +45,7 @@ def gradients(batches: PublicBatches, step: int, most_rows: int) -> list[torch.T
     parameters = list(batches.family.network.parameters())
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    batches.add_gradient(parameters, batches.family.row_losses, step, most_rows)
+    batches.add_gradient(parameters, batches.family.row_losses, step, most_rows=most_rows)
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 

@@ -43,8 +43,19 @@ class PublicBatches:
     settings: PublicSettings
     seed: int
 
-    def add_gradient(self, parameters: list[nn.Parameter], losses: Losses, step: int, most_rows: int) -> None:
-        """Adds weight x the gradient of the mean loss of the step's batch to each `grad`."""
+    def add_gradient(
+        self,
+        parameters: list[nn.Parameter],
+        losses: Losses,
+        step: int,
+        *,
+        most_rows: int,
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Adds weight x the gradient of the mean loss of the step's batch to each `grad`.
+
+        forget: called after each pass of at most `most_rows` rows, to drop what it has left in hooks.
+        """
         size = self.settings.batch_size
         for clean, labels, draws in self.parts(step, most_rows):
             objective = losses(clean, labels, draws).sum() * (self.settings.weight / size)
@@ -52,6 +63,7 @@ class PublicBatches:
             for parameter, gradient in zip(parameters, found, strict=True):
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            forget()
 
     def parts(self, step: int, most_rows: int) -> Iterator[tuple[Tensor, Tensor | None, Draws]]:
         """The batch of a step, at most `most_rows` rows at a time, on the device of the network."""

@@ -139,8 +139,9 @@ class Loop:
     def add_public(self, box: Any, step: int) -> None:
         """Adds the gradient of a public batch, as it is, to what was released."""
         if self.public is not None:
-            self.public.add_gradient(self.trainable, self.losses, step, self.most_rows)
-            box.forget()
+            self.public.add_gradient(
+                self.trainable, self.losses, step, most_rows=self.most_rows, forget=box.forget
+            )
 
     def row_losses(self, rows: Rows, step: int) -> torch.Tensor:
         """`[R]`: the losses of one pass, each row's draws a function of (key, step, unit)."""
