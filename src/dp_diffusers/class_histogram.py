@@ -61,7 +61,7 @@ def released_proportions(
     assert classes is not None
     noisy = _kept(folder, account)
     if noisy is None:
-        position = np.where(_takes_part(plan, data), _positions(data, classes), -1)
+        position = np.where(_takes_part(plan, data), class_positions(data, classes), -1)
         counts = class_counts(position, data.owner, data.unit_count, query.classes)
         receipt = account.charge_query(NAME)  # pay, then noise
         noisy = noisy_counts(query, counts, keys, receipt, plan.fingerprint).tolist()
@@ -87,7 +87,7 @@ def _takes_part(plan: Any, data: PrivateImages) -> np.ndarray:
     return taking
 
 
-def _positions(data: PrivateImages, classes: ReleasedClasses) -> np.ndarray:
+def class_positions(data: PrivateImages, classes: ReleasedClasses) -> np.ndarray:
     """int64 `[N]`: the place of each image's class among `classes`; -1 for none of them."""
     assert data.labels is not None
     place = np.full(max(classes.labels) + 1, -1, np.int64)

@@ -15,6 +15,7 @@ from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_recipe
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import declared_numbers
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
@@ -43,6 +44,8 @@ class Job:
     open_data: Callable[[Family], PrivateImages]
     settings: dict[str, Any]
     progress: Progress = field(default=silent)
+    evolution: EvolutionSettings | None = None
+    """For a plan of Private Evolution, which trains nothing."""
 
     @property
     def ledger_file(self) -> str:
@@ -66,6 +69,7 @@ def job_of_recipe(recipe: Recipe, plan: Plan, settings: dict[str, Any], progress
         open_data=lambda family: _opened(recipe, family),
         settings=settings,
         progress=progress,
+        evolution=settings_of_recipe(recipe),
     )
 
 
@@ -92,6 +96,7 @@ def settings_of_call(
     strategy: Any,
     training: TrainingSettings,
     runtime: RuntimeSettings,
+    evolution: EvolutionSettings | None = None,
 ) -> dict[str, Any]:
     """What decides the result of a call of `finetune`, as a plain document."""
     declared = None if data.class_names_from_data else data.class_names
@@ -99,6 +104,7 @@ def settings_of_call(
     further = {
         "caption": data.caption,
         "captions": True if data.captions is not None else None,  # that there are some, never what they say
+        "evolution": None if evolution is None else evolution.to_dict(),
         "size": side if side != family.size and family.takes_size(side) else None,
     }
     return {

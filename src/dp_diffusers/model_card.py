@@ -63,7 +63,7 @@ def model_card(certificate: dict[str, Any], family: Family, *, diffusers_file: b
         sha256=certificate["base_model"]["sha256"],
         headline=f"epsilon = {certificate['epsilon']:.4g}" if private else "NOT PRIVATE",
         promise=_promise(certificate) if private else _NOT_PRIVATE,
-        numbers=_table(certificate),
+        numbers=certified_table(certificate),
         assumptions="\n".join(f"- {line}" for line in certificate["assumptions"]),
     )
 
@@ -78,7 +78,8 @@ def _promise(certificate: dict[str, Any]) -> str:
     )
 
 
-def _table(certificate: dict[str, Any]) -> str:
+def certified_table(certificate: dict[str, Any]) -> str:
+    """The numbers of a certificate as rows of a table."""
     rows = [("trainable parameters", certificate["adapter"]["trainable_parameters"])]
     for entry in certificate["mechanisms"]:
         rows += [(f"{entry['name']}: {key}", value) for key, value in entry.items() if key != "name"]

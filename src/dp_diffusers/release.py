@@ -25,9 +25,11 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
-from dp_diffusers.diffusion.generation import Sampling, sample
+from dp_diffusers.diffusion.generation import sample
 from dp_diffusers.diffusion.loading import load_base
-from dp_diffusers.errors import ModelError, VerificationError
+from dp_diffusers.errors import ModelError, ParameterError, VerificationError
+from dp_diffusers.evolution_card import population_card
+from dp_diffusers.evolution_population import Population, more_images, sampling_of, saved_population
 from dp_diffusers.images_out import build_images, require_writable, write_images
 from dp_diffusers.kept_images import FOLDER as IMAGES
 from dp_diffusers.kept_images import KeptImages, Parts
@@ -105,16 +107,21 @@ class Release:
         if base.sha256 != self.certificate.base_model["sha256"]:
             raise ModelError("the base model is not the one that this adapter was trained on")
         family = family_of(base, size=declared_size(self._settings()))
-        if adapted:
+        if adapted and self.population is None:
             load_adapter(family.network, self.folder.adapter)
         return family
+
+    @property
+    def population(self) -> tuple[Population, float] | None:
+        """What Private Evolution released in the place of an adapter, and the level of more variations."""
+        return saved_population(self.path)
 
     def _settings(self) -> dict[str, Any]:
         return self.settings() if self.folder.recipe.exists() else {}
 
     def _in_memory(self, base: Base, adapted: bool) -> Family:
         """A base that came as an object carries its adapter already, and is not kept without it."""
-        if not adapted:
+        if not adapted and self.population is None:
             raise ModelError(
                 "the public model came as an object and is not kept without its adapter",
                 hint="save it with save_pretrained, and give the folder",
@@ -132,16 +139,24 @@ def write_release(
     account: Any,
     proportions: tuple[float, ...] | None = None,
     public_images: Mapping[str, Any] | None = None,
+    population: Population | None = None,
+    level: float | None = None,
 ) -> Release:
     """Writes adapter, model card and certificate, and has a fresh process verify them.
 
     proportions: each class's part of the units, from the run's class histogram. public_images: what the
-    certificate says of those that were mixed in. Raises `VerificationError`
+    certificate says of those that were mixed in. population: released in the place of an adapter, with the
+    level of more variations. Raises `VerificationError`
     if the files hold anything private word for word: nothing is certified then.
     """
     network, base = family.network, family.base
-    save_adapter(network, config, folder.adapter)
-    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    trainable = 0
+    if population is None:
+        save_adapter(network, config, folder.adapter)
+        trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    else:
+        assert level is not None
+        population.save(folder.release, level=level)
     classes = classes_of(family, folder.settings() if folder.recipe.exists() else {})
     classes = None if classes is None else replace(classes, proportions=proportions)
     certificate = Certificate.draft(
@@ -154,7 +169,8 @@ def write_release(
         classes=None if classes is None else classes.to_dict(),
         public_images=public_images,
     )
-    (folder.release / "README.md").write_text(model_card(certificate.to_dict(), family))
+    card = model_card if population is None else population_card
+    (folder.release / "README.md").write_text(card(certificate.to_dict(), family))
     traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)
     (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)
     secrets = secrets_of(folder, traces, _public_words(certificate))
@@ -237,6 +253,11 @@ def generate(
             release.certificate.require_listed(release.path, replaced=[IMAGES])
         if out is None and kept.uncertified(release.certificate.files):
             _certify_images(release, secrets, progress)
+        if release.population is not None and chosen.prompts:
+            raise ParameterError(
+                "generation.prompts has no effect on a population, whose images have their texts",
+                hint="leave it out",
+            )
         family = release.family(device=device)
         classes = release.classes(family, chosen.prompts)
         request = request_of(images, per_label, chosen, classes)
@@ -249,7 +270,8 @@ def generate(
         parts = Parts(release.folder, request)
         check = _leak_check(release, secrets)
         wanted = labels_of(request["count"], classes, request)
-        pixels, labels = _sampled(family, classes, wanted, request["count"], chosen, parts, progress)
+        evolved = release.population
+        pixels, labels = _sampled(family, classes, wanted, request["count"], chosen, parts, progress, evolved)
         names = None if classes is None else classes.names
         if out is None:
             built = kept.building
@@ -289,14 +311,19 @@ def _sampled(
     settings: GenerationSettings,
     parts: Parts,
     progress: Progress,
+    evolved: tuple[Population, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """uint8 `[count, H, W, C]` and each image's class, int64 `[count]`; goes on after the parts kept."""
-    sampling = Sampling(
-        sampler=settings.sampler, steps=settings.steps, guidance=settings.guidance, seed=settings.seed
-    )
+    sampling = sampling_of(settings)
     numbers = None if classes is None or labels is None else np.array(classes.labels, np.int64)[labels]
     began = time.monotonic()
-    for part in sample(family, numbers, count, sampling, start=parts.count):
+    made = sample(family, numbers, count, sampling, start=parts.count)
+    if evolved is not None:
+        population, level = evolved
+        made = more_images(
+            family, population, numbers, labels, count, sampling, level=level, start=parts.count
+        )
+    for part in made:
         parts.add(part)
         now = time.monotonic()
         progress(step=parts.count, steps=count, unit="images", seconds=(now - began) / len(part))

@@ -24,6 +24,8 @@ from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.encoded_cache import forget
 from dp_diffusers.errors import ParameterError, RunFolderError
+from dp_diffusers.evolution_population import Population
+from dp_diffusers.evolving import Evolution, require_evolvable
 from dp_diffusers.jobs import Job
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_run
@@ -39,11 +41,14 @@ from dp_diffusers.whole_files import write_text
 
 @dataclass(kw_only=True)
 class Model:
-    """What is trained: the family, peft's configuration of its adapter, and public images mixed in."""
+    """What is trained: the family, peft's configuration of its adapter, and public images mixed in.
+
+    config: None where nothing is trained.
+    """
 
     family: Family
-    config: Any
-    public: PublicBatches | None
+    config: Any = None
+    public: PublicBatches | None = None
 
 
 def run(job: Job, folder: RunFolder) -> Release:
@@ -71,6 +76,11 @@ def _prepared(job: Job) -> Model:
     )
     require_classes(job.plan, classes_of(family, job.settings))
     device = _device(job.runtime.device)
+    if job.evolution is not None:
+        require_evolvable(family, classes_of(family, job.settings), job.evolution)
+        family.network.to(device)
+        set_conditions(family, job.settings)
+        return Model(family=family)
     config = strategy_of(job.strategy).apply(family.network, seed=training.seed)
     family.network.to(device).train()
     set_conditions(family, job.settings)
@@ -99,24 +109,23 @@ def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
             folder=folder,
             progress=job.progress,
         )
-        loop = Loop(
-            family=model.family,
-            data=data,
-            plan=job.plan,
-            account=account,
-            keys=keys,
-            training=job.training,
-            runtime=job.runtime,
-            folder=folder,
-            progress=job.progress,
-            public=model.public,
-        )
+        loop = _loop(job, model, data=data, account=account, keys=keys, folder=folder)
         loop.run()
     except BaseException:
         if not folder.checkpoint.exists():
             forget_unspent(account, folder, fresh)
         raise
-    return _finish(job, folder, model, data, account, proportions)
+    population = loop.population if isinstance(loop, Evolution) else None
+    return _finish(job, folder, model, data, account, proportions, population)
+
+
+def _loop(job: Job, model: Model, **shared: Any) -> Loop | Evolution:
+    """What the plan pays for: steps of a training, or iterations of an evolution."""
+    shared |= {"family": model.family, "plan": job.plan, "progress": job.progress}
+    if job.evolution is not None:
+        classes = classes_of(model.family, job.settings)
+        return Evolution(settings=job.evolution, classes=classes, **shared)
+    return Loop(training=job.training, runtime=job.runtime, public=model.public, **shared)
 
 
 def _data(job: Job, folder: RunFolder, family: Family, keys: Any) -> PrivateImages:
@@ -139,6 +148,7 @@ def _finish(
     data: PrivateImages,
     account: Any,
     proportions: tuple[float, ...] | None,
+    population: Population | None = None,
 ) -> Release:
     if account is not None:
         account.settle()
@@ -150,6 +160,8 @@ def _finish(
         data=data,
         account=account,
         proportions=proportions,
+        population=population,
+        level=None if job.evolution is None else job.evolution.variation[1],
         public_images=None if model.public is None else model.public.record(),
     )
     release.base = job.base if job.base.in_memory else None

@@ -23,6 +23,7 @@ def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
         *_optimizer(recipe),
         *_histogram(recipe),
         *_ledger(recipe),
+        *_evolution(recipe),
     ]
 
 
@@ -111,6 +112,23 @@ def _ledger(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(path, str) and path.startswith("hf://") and private and not given:
         message = f"expected budget.ledger to name a file, since data.path is {path}; got null"
         yield ("budget", "ledger"), message, "one file for all runs on this data set, such as data.ledger"
+
+
+def _evolution(recipe: Mapping[str, Any]) -> list[Finding]:
+    """Private Evolution has no use for whatever is about training."""
+    mechanism = recipe.get("mechanism")
+    if not isinstance(mechanism, Mapping) or mechanism.get("name") != "pe":
+        return []
+    from dp_diffusers.recipe.sections import RuntimeSettings, StrategySettings, TrainingSettings
+    from dp_diffusers.recipe.sections.evolution import keys_without_effect
+
+    usual = {
+        "strategy": StrategySettings().model_dump(),
+        "training": TrainingSettings().model_dump(),
+        "runtime": RuntimeSettings().model_dump(),
+    }
+    del usual["runtime"]["device"]
+    return keys_without_effect(recipe, usual)
 
 
 def _names(recipe: Mapping[str, Any]) -> Iterator[Finding]:

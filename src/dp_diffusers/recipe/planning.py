@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dp_diffusers.errors import BudgetError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.mechanisms.evolution import PE
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget, Cap
@@ -17,6 +18,7 @@ from dp_diffusers.recipe.queries import queries_of
 
 if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe
+    from dp_diffusers.recipe.sections import MechanismSettings
 
 
 def budget_of(recipe: Recipe) -> Budget:
@@ -47,19 +49,27 @@ def plan_of(recipe: Recipe) -> Plan:
     }
     if settings.name == "none":
         return Plan.calibrate(None, NonPrivate(**sizes))
-    mechanism = DPSGD(
+    mechanism = _private(settings)
+    budget = budget_of(recipe)
+    plan = Plan.calibrate(budget, mechanism, queries_of(recipe, budget))
+    _require_room(plan, budget)
+    return plan
+
+
+def _private(settings: MechanismSettings) -> DPSGD | PE:
+    if settings.name == "pe":
+        return PE(steps=settings.steps, population=settings.population)
+    return DPSGD(
+        steps=settings.steps,
+        expected_units=settings.expected_units,
+        population=settings.population,
         clip_norm=settings.clip_norm,
         clipping=settings.clipping,
         max_units=settings.max_units,
         target_quantile=settings.target_quantile,
         quantile_rate=settings.quantile_rate,
         quantile_noise=settings.quantile_noise,
-        **sizes,
     )
-    budget = budget_of(recipe)
-    plan = Plan.calibrate(budget, mechanism, queries_of(recipe, budget))
-    _require_room(plan, budget)
-    return plan
 
 
 def _require_room(plan: Plan, budget: Budget) -> None:

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from dp_diffusers.recipe.problems import RefusedValueError, Section
-from dp_diffusers.recipe.sections.limits import MOST_STEPS, MOST_UNITS
+from dp_diffusers.recipe.sections.evolution import of_pe_alone, refuse_dpsgd_keys, with_defaults
+from dp_diffusers.recipe.sections.limits import MOST_ROWS, MOST_STEPS, MOST_UNITS
 
 ADAPTIVE: Final = {"target_quantile": 0.5, "quantile_rate": 0.2}
 
@@ -19,12 +20,18 @@ ADAPTIVE: Final = {"target_quantile": 0.5, "quantile_rate": 0.2}
 class MechanismSettings(Section):
     """How privacy is bought: all of it public and fixed before the run."""
 
-    name: Literal["dpsgd", "none"] = Field(
-        default="dpsgd", description="`none` is the non-private run, for ceilings only"
+    name: Literal["dpsgd", "pe", "none"] = Field(
+        default="dpsgd",
+        description="`dpsgd` trains; `pe` (Private Evolution) trains nothing, private images vote for "
+        "synthetic ones; `none` is the non-private run, for ceilings only",
     )
-    steps: int = Field(default=200, ge=1, le=MOST_STEPS, description="noisy steps")
+    steps: int = Field(
+        default=200, ge=1, le=MOST_STEPS, description="noisy steps; with pe iterations, 10 if not given"
+    )
     expected_units: int = Field(
-        ge=1, le=MOST_UNITS, description="mean number of units in a step (default: a tenth, at most 4096)"
+        ge=1,
+        le=MOST_UNITS,
+        description="mean number of units in a step (default: a tenth, at most 4096; with pe all of them)",
     )
     population: int = Field(
         ge=1, le=MOST_UNITS, description="declared public number of units in the data; never counted"
@@ -63,11 +70,44 @@ class MechanismSettings(Section):
         "deviations above expected_units; null: none",
     )
 
+    samples: int | None = Field(
+        default=None,
+        ge=1,
+        le=MOST_ROWS,
+        description="synthetic images that `pe` has voted for: 2,000 or a tenth of the population with it, "
+        "null without",
+    )
+    threshold: float | None = Field(
+        default=None,
+        ge=0,
+        le=MOST_UNITS,
+        description="votes, with their noise, that an image of `pe` must have; those above it count: 0 with "
+        "it, null without",
+    )
+    variation: list[float] | None = Field(
+        default=None,
+        description="[first, last] part of the denoising steps that `pe` does again to vary an image: "
+        "[0.8, 0.4] with it, null without",
+    )
+    features: Literal["pixels"] | None = Field(
+        default=None,
+        description="public space in which `pe` looks for the nearest image: `pixels` (grey values of "
+        "blocks) with it, null without",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_pe(cls, value: Any) -> Any:
+        """Private Evolution has settings of its own, and every unit votes in each of its iterations."""
+        return with_defaults(value) if isinstance(value, dict) and value.get("name") == "pe" else value
+
     @model_validator(mode="before")
     @classmethod
     def _default_expected_units(cls, value: Any) -> Any:
         if isinstance(value, dict) and "expected_units" not in value:
             population = value.get("population")
+            if value.get("name") == "pe":
+                return {**value, "expected_units": population} if "population" in value else value
             units = population // 10 if isinstance(population, int) else 1
             return {**value, "expected_units": min(4096, max(1, units))}
         return value
@@ -80,6 +120,17 @@ class MechanismSettings(Section):
             return value
         usual = {key: number for key, number in ADAPTIVE.items() if value.get(key) is None}
         return {**value, **usual}
+
+    @field_validator("samples", "threshold", "variation", "features")
+    @classmethod
+    def _of_pe_alone(cls, value: Any, info: ValidationInfo) -> Any:
+        return of_pe_alone(value, info)
+
+    @model_validator(mode="after")
+    def _nothing_of_dpsgd_with_pe(self) -> MechanismSettings:
+        if self.name == "pe":
+            refuse_dpsgd_keys(self.model_dump())
+        return self
 
     @field_validator("clipping")
     @classmethod
