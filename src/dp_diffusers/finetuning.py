@@ -13,6 +13,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.loading import as_base
 from dp_diffusers.earlier_recipe import require_same_recipe
+from dp_diffusers.encoded_cache import forget
 from dp_diffusers.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
@@ -114,6 +115,7 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
     require_same_recipe(folder, settings)
     done = bool((folder.read(RUN) or {}).get("done"))
     if done:
-        folder.checkpoint.unlink(missing_ok=True)  # a process that died on its last lines has left it
+        folder.checkpoint.unlink(missing_ok=True)  # a process that died on its last lines has left them
+        forget(folder.cache)
         folder.sweep()
     return done

@@ -71,7 +71,7 @@ class Loop:
             augmentations=self.training.augmentations,
             variants=len(shown),
         )
-        self.encodings = encodings_of(self.family, self.data, shown)
+        self.encodings = encodings_of(self.family, self.data, shown, self.folder.cache)
         self.device = next(network.parameters()).device
         self.step = 0
         self.complete = False
@@ -81,6 +81,7 @@ class Loop:
         """Trains to the plan's last step or the limit of the budget; leaves the average in the network."""
         self.resume()
         if not self.complete:
+            self.encodings.prepare(self.progress)
             self.train()
         self.average.copy_to()
 
