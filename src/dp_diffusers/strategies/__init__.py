@@ -6,14 +6,24 @@ torch and peft, never the engine or the accountant. A new strategy is one file a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from enum import Enum
 from importlib import import_module
 from typing import Any
 
-from dp_diffusers.errors import unknown_name
+from dp_diffusers.errors import ParameterError, nearest, unknown_name
 
-STRATEGIES: dict[str, str] = {"lora": "dp_diffusers.strategies.lora:Lora"}
+STRATEGIES: dict[str, str] = {
+    "lora": "dp_diffusers.strategies.lora:Lora",
+    "frozen_a": "dp_diffusers.strategies.frozen_a:FrozenA",
+    "sapf": "dp_diffusers.strategies.sapf:Sapf",
+    "attention": "dp_diffusers.strategies.subset:Attention",
+    "bias": "dp_diffusers.strategies.subset:Bias",
+    "embedding": "dp_diffusers.strategies.subset:Embedding",
+    "full": "dp_diffusers.strategies.subset:Full",
+    "scratch": "dp_diffusers.strategies.scratch:Scratch",
+}
 
 
 def document_of(spec: Any) -> dict[str, Any]:
@@ -44,17 +54,30 @@ def _plain(value: Any) -> Any:
 def strategy_of(spec: Any) -> Any:
     """A strategy from a mapping with `name` and its options, from a bare `peft.LoraConfig`, or one as it is.
 
-    Raises `ParameterError` for an unknown name, with the nearest known one.
+    An option that is None is left out, as a recipe has it for keys of other strategies. Raises
+    `ParameterError` for an unknown name, with the nearest known one, and for an option without effect.
     """
     if hasattr(spec, "apply"):
         return spec
-    if not isinstance(spec, dict):
+    if not isinstance(spec, Mapping):
         from dp_diffusers.strategies.lora import Lora
 
         return Lora.from_config(spec)
-    options = dict(spec)
+    options = {str(key): value for key, value in spec.items() if value is not None}
     name = options.pop("name", "lora")
     if name not in STRATEGIES:
         raise unknown_name("strategy", name, STRATEGIES)
     module, attribute = STRATEGIES[name].split(":")
-    return getattr(import_module(module), attribute)(**options)
+    kind = getattr(import_module(module), attribute)
+    for key in options:
+        require_effect(key, name, [field.name for field in fields(kind) if field.name != "config"])
+    return kind(**options)
+
+
+def require_effect(key: str, name: str, known: Sequence[str]) -> None:
+    """Raises `ParameterError` for an option that the strategy `name` has no use for. known: those it has."""
+    if key not in known:
+        close = nearest(key, known)
+        listed = f"{name} has {', '.join(known) or 'no options'}"
+        hint = f"did you mean {close!r}?" if close else f"leave it out: {listed}"
+        raise ParameterError(f"strategy.{key} has no effect with strategy.name {name}", hint=hint)

@@ -1,7 +1,8 @@
 """An adapter of peft's in a network: whether there is one, how it is written, how it is read.
 
-Guarantees that what is written has peft's own layout and that reading it into the same base gives the same
-weights, bit for bit. May import torch and peft. Source: peft's `PeftModel.save_pretrained`.
+Guarantees that what is written has peft's own layout, holds what was trained, and gives the same weights, bit
+for bit, when peft or `load_adapter` reads it into the same base. May import torch and peft. Source: peft's
+`PeftModel.save_pretrained`.
 """
 
 from __future__ import annotations
@@ -11,30 +12,47 @@ from pathlib import Path
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from dp_diffusers.errors import ModelError
+from dp_diffusers.strategies import in_place
 
-ADAPTER = "default"
+ADAPTER = in_place.ADAPTER
+_PREFIX = "base_model.model."
 
 
 def has_adapter(network: nn.Module) -> bool:
-    """Whether any adapter of peft's is in the network."""
-    return any(isinstance(layer, BaseTunerLayer) for layer in network.modules())
+    """Whether any adapter of peft's is in the network, one that trains the network's own tensors included."""
+    parts = (BaseTunerLayer, ModulesToSaveWrapper)
+    return in_place.is_trained(network) or any(isinstance(layer, parts) for layer in network.modules())
+
+
+def require_none(network: nn.Module) -> None:
+    """Raises `ModelError` where there is an adapter already."""
+    if has_adapter(network):
+        raise ModelError(
+            "the model has an adapter already",
+            hint="load the pipeline again; the same call then resumes",
+        )
 
 
 def save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
     """Writes `adapter_config.json` and `adapter_model.safetensors`, peft's layout."""
     folder.mkdir(parents=True, exist_ok=True)
+    state = {**adapter_state(network), **in_place.tensors(network)}
+    tensors = {_PREFIX + name: value.detach().contiguous().cpu() for name, value in state.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config.save_pretrained(folder)
+
+
+def adapter_state(network: nn.Module) -> dict[str, Tensor]:
+    """What peft adds to the network (low-rank factors, layers kept whole), by its names in a file."""
     with warnings.catch_warnings():
         # peft takes the bias of an adapter, a vector, for a shard of a matrix that was not gathered
         warnings.filterwarnings("ignore", message=".*invalid shape")
-        state = get_peft_model_state_dict(network, adapter_name=ADAPTER)
-    tensors = {f"base_model.model.{name}": value.contiguous().cpu() for name, value in state.items()}
-    save_file(tensors, folder / "adapter_model.safetensors")
-    config.save_pretrained(folder)
+        return dict(get_peft_model_state_dict(network, adapter_name=ADAPTER))
 
 
 def load_adapter(network: nn.Module, folder: Path) -> None:
@@ -48,8 +66,18 @@ def load_adapter(network: nn.Module, folder: Path) -> None:
             hint="restore it, or make the release again",
         ) from error
     inject_adapter_in_model(config, network, adapter_name=ADAPTER)
-    plain = {name.removeprefix("base_model.model."): value for name, value in state.items()}
-    outcome = set_peft_model_state_dict(network, plain, adapter_name=ADAPTER)
+    plain = {name.removeprefix(_PREFIX): value for name, value in state.items()}
+    for name, parameter in network.named_parameters():
+        if name in plain:
+            parameter.requires_grad_(True)  # trained in place: what is saved again is what was saved
+    _fill(network, plain, folder)
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    try:
+        outcome = set_peft_model_state_dict(network, state, adapter_name=ADAPTER)
+    except (KeyError, RuntimeError) as error:  # a layer that is missing, a shape that differs
+        raise ModelError(f"{folder} does not fit the base model") from error
     if outcome.unexpected_keys:
         raise ModelError(
             f"{folder} does not fit the base model: {outcome.unexpected_keys[0]} has no place in it"

@@ -17,13 +17,16 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from dp_diffusers.errors import ModelError, ParameterError, positive, unknown_name
+from dp_diffusers.errors import GuaranteeError, ParameterError, positive, unknown_name
 from dp_diffusers.strategies import targets as target_names
-from dp_diffusers.strategies.adapter import ADAPTER, has_adapter, load_adapter, save_adapter
+from dp_diffusers.strategies import tensors
+from dp_diffusers.strategies.adapter import ADAPTER, has_adapter, load_adapter, require_none, save_adapter
 
-__all__ = ["ADAPTER", "Lora", "has_adapter", "load_adapter", "save_adapter"]
+__all__ = ["ADAPTER", "ALSO", "Lora", "has_adapter", "load_adapter", "save_adapter"]
 
 ALSO = ("bias", "embedding", "norm")
 
@@ -53,9 +56,7 @@ class Lora:
         positive(rank=self.rank)
         if self.alpha is not None:
             positive(alpha=self.alpha)
-        for word in self.also:
-            if word not in ALSO:
-                raise unknown_name("strategy.also entry", word, ALSO)
+        require_known(self.also)
 
     @classmethod
     def from_config(cls, config: Any) -> Lora:
@@ -67,26 +68,27 @@ class Lora:
     def apply(self, network: nn.Module, *, seed: int = 0) -> LoraConfig:
         """Freezes the network, adds the adapter, and returns peft's configuration of it.
 
-        `seed` is the experiment's public seed: it decides the start of A and nothing private.
+        `seed` is the experiment's public seed: it decides the start of A and nothing private. Raises
+        `ModelError` for a network with an adapter or without what `also` names, `ParameterError` for targets
+        that match nothing.
         """
-        if has_adapter(network):
-            raise ModelError(
-                "the model has an adapter already",
-                hint="load the pipeline again; the same call then resumes",
-            )
+        require_none(network)
         # peft rewrites a configuration while it adapts a model; the caller's stays as it was given
         config = copy.deepcopy(self.config) if self.config else self._config(network)
+        layers, whole = (None, None) if self.config else (config.target_modules, config.modules_to_save or ())
         network.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             inject_adapter_in_model(config, network, adapter_name=ADAPTER)
             if self.freeze_a:
                 _orthonormal_a(network)
+        _require_exactly(network, BaseTunerLayer, layers)
+        _require_exactly(network, ModulesToSaveWrapper, whole)
         _set_trainable(network, freeze_a=self.freeze_a)
         return config
 
     def _config(self, network: nn.Module) -> LoraConfig:
-        extras = [name for word in self.also if word != "bias" for name in _whole_layers(network, word)]
+        extras = [name for word in self.also if word != "bias" for name in tensors.owners(network, word)]
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha or self.rank,
@@ -96,12 +98,22 @@ class Lora:
         )
 
 
-def _whole_layers(network: nn.Module, word: str) -> list[str]:
-    kinds = (nn.Embedding,) if word == "embedding" else (nn.GroupNorm, nn.LayerNorm)
-    found = [name for name, layer in network.named_modules() if isinstance(layer, kinds)]
-    if not found:
-        raise ModelError(f"strategy.also names {word!r}, but the model has no such layer")
-    return found
+def require_known(also: Sequence[str]) -> None:
+    """Raises `ParameterError` for an entry of `also` that is not one of `ALSO`."""
+    for word in also:
+        if word not in ALSO:
+            raise unknown_name("strategy.also entry", word, ALSO)
+
+
+def _require_exactly(network: nn.Module, kind: type[nn.Module], wanted: Sequence[str] | None) -> None:
+    """Raises `GuaranteeError` where peft, which goes by endings of names, changed other layers than wanted.
+
+    wanted: None where the caller's own configuration decides.
+    """
+    found = {name for name, layer in network.named_modules() if isinstance(layer, kind)}
+    if wanted is not None and found != set(wanted):
+        other = ", ".join(sorted(found ^ set(wanted)))
+        raise GuaranteeError(f"peft adapts other layers than the strategy names: {other}")
 
 
 def _orthonormal_a(network: nn.Module) -> None:
