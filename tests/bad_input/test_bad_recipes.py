@@ -262,7 +262,9 @@ VALUES = [
         "without privacy",
         "uniform",
     ),
-    with_set("prompts twice", "generation.prompts=[x,x]", "expected generation.prompts to be distinct", "null"),
+    with_set(
+        "prompts twice", "generation.prompts=[x,x]", "expected generation.prompts to be distinct", "null"
+    ),
     with_set("no prompt", "generation.prompts=[]", "expected generation.prompts to be distinct", "null"),
     with_set(
         "prompts and a histogram",
@@ -270,7 +272,37 @@ VALUES = [
         "generation.prompts to be null with generation.labels histogram",
         "leave it out",
     ),
-    with_set("unknown strategy", "strategy.name=lroa", "to be one of lora, got 'lroa'", "'lora'"),
+    with_set(
+        "unknown strategy", "strategy.name=lroa", "to be one of lora, frozen_a, .* got 'lroa'", "'lora'"
+    ),
+    with_set(
+        "rank of attention",
+        "strategy.name=attention strategy.rank=8",
+        r"strategy\.rank has no effect with strategy\.name attention",
+        "one of lora, frozen_a, sapf",
+    ),
+    with_set(
+        "frozen twice",
+        "strategy.name=frozen_a strategy.freeze_a=true",
+        r"strategy\.freeze_a has no effect with strategy\.name frozen_a",
+        "lora",
+    ),
+    with_set(
+        "everything and more",
+        "strategy.name=full strategy.also=[norm]",
+        r"strategy\.also has no effect with strategy\.name full",
+        "attention",
+    ),
+    with_set(
+        "fraction of lora",
+        "strategy.fraction=0.5",
+        r"strategy\.fraction has no effect with strategy\.name lora",
+        "sapf",
+    ),
+    with_set(
+        "no rank", "strategy.rank=null", r"expected strategy\.rank to have a value, got null", "default"
+    ),
+    with_set("no targets", "strategy.targets=null", r"expected strategy\.targets to have a value", "default"),
     with_set("targets nothing", "strategy.targets=[]", "strategy.targets to be one of", "endings"),
     with_set("also twice", "strategy.also=[bias,bias]", "without repetitions", "once"),
     with_set("also unknown", "strategy.also=[bais]", "one of bias, norm, embedding, got 'bais'", "'bias'"),
@@ -346,6 +378,8 @@ TAKEN = {
 }
 for nothing in ("null", ""):
     TAKEN[nothing] |= {f"mechanism.{key}" for key in ("target_quantile", "quantile_rate", "quantile_noise")}
+for nothing in ("null", ""):
+    TAKEN[nothing] |= {"strategy.fraction"}
 TAKEN["0"] |= {"training.seed", "generation.seed", "data.0.fonts"}
 TAKEN["1.5"] |= {"training.public.weight", "mechanism.clip_norm"}
 TAKEN["1.5"] |= {"generation.guidance", "training.learning_rate", "data.0.weight"}

@@ -8,6 +8,7 @@ diffusers' `UNet2DModel` config.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,11 @@ FLOAT = 4  # bytes
 LOADED_LIBRARIES = 500_000_000  # torch, diffusers, peft in a process
 KEPT_PER_LAYER = 8  # activations that the backward pass keeps per residual block, in units of its width
 ROWS_AUTO = 256
+TENSORS = {
+    "attention": r"\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)\.",
+    "bias": r"\.bias$|norm[\w.]*\.weight$",
+    "embedding": "^class_embedding|embedding_table",
+}  # names of what a strategy without adapters trains; all of it where it is not listed
 
 
 def estimate_memory(recipe: Recipe) -> int | None:
@@ -33,7 +39,7 @@ def estimate_memory(recipe: Recipe) -> int | None:
     rows = recipe.runtime.rows_per_pass
     rows = rows if isinstance(rows, int) else ROWS_AUTO
     weights = _parameters(unet)
-    trained = min(weights, _adapter(config, recipe.strategy.rank, str(recipe.strategy.targets)))
+    trained = min(weights, _trained(recipe, config, unet))
     activations = rows * _activations(config)
     return LOADED_LIBRARIES + FLOAT * (weights + activations + trained * (6 + rows))
 
@@ -46,12 +52,20 @@ def _config(unet: Path) -> dict[str, Any] | None:
     return config if isinstance(config, dict) and config.get("block_out_channels") else None
 
 
-def _parameters(unet: Path) -> int:
-    """Number of weights, from the headers of the safetensors files."""
-    return sum(_header_count(file) for file in sorted(unet.glob("*.safetensors")))
+def _trained(recipe: Recipe, config: dict[str, Any], unet: Path) -> int:
+    """Number of trained weights: those of the adapters, or of the tensors that the strategy names."""
+    strategy = recipe.strategy
+    if strategy.rank is not None:
+        return _adapter(config, strategy.rank, str(strategy.targets))
+    return _parameters(unet, TENSORS.get(strategy.name, ""))
 
 
-def _header_count(file: Path) -> int:
+def _parameters(unet: Path, pattern: str = "") -> int:
+    """Number of weights in tensors of such names, from the headers of the safetensors files."""
+    return sum(_header_count(file, pattern) for file in sorted(unet.glob("*.safetensors")))
+
+
+def _header_count(file: Path, pattern: str) -> int:
     """A safetensors file begins with the length of its JSON header, 8 bytes little-endian."""
     try:
         with file.open("rb") as stream:
@@ -61,7 +75,7 @@ def _header_count(file: Path) -> int:
         return 0
     total = 0
     for name, entry in header.items():
-        if name != "__metadata__":
+        if name != "__metadata__" and re.search(pattern, name):
             count = 1
             for size in entry["shape"]:
                 count *= size
