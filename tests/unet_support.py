@@ -83,9 +83,9 @@ def new_loop(
     )
 
 
-def clipped_sum(loop: Loop, units: Sequence[int], step: int = 0) -> torch.Tensor:
+def clipped_sum(loop: Loop, units: Sequence[int], step: int = 0, clipping: str = "flat") -> torch.Tensor:
     """float64 vector: the clipped sum of these units, through the loop's own rows, draws and losses."""
-    box = make_box(loop.family.network, clip_norm=CLIP, keys=RunKeys.for_tests(0))
+    box = make_box(loop.family.network, clip_norm=CLIP, keys=RunKeys.for_tests(0), clipping=clipping)
     try:
         for rows in loop.passes(step, np.asarray(units, dtype=np.int64)):
             owner, weight = torch.from_numpy(rows.owner), torch.from_numpy(rows.weight)

@@ -19,6 +19,8 @@ from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.clipping_rules import clipping_rules
 from dp_diffusers.mechanisms.dpsgd import CLIPPINGS
 from dp_diffusers.privacy.quantile_noise import gradient_noise
+from unet_support import CLIP as UNET_CLIP
+from unet_support import clipped_sum, new_loop
 
 RULES = sorted(clipping_rules())
 SHAPES, GROUPS = ((3,), (2, 2), (1,)), (0, 1, 1)
@@ -119,3 +121,17 @@ def test_a_bound_for_each_group_alone_would_be_noticed(monkeypatch: Any) -> None
     monkeypatch.setattr(ClippedSum, "_bounded_factors", lambda self, norms: CLIP / norms.clamp(min=CLIP))
     moved = float(released("per_layer", with_unit(torch.full((SIZE,), 1e4), 1, 0, True)).norm())
     assert moved == pytest.approx(math.sqrt(2) / MULTIPLIER, rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "adaptive"])
+def test_guarantee_a_unit_of_a_unet_with_adapters_moves_the_sum_by_at_most_the_clip_norm(
+    rule: str, tiny_base: Any, tiny_images: Any
+) -> None:
+    images, labels = (part[:5] for part in tiny_images)
+    loop = new_loop(tiny_base(), {"name": "lora", "rank": 2}, images, labels, draws=2)
+
+    def total(units: list[int]) -> Tensor:
+        return clipped_sum(loop, units, clipping=rule)
+
+    moved = float((total([0, 1, 2, 3, 4]) - total([1, 2, 3, 4])).norm()) / UNET_CLIP
+    assert 0.5 < moved <= 1 + 1e-5
