@@ -15,7 +15,7 @@ import torch
 
 import dp_diffusers as dpd
 from dp_diffusers import running
-from dp_diffusers.data import private_images
+from dp_diffusers.data import assembly
 from dp_diffusers.data.ownership import Owners
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.randomness import RunKeys
@@ -116,7 +116,7 @@ def test_planted_units_that_share_people(
     tiny_base: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(private_images, "owners_of", defect)
+    monkeypatch.setattr(assembly, "owners_of", defect)
     data = dpd.PrivateImages.open(photos, label="label", unit="people")
     found = _moved_by("zoe", data, tiny_base())
     print(f"{defect.__name__}: a person moves the sum by {found:.2f} C")
