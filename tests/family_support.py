@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 
 import tiny_pipelines
 from dp_diffusers.diffusion.base import Base
+from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.loading import base_of_pipeline
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.engine.randomness import RunKeys
@@ -18,7 +18,13 @@ from latent_support import tiny_latent_base
 
 PROMPTS = ("a cat", "a dog", "two owls")
 PIPELINES: dict[str, Callable[..., Any]] = {
+    "dit": tiny_pipelines.dit,
     "stable_diffusion": tiny_pipelines.stable_diffusion,
+    "stable_diffusion_xl": tiny_pipelines.stable_diffusion_xl,
+    "stable_diffusion_3": tiny_pipelines.stable_diffusion_3,
+    "flux": tiny_pipelines.flux,
+    "pixart": tiny_pipelines.pixart,
+    "sana": tiny_pipelines.sana,
 }
 """Families whose examples are stock pipelines, by the function that builds one."""
 
@@ -36,17 +42,23 @@ def example(tiny_base: Callable[..., Any], name: str, options: dict[str, Any]) -
     return found
 
 
-def stirred(base: Base) -> Base:
-    """The base with random values in every tensor: no layer is silent because its weights are zero."""
+def stir(network: torch.nn.Module) -> None:
+    """Adds random values to every tensor: no layer is silent because its weights are zero."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for parameter in base.network.parameters():
+        for parameter in network.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return replace(base)
 
 
-def prepared(family: Any) -> Any:
-    """The family with prompts, if it takes text, in training mode."""
+def opened(base: Base, **options: Any) -> Any:
+    """The family of an example; a model that does not say its size is one for tiny images."""
+    size = {} if base.pipeline != "FluxPipeline" else {"size": tiny_pipelines.SIZE}
+    return family_of(base, **size, **options)
+
+
+def prepared(base: Base, **options: Any) -> Any:
+    """The family of an example with prompts, if it takes text, in training mode."""
+    family = opened(base, **options)
     if family.takes_text:
         family.set_prompts(PROMPTS)
     family.network.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -13,9 +14,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from dp_diffusers.diffusion.family import FAMILIES, family_of
+from dp_diffusers.diffusion.base import fingerprint
+from dp_diffusers.diffusion.family import FAMILIES
 from dp_diffusers.diffusion.loading import load_base
-from family_support import example, images_for, prepared, rows
+from dp_diffusers.rehearsal import rehearse
+from dp_diffusers.strategies import strategy_of
+from family_support import example, images_for, opened, pipeline_base, prepared, rows, stir
 
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "pixel": [
@@ -28,7 +32,13 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
         {"autoencoder": "vq", "prediction": "epsilon"},
         {"autoencoder": "kl", "classes": 0},
     ],
+    "dit": [{}],
     "stable_diffusion": [{"prediction": "epsilon"}, {"prediction": "v_prediction"}],
+    "stable_diffusion_xl": [{"zeros": True}, {"zeros": False}],
+    "stable_diffusion_3": [{}],
+    "flux": [{"distilled": False}, {"distilled": True}],
+    "pixart": [{"kind": "alpha"}, {"kind": "sigma"}],
+    "sana": [{}],
 }
 CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
 
@@ -40,7 +50,8 @@ def base(request: pytest.FixtureRequest, tiny_base: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def family(base: Any) -> Any:
-    return prepared(family_of(base, label_dropout=0.2))
+    stir(base.network)
+    return prepared(base, label_dropout=0.2)
 
 
 @pytest.fixture
@@ -54,10 +65,10 @@ def test_every_family_has_an_example() -> None:
 
 def test_each_family_knows_its_examples_alone(tiny_base: Callable[..., Any]) -> None:
     for name, options in CASES:
+        base = example(tiny_base, name, options)
         for other, target in FAMILIES.items():
             module, attribute = target.split(":")
-            knows = getattr(import_module(module), attribute).matches(example(tiny_base, name, options))
-            assert knows == (other == name)
+            assert getattr(import_module(module), attribute).matches(base) == (other == name)
 
 
 def test_one_loss_for_each_row(family: Any, images: Any) -> None:
@@ -123,10 +134,53 @@ def test_a_dropped_label_is_the_null_class(family: Any, images: Any) -> None:
 
 def test_its_folder_is_an_ordinary_one(base: Any, family: Any, images: Any, tmp_path: Path) -> None:
     base.save(tmp_path)
+    assert fingerprint(load_base(tmp_path)) == fingerprint(base)
     stock = DiffusionPipeline.from_pretrained(tmp_path)
     expected = family.network.state_dict()
     found = getattr(stock, base.component).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
-    again = prepared(family_of(load_base(tmp_path), label_dropout=0.2))
+    again = prepared(load_base(tmp_path), label_dropout=0.2)
     inputs = rows(family, *images, [0, 1, 2])
     assert torch.allclose(again.row_losses(*inputs), family.row_losses(*inputs), atol=1e-6)
+
+
+def test_a_prompt_means_the_same_beside_any_other(base: Any) -> None:
+    family = prepared(base)
+    if not family.takes_text:
+        pytest.skip("a model of classes reads no prompts")
+    family.set_prompts(["a dog", "a much longer text about a cat"])
+    noisy = torch.zeros(1, *family.shape)
+    beside = family.conditions(torch.tensor([0]), noisy)
+    family.set_prompts(["a dog"])
+    alone = family.conditions(torch.tensor([0]), noisy)
+    assert all(torch.equal(value, alone[name]) for name, value in beside.items())
+    null = family.conditions(None, noisy)
+    assert any(not torch.equal(value, null[name]) for name, value in alone.items())
+
+
+def test_a_rehearsal_reaches_everything(base: Any) -> None:
+    family = prepared(base)
+    strategy_of({"name": "full"}).apply(family.network)
+    rehearse(family)
+
+
+def test_guarantee_no_part_of_a_prompt_is_logged(
+    base: Any, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    family = opened(base)
+    if not family.takes_text:
+        pytest.skip("a model of classes reads no prompts")
+    capfd.readouterr()
+    family.set_prompts(["secret words " * 100])
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.planted
+def test_planted_pipelines_that_log_what_they_cut_off(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = opened(pipeline_base("stable_diffusion"))
+    monkeypatch.setattr("dp_diffusers.diffusion.text.quiet", contextlib.nullcontext)
+    family.set_prompts(["secret words " * 100])
+    assert "secret" in caplog.text.replace(" ", "")

@@ -104,8 +104,19 @@ def config_of(network: nn.Module) -> Any:
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Whether the noise schedule is that of flow matching."""
-    return "FlowMatch" in type(scheduler).__name__
+    """Whether the noise schedule is that of flow matching, whichever sampler it belongs to."""
+    config = scheduler.config
+    told = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return bool(told) or "FlowMatch" in type(scheduler).__name__
+
+
+def flow_schedule(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
+    """The schedule of flow matching that a sampler was configured with, as Euler's."""
+    config = dict(scheduler.config)
+    known = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
+    kept = {name: value for name, value in config.items() if name in known}
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    return FlowMatchEulerDiscreteScheduler.from_config({**kept, "shift": shift})
 
 
 def fingerprint(base: Base) -> str:
@@ -133,9 +144,9 @@ def fingerprint(base: Base) -> str:
 
 def _schedule(scheduler: Any) -> Any:
     """The configuration of the noise schedule alone, whichever sampler the pipeline came with."""
-    kind = FlowMatchEulerDiscreteScheduler if is_flow(scheduler) else DDPMScheduler
-    known = inspect.signature(kind.__init__).parameters  # what other samplers add is theirs
-    return {name: value for name, value in kind.from_config(scheduler.config).config.items() if name in known}
+    plain = flow_schedule(scheduler) if is_flow(scheduler) else DDPMScheduler.from_config(scheduler.config)
+    known = inspect.signature(type(plain).__init__).parameters  # what other samplers add is theirs
+    return {name: value for name, value in plain.config.items() if name in known}
 
 
 def _weights(base: Base) -> Iterator[tuple[str, torch.Tensor]]:

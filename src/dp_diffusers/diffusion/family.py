@@ -24,7 +24,13 @@ from dp_diffusers.errors import ModelError, ParameterError
 FAMILIES: Final[dict[str, str]] = {
     "pixel": "dp_diffusers.diffusion.pixel:PixelFamily",
     "latent": "dp_diffusers.diffusion.latent:LatentFamily",
+    "dit": "dp_diffusers.diffusion.dit:DiTFamily",
     "stable_diffusion": "dp_diffusers.diffusion.stable_diffusion:StableDiffusionFamily",
+    "stable_diffusion_xl": "dp_diffusers.diffusion.stable_diffusion_xl:StableDiffusionXLFamily",
+    "stable_diffusion_3": "dp_diffusers.diffusion.stable_diffusion_3:StableDiffusion3Family",
+    "flux": "dp_diffusers.diffusion.flux:FluxFamily",
+    "pixart": "dp_diffusers.diffusion.pixart:PixArtFamily",
+    "sana": "dp_diffusers.diffusion.sana:SanaFamily",
 }
 
 

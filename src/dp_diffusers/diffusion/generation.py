@@ -21,28 +21,32 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-from dp_diffusers.diffusion.base import is_flow
+from dp_diffusers.diffusion.base import flow_schedule, is_flow
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import FLOW
 from dp_diffusers.errors import ParameterError, positive, unknown_name
 
 
-def _ddim(config: Any, *, flow: bool, clips: bool) -> Any:
-    if flow:  # on a straight path DDIM's step is Euler's
-        return FlowMatchEulerDiscreteScheduler.from_config(config)
+def _ddim(given: Any, *, clips: bool) -> Any:
+    if is_flow(given):  # on a straight path DDIM's step is Euler's
+        return flow_schedule(given)
     return DDIMScheduler.from_config(
-        config, timestep_spacing="trailing", clip_sample=clips, clip_sample_range=1.0, set_alpha_to_one=True
+        given.config,
+        timestep_spacing="trailing",
+        clip_sample=clips,
+        clip_sample_range=1.0,
+        set_alpha_to_one=True,
     )
 
 
-def _dpm_solver(config: Any, *, flow: bool, clips: bool) -> Any:
+def _dpm_solver(given: Any, *, clips: bool) -> Any:
     del clips
     options: dict[str, Any] = {}
-    if flow:
-        shift = {"use_flow_sigmas": True, "flow_shift": dict(config).get("shift", 1.0)}
-        options = {"prediction_type": FLOW, **shift}
+    if is_flow(given):
+        shift = flow_schedule(given).config.shift
+        options = {"prediction_type": FLOW, "use_flow_sigmas": True, "flow_shift": shift}
     return DPMSolverMultistepScheduler.from_config(
-        config,
+        given.config,
         algorithm_type="dpmsolver++",
         timestep_spacing="trailing",
         final_sigmas_type="zero",
@@ -139,11 +143,12 @@ def _denoise(
 
 
 def _scheduler(family: Family, sampling: Sampling) -> Any:
-    given = family.base.scheduler
-    make = SAMPLERS[sampling.sampler]
-    scheduler = make(given.config, flow=is_flow(given), clips=family.clips)
-    is_euler = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
-    options = family.sampler_options(sampling.steps) if is_euler else {}
+    scheduler = SAMPLERS[sampling.sampler](family.base.scheduler, clips=family.clips)
+    options = dict(family.sampler_options(sampling.steps)) if is_flow(family.base.scheduler) else {}
+    if "mu" in options and not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        scheduler = type(scheduler).from_config(scheduler.config, flow_shift=float(np.exp(options["mu"])))
+    if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        options = {}
     scheduler.set_timesteps(sampling.steps, **options)
     return scheduler
 

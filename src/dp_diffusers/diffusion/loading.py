@@ -10,19 +10,17 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import diffusers
 import torch
-from diffusers.utils import logging as diffusers_logging
 from torch import nn
-from transformers.utils import logging as transformers_logging
 
 from dp_diffusers.diffusion.base import CLASSES_FILE, NOT_NEEDED, Base, fingerprint
 from dp_diffusers.diffusion.patch import Patch
+from dp_diffusers.diffusion.quiet import quiet
 from dp_diffusers.errors import ModelError, ParameterError
 
 COMPONENTS: Final = ("unet", "transformer")
@@ -141,11 +139,11 @@ def _opened(folder: Path) -> Base:
     """The pipeline of a folder, taken apart; parts that nothing needs are not loaded."""
     component = next((name for name in COMPONENTS if (folder / name).is_dir()), COMPONENTS[0])
     _read_config(folder, component)
-    with _quiet():
+    with quiet():
         holder = _holder(folder)
     unneeded = [name for name in NOT_NEEDED if name in inspect.signature(holder.__init__).parameters]
     try:
-        with _quiet():
+        with quiet():
             pipeline = holder.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -158,22 +156,6 @@ def _opened(folder: Path) -> Base:
         raise ModelError(f"{folder}: {error}", hint="a text-to-image or class-conditional model") from error
     except Exception as error:  # safetensors, JSON and shape errors alike: the folder cannot be used
         raise ModelError(f"{folder} is damaged: {_first_line(error)}", hint=_AGAIN) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the loaders' own progress bars and advice, which would come between ours."""
-    libraries = [diffusers_logging, transformers_logging]
-    before = [(library._tqdm_active, library.get_verbosity()) for library in libraries]
-    try:
-        for library in libraries:
-            library._tqdm_active = False
-            library.set_verbosity_error()
-        yield
-    finally:
-        for library, (active, verbosity) in zip(libraries, before):
-            library._tqdm_active = active
-            library.set_verbosity(verbosity)
 
 
 def _read_config(folder: Path, component: str) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler
 from scipy.special import expit, ndtri
 
-from dp_diffusers.diffusion.base import is_flow
+from dp_diffusers.diffusion.base import flow_schedule, is_flow
 from dp_diffusers.errors import ModelError, unknown_name
 from dp_diffusers.streams import UnitStream, by_width
 
@@ -92,7 +92,7 @@ class Objective:
         """The objective that a diffusers scheduler's configuration describes, whichever sampler it is."""
         options: dict[str, Any] = {"timesteps": timesteps, "label_dropout": label_dropout}
         if is_flow(scheduler):
-            fresh = FlowMatchEulerDiscreteScheduler.from_config(scheduler.config)
+            fresh = flow_schedule(scheduler)
             sigmas = fresh.sigmas[: fresh.config.num_train_timesteps].float().flip(0)
             times = sigmas * fresh.config.num_train_timesteps
             return cls(signal=1 - sigmas, noise=sigmas, times=times, prediction_type=FLOW, **options)

@@ -1,8 +1,9 @@
 """Families that take text: prompts are encoded once, and a label is the number of a prompt.
 
 Guarantees: text encoders never run while a step is computed; the encoding of a prompt is a function of that
-prompt alone, whatever other prompts there are. May import torch and diffusers, never the engine. The text is
-encoded by the pipeline's own `encode_prompt`, so that it means what it means to stock diffusers.
+prompt alone, whatever other prompts there are; nothing of a prompt is logged. May import torch and diffusers,
+never the engine. The text is encoded by the pipeline's own `encode_prompt`, so that it means what it means to
+stock diffusers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 
 from dp_diffusers.diffusion.autoencoded import AutoencodedFamily
 from dp_diffusers.diffusion.prompts import Encoding, PromptTable, encoded, kept
+from dp_diffusers.diffusion.quiet import quiet
 
 
 class TextFamily(AutoencodedFamily):
@@ -67,11 +69,12 @@ class TextFamily(AutoencodedFamily):
         device = next(self.network.parameters()).device
         for part in encoders:
             part.eval().to(device)
-        encode = self._encoder(device)
         try:
-            if cache is None:
-                return encoded(self.prompts, encode)
-            return kept(self.prompts, encode, cache, str(self.base.sha256))
+            with quiet():  # a pipeline would log what it cuts off a long prompt, and that may be private
+                encode = self._encoder(device)
+                if cache is None:
+                    return encoded(self.prompts, encode)
+                return kept(self.prompts, encode, cache, str(self.base.sha256))
         finally:
             for part in encoders:  # they are large, and their work is done
                 part.to("cpu")
