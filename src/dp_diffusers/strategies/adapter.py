@@ -38,6 +38,14 @@ def require_none(network: nn.Module) -> None:
         )
 
 
+def add(network: nn.Module, config: LoraConfig) -> None:
+    """Puts the layers of an adapter into the network."""
+    with warnings.catch_warnings():
+        # an adapter with a bias beside a layer without one cannot be merged, and `merged` refuses it by name
+        warnings.filterwarnings("ignore", message=".*lora_bias=True")
+        inject_adapter_in_model(config, network, adapter_name=ADAPTER)
+
+
 def save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
     """Writes `adapter_config.json` and `adapter_model.safetensors`, peft's layout."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +73,7 @@ def load_adapter(network: nn.Module, folder: Path) -> None:
             f"{folder} does not hold a peft adapter that can be read",
             hint="restore it, or make the release again",
         ) from error
-    inject_adapter_in_model(config, network, adapter_name=ADAPTER)
+    add(network, config)
     plain = {name.removeprefix(_PREFIX): value for name, value in state.items()}
     for name, parameter in network.named_parameters():
         if name in plain:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
@@ -24,7 +24,14 @@ from torch import nn
 from dp_diffusers.errors import GuaranteeError, ParameterError, positive, unknown_name
 from dp_diffusers.strategies import targets as target_names
 from dp_diffusers.strategies import tensors
-from dp_diffusers.strategies.adapter import ADAPTER, has_adapter, load_adapter, require_none, save_adapter
+from dp_diffusers.strategies.adapter import (
+    ADAPTER,
+    add,
+    has_adapter,
+    load_adapter,
+    require_none,
+    save_adapter,
+)
 
 __all__ = ["ADAPTER", "ALSO", "Lora", "has_adapter", "load_adapter", "save_adapter"]
 
@@ -79,7 +86,7 @@ class Lora:
         network.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            inject_adapter_in_model(config, network, adapter_name=ADAPTER)
+            add(network, config)
             if self.freeze_a:
                 _orthonormal_a(network)
         _require_exactly(network, BaseTunerLayer, layers)
