@@ -139,5 +139,5 @@ class Ending(nn.Module):
 @pytest.mark.planted
 def test_guarantee_peft_changes_no_layer_that_was_not_named() -> None:
     """peft wraps every layer whose name ends like a named one: here a linear layer beside the norm."""
-    with pytest.raises(GuaranteeError, match="other layers than the strategy names: last_norm$"):
+    with pytest.raises(GuaranteeError, match=r"the strategy names: last_norm$"):
         Lora(rank=2, also=["norm"]).apply(Ending())
