@@ -15,9 +15,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 
 from dp_diffusers.conditions import classes_of, requested
@@ -42,6 +44,7 @@ from dp_diffusers.released_classes import ReleasedClasses, declared_names, decla
 from dp_diffusers.requested_images import labels_of, request_of
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.run_secrets import has_traces, kept_traces, note_traces, secrets_of
+from dp_diffusers.strategies.diffusers_file import save_diffusers_lora
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
 
 Progress = Callable[..., None]
@@ -150,9 +153,17 @@ def write_release(
     if the files hold anything private word for word: nothing is certified then.
     """
     network, base = family.network, family.base
-    trainable = 0
+    trainable, card = 0, population_card
     if population is None:
         save_adapter(network, config, folder.adapter)
+        also = save_diffusers_lora(
+            network,
+            config,
+            folder.adapter,
+            pipeline_class=getattr(diffusers, base.pipeline),
+            component=base.component,
+        )
+        card = partial(model_card, diffusers_file=also)
         trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     else:
         assert level is not None
@@ -169,7 +180,6 @@ def write_release(
         classes=None if classes is None else classes.to_dict(),
         public_images=public_images,
     )
-    card = model_card if population is None else population_card
     (folder.release / "README.md").write_text(card(certificate.to_dict(), family))
     traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)
     (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)

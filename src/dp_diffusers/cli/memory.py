@@ -2,11 +2,12 @@
 
 Guarantees an answer without torch: an estimate, good to about a factor of two, never a promise.
 May import the standard library alone. Source: parameter counts of the safetensors header, and the shapes of
-diffusers' `UNet2DModel` config.
+diffusers' U-Nets and transformers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import struct
@@ -28,28 +29,36 @@ TENSORS = {
 
 
 def estimate_memory(recipe: Recipe) -> int | None:
-    """Bytes, or None where the base is not a local folder with a `unet/config.json`.
+    """Bytes, or None where the base is not a local folder with a `unet` or `transformer` of known shape.
 
     libraries + weights + rows x activations + trained x (gradient, optimiser, average) + rows x trained.
     """
-    unet = Path(recipe.base) / "unet"
-    config = _config(unet)
+    unet, config = _network(Path(recipe.base))
     if config is None:
         return None
     rows = recipe.runtime.rows_per_pass
     rows = rows if isinstance(rows, int) else ROWS_AUTO
-    weights = _parameters(unet)
-    trained = min(weights, _trained(recipe, config, unet))
+    weights = sum(map(_parameters, {part.parent for part in Path(recipe.base).glob("*/*.safetensors")}))
+    trained = min(_parameters(unet), _trained(recipe, config, unet))
     activations = rows * _activations(config)
     return LOADED_LIBRARIES + FLOAT * (weights + activations + trained * (6 + rows))
 
 
-def _config(unet: Path) -> dict[str, Any] | None:
-    try:
-        config = json.loads((unet / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config if isinstance(config, dict) and config.get("block_out_channels") else None
+def _network(base: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The folder of the network, and its configuration where its shape can be read from it."""
+    for name, key in (("unet", "block_out_channels"), ("transformer", "num_attention_heads")):
+        with contextlib.suppress(OSError, ValueError):
+            config = json.loads((base / name / "config.json").read_text(encoding="utf-8"))
+            if isinstance(config, dict) and config.get(key):
+                return base / name, config
+    return base, None
+
+
+def _transformer(config: dict[str, Any]) -> tuple[int, int, int]:
+    """(layers, tokens, width) of a transformer; tokens of its own size, or those of Flux at 1024 pixels."""
+    layers = (config.get("num_layers") or 1) + (config.get("num_single_layers") or 0)
+    side = (config.get("sample_size") or 64) // (config.get("patch_size") or 1)
+    return layers, side * side, config["num_attention_heads"] * config.get("attention_head_dim", 64)
 
 
 def _trained(recipe: Recipe, config: dict[str, Any], unet: Path) -> int:
@@ -103,6 +112,9 @@ def _blocks(config: dict[str, Any]) -> int:
 
 def _activations(config: dict[str, Any]) -> int:
     """Numbers kept per row for the backward pass."""
+    if "block_out_channels" not in config:
+        layers, tokens, width = _transformer(config)
+        return layers * KEPT_PER_LAYER * 2 * tokens * width
     total = 0
     for side, width, attends in _widths(config):
         tokens = side * side
@@ -113,6 +125,9 @@ def _activations(config: dict[str, Any]) -> int:
 
 def _adapter(config: dict[str, Any], rank: int, targets: str) -> int:
     """Numbers in the adapters: two factors per layer; four layers per attention, three per residual block."""
+    if "block_out_channels" not in config:
+        layers, _, width = _transformer(config)
+        return layers * (4 if targets == "attention" else 8) * 2 * rank * width
     convolution = targets not in ("attention", "linear")
     total = 0
     for _, width, attends in _widths(config):

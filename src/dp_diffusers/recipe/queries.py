@@ -45,9 +45,16 @@ def _classes_of_base(folder: Path) -> int:
     names = _json(folder / "classes.json")
     if isinstance(names, list):
         return len(names)
-    config = _json(folder / "unet" / "config.json")
-    embeddings = config.get("num_class_embeds") if isinstance(config, dict) else None
-    return embeddings - 1 if isinstance(embeddings, int) else 0
+    counted = _setting(folder / "transformer", "num_embeds_ada_norm")  # DiT does not count its null class
+    embeddings = _setting(folder / "unet", "num_class_embeds")
+    return counted or max(embeddings - 1, 0)
+
+
+def _setting(component: Path, key: str) -> int:
+    """A number of a component's configuration; 0 where it has none."""
+    config = _json(component / "config.json")
+    value = config.get(key) if isinstance(config, dict) else None
+    return value if isinstance(value, int) else 0
 
 
 def _json(path: Path) -> Any:
