@@ -1,6 +1,6 @@
 """Tiny diffusers pipelines with random weights, built offline: one function for each kind of pipeline.
 
-Each has a few thousand parameters and makes images of 16 x 16 pixels; equal arguments give equal weights.
+Each has a few thousand parameters and makes images of 16 x 16 pixels (Sana 32 x 32); equal arguments give equal weights.
 """
 
 from __future__ import annotations
@@ -295,7 +295,7 @@ def sana(seed: int = 0) -> Any:
             cross_attention_head_dim=4,
             cross_attention_dim=8,
             caption_channels=8,
-            sample_size=SIZE // 2,
+            sample_size=SIZE,  # of 32 pixels, the least that the pipeline draws
             patch_size=1,
         ),
         scheduler=DPMSolverMultistepScheduler(

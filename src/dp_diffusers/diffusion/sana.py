@@ -16,6 +16,8 @@ from torch import nn
 from dp_diffusers.diffusion.base import config_of
 from dp_diffusers.diffusion.text import TextFamily
 
+STEP = 32  # pixels
+
 
 class SanaFamily(TextFamily):
     """`SanaPipeline`."""
@@ -28,6 +30,11 @@ class SanaFamily(TextFamily):
     )
     pipelines: ClassVar[tuple[str, ...]] = ("SanaPipeline",)
     network_kind: ClassVar[type[nn.Module]] = SanaTransformer2DModel
+
+    @property
+    def granularity(self) -> int:
+        """The pipeline draws sides of multiples of it, whatever the autoencoder."""
+        return STEP
 
     def encode_prompt(self, pipeline: Any, prompt: str, device: torch.device) -> Mapping[str, torch.Tensor]:
         """`text`: states of Gemma, `[1, tokens, width]`; `mask`: which tokens there are, `[1, tokens]`."""
