@@ -28,6 +28,27 @@ PIPELINES: dict[str, Callable[..., Any]] = {
 }
 """Families whose examples are stock pipelines, by the function that builds one."""
 
+EXAMPLES: dict[str, list[dict[str, Any]]] = {
+    "pixel": [
+        {"patch": 2, "prediction": "v_prediction"},
+        {"patch": 1, "prediction": "epsilon"},
+        {"patch": 2, "classes": 0},
+    ],
+    "latent": [
+        {"autoencoder": "kl"},
+        {"autoencoder": "vq", "prediction": "epsilon"},
+        {"autoencoder": "kl", "classes": 0},
+    ],
+    "dit": [{}],
+    "stable_diffusion": [{"prediction": "epsilon"}, {"prediction": "v_prediction"}],
+    "stable_diffusion_xl": [{"zeros": True}, {"zeros": False}],
+    "stable_diffusion_3": [{}],
+    "flux": [{"distilled": False}, {"distilled": True}],
+    "pixart": [{"kind": "alpha"}, {"kind": "sigma"}],
+    "sana": [{}],
+}
+CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
+
 
 def pipeline_base(name: str, **options: Any) -> Base:
     """A tiny pipeline as a base."""

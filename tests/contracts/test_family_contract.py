@@ -19,28 +19,7 @@ from dp_diffusers.diffusion.family import FAMILIES
 from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.strategies import strategy_of
-from family_support import example, images_for, opened, pipeline_base, prepared, rows, stir
-
-EXAMPLES: dict[str, list[dict[str, Any]]] = {
-    "pixel": [
-        {"patch": 2, "prediction": "v_prediction"},
-        {"patch": 1, "prediction": "epsilon"},
-        {"patch": 2, "classes": 0},
-    ],
-    "latent": [
-        {"autoencoder": "kl"},
-        {"autoencoder": "vq", "prediction": "epsilon"},
-        {"autoencoder": "kl", "classes": 0},
-    ],
-    "dit": [{}],
-    "stable_diffusion": [{"prediction": "epsilon"}, {"prediction": "v_prediction"}],
-    "stable_diffusion_xl": [{"zeros": True}, {"zeros": False}],
-    "stable_diffusion_3": [{}],
-    "flux": [{"distilled": False}, {"distilled": True}],
-    "pixart": [{"kind": "alpha"}, {"kind": "sigma"}],
-    "sana": [{}],
-}
-CASES = [(name, options) for name, examples in EXAMPLES.items() for options in examples]
+from family_support import CASES, EXAMPLES, example, images_for, opened, pipeline_base, prepared, rows, stir
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
