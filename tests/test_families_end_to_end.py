@@ -1,4 +1,4 @@
-"""Every family from private images to a verified release: trained, drawn from, and read again by stock libraries.
+"""Every family from private images to a verified release that stock libraries read again.
 
 Low-rank adapters run with the fast tests, other strategies with the slow ones.
 """

@@ -31,6 +31,12 @@ def classes_of(family: Family, settings: Mapping[str, Any]) -> ReleasedClasses |
     """
     caption, private, prompts = _texts(settings)
     if family.takes_text:
+        if private and (settings.get("training") or {}).get("public"):
+            raise ParameterError(  # an un-noised gradient must not meet the text of a private image
+                "training.public cannot go with private captions: its images have no public text",
+                hint="leave training.public out, or set data.caption in the place of data.caption_column",
+            )
+        _require_use_of_names(settings, caption)
         return None if private else _classes_of_caption(caption, declared_names(settings))
     if caption is not None or private or prompts:
         key = "generation.prompts" if prompts else "data.caption_column" if private else "data.caption"
@@ -95,6 +101,15 @@ def _texts(settings: Mapping[str, Any]) -> tuple[str | None, bool, list[str] | N
     caption = data.get("caption") or settings.get("caption")
     private = bool(data.get("caption_column") or settings.get("captions"))
     return caption, private, (settings.get("generation") or {}).get("prompts")
+
+
+def _require_use_of_names(settings: Mapping[str, Any], caption: str | None) -> None:
+    """Raises `ParameterError` where a recipe declares classes that no text holds."""
+    if (settings.get("data") or {}).get("classes") and caption is not None and not needs_label(caption):
+        raise ParameterError(
+            f"data.classes has no effect: data.caption {caption!r} is the same for all of them",
+            hint="put {label} into data.caption, or leave data.classes out",
+        )
 
 
 def _classes_of_caption(caption: str | None, names: Sequence[str] | None) -> ReleasedClasses:

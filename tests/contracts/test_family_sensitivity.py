@@ -1,4 +1,4 @@
-"""The property that everything rests on, for every family and strategy: one unit moves the sum by at most C."""
+"""For every family and strategy: one unit moves the clipped sum by at most C."""
 
 from __future__ import annotations
 

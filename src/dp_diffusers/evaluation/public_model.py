@@ -44,6 +44,7 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
         sampler=settings.sampler, steps=settings.steps, guidance=settings.guidance, seed=settings.seed
     )
     family = release.family(adapted=False)
+    release.classes(family, (made_with.get("classes") or {}).get("prompts"))  # tells a family its texts
     names = family.base.class_names or like.class_names
     labels = like.numbered_as(tuple(names)).labels
     key = json.dumps([family.base.sha256, asdict(sampling), labels.tolist()])
