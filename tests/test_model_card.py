@@ -15,6 +15,7 @@ from dp_diffusers.finetuning import train
 from dp_diffusers.loading_lines import loading_lines
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.strategies.lora import Lora, save_adapter
+from latent_support import tiny_latent_base
 
 
 def _run(code: str, folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
@@ -51,3 +52,16 @@ def test_every_kind_of_base_has_lines_that_run(
     assert ("pixel_shuffle" in code) == (patch > 1)
     images = _run(code, tmp_path, tmp_path / "base", monkeypatch)
     assert images.shape == (classes or 4, 1, 8, 8)
+
+
+@pytest.mark.parametrize(("kind", "classes"), [("kl", 2), ("vq", 0)])
+def test_lines_for_latent_models_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, classes: int
+) -> None:
+    base = tiny_latent_base(kind, classes=classes, size=16)
+    base.save(tmp_path / "base")
+    config = Lora(rank=2).apply(base.network, seed=0)
+    save_adapter(base.network, config, tmp_path / "adapter")
+    code = loading_lines(family_of(base), "base")
+    images = _run(code, tmp_path, tmp_path / "base", monkeypatch)
+    assert images.shape == (classes or 4, 1, 16, 16)

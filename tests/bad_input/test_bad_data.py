@@ -341,7 +341,37 @@ LEDGERS = [
         "budget.ledger=nowhere/x",
     ),
 ]
-ROWS = [*FILES, *IMAGES, *UNITS, *METADATA, *BASES, *RUNS, *LEDGERS]
+OF_ANOTHER_MODEL = [
+    row(
+        "a caption for classes",
+        table(),
+        "takes no text, but data.caption is given",
+        "labels",
+        "data.caption=x",
+    ),
+    row(
+        "captions for classes",
+        table(),
+        "takes no text, but data.caption_column is given",
+        "labels",
+        "data.caption_column=x",
+    ),
+    row(
+        "prompts for classes",
+        table(),
+        "takes no text, but generation.prompts is given",
+        "labels",
+        "generation.prompts=[x]",
+    ),
+    row(
+        "a size that is not the model's",
+        table(),
+        "takes no images of 99 x 99 pixels",
+        "leave data.size out",
+        "data.size=99",
+    ),
+]
+ROWS = [*FILES, *IMAGES, *UNITS, *METADATA, *BASES, *RUNS, *LEDGERS, *OF_ANOTHER_MODEL]
 
 
 _BASES: list[Path] = []
