@@ -1,6 +1,7 @@
 """Tiny diffusers pipelines with random weights, built offline: one function for each kind of pipeline.
 
-Each has a few thousand parameters and makes images of 16 x 16 pixels (Sana 32 x 32); equal arguments give equal weights.
+Each has a few thousand parameters and makes images of 16 x 16 pixels (Sana 32 x 32); equal arguments give
+equal weights.
 """
 
 from __future__ import annotations

@@ -137,6 +137,7 @@ def test_a_prompt_means_the_same_beside_any_other(base: Any) -> None:
     assert any(not torch.equal(value, null[name]) for name, value in alone.items())
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_a_rehearsal_reaches_everything(base: Any) -> None:
     family = prepared(base)
     strategy_of({"name": "full"}).apply(family.network)

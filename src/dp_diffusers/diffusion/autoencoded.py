@@ -57,6 +57,11 @@ class AutoencodedFamily(Family):
         return self.asked_size or self.native_size
 
     @property
+    def images_at_once(self) -> int:
+        """Four of 512 pixels, one of 1024 and more: these networks are large."""
+        return max(1, 2**14 // (self.shape[1] * self.shape[2]))
+
+    @property
     def channels(self) -> int:
         """Channels of an image."""
         return self.latents.image_channels

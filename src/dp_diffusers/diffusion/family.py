@@ -33,6 +33,8 @@ FAMILIES: Final[dict[str, str]] = {
     "sana": "dp_diffusers.diffusion.sana:SanaFamily",
 }
 
+MOST_POSITIONS: Final = 2**18  # of one pass of a sampler, in what the network sees
+
 
 class Family(ABC):
     """A kind of diffusion model.
@@ -98,6 +100,12 @@ class Family(ABC):
     @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """(c, h, w) of one encoded image."""
+
+    @property
+    def images_at_once(self) -> int:
+        """How many images a sampler should draw in one pass; speed and memory only."""
+        _, height, width = self.shape
+        return max(1, MOST_POSITIONS // (height * width))
 
     @property
     def classes(self) -> int:

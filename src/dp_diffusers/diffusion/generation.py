@@ -66,7 +66,7 @@ class Sampling:
         steps: network evaluations per image.
         guidance: classifier-free guidance scale; 1 is none.
         seed: public; decides every image.
-        batch: images per forward pass; changes speed and memory only.
+        batch: images per forward pass at most; changes speed and memory only.
     """
 
     sampler: str = "ddim"
@@ -117,8 +117,9 @@ def sample(
     training = network.training
     network.eval()
     try:
-        for first in range(start, count, sampling.batch):
-            indices = range(first, min(first + sampling.batch, count))
+        batch = min(sampling.batch, family.images_at_once)
+        for first in range(start, count, batch):
+            indices = range(first, min(first + batch, count))
             chosen = None if labels is None else torch.from_numpy(labels[first : first + len(indices)])
             yield family.decode(
                 _denoise(family, chosen, _initial_noise(family, sampling.seed, indices), sampling)

@@ -19,7 +19,8 @@ from dp_diffusers.diffusion.base import config_of
 from dp_diffusers.diffusion.pixels import to_images, to_tensor
 from dp_diffusers.errors import DataError, ModelError
 
-CHUNK: Final = 64  # images in one pass: speed and memory only
+MOST_PIXELS: Final = 2**20  # in one pass: speed and memory only
+CHUNK: Final = 64  # images in one pass at most
 _FIELDS: Final = ("latent_dist", "latents", "latent")  # what autoencoders call what they give
 
 
@@ -72,14 +73,15 @@ class Latents:
         if size % self.factor:
             raise DataError(f"expected images whose side is a multiple of {self.factor}, got {size}")
         pixels = to_tensor(images, size, self.image_channels)
-        encoded = _in_chunks(self.vae, pixels, lambda part: _mean(self.vae.encode(part)))  # type: ignore[operator]
+        encoded = _in_chunks(self.vae, pixels, size, lambda part: _mean(self.vae.encode(part)))  # type: ignore[operator]
         return (encoded - self.shift) * self.scale
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """float32 `[N, c, h, w]` to uint8 `[N, H, W, C]`, clipped to the range of pixels."""
         unscaled = latents.float() / self.scale + self.shift
-        return to_images(_in_chunks(self.vae, unscaled, lambda part: self.vae.decode(part).sample))  # type: ignore[operator]
+        side = unscaled.shape[-1] * self.factor
+        return to_images(_in_chunks(self.vae, unscaled, side, lambda part: self.vae.decode(part).sample))  # type: ignore[operator]
 
 
 def _mean(encoded: Any) -> torch.Tensor:
@@ -89,14 +91,18 @@ def _mean(encoded: Any) -> torch.Tensor:
 
 
 def _in_chunks(
-    vae: nn.Module, inputs: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]
+    vae: nn.Module, inputs: torch.Tensor, side: int, function: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """float32 on the CPU, of one input at least; the autoencoder works where it lies, without dropout."""
+    """float32 on the CPU, of one input at least; the autoencoder works where it lies, without dropout.
+
+    side: of an image in pixels.
+    """
+    chunk = max(1, min(CHUNK, MOST_PIXELS // side**2))
     place = next(vae.parameters())
     training = vae.training
     vae.eval()
     try:
-        done = [function(part.to(place)).float().cpu() for part in torch.split(inputs, CHUNK)]
+        done = [function(part.to(place)).float().cpu() for part in torch.split(inputs, chunk)]
     finally:
         vae.train(training)
     return torch.cat(done)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from dp_diffusers.diffusion.autoencoded import AutoencodedFamily
 from dp_diffusers.diffusion.prompts import Encoding, PromptTable, encoded, kept
@@ -65,7 +64,7 @@ class TextFamily(AutoencodedFamily):
         return self.encode_prompt(pipeline, "", device)
 
     def _encoded(self, cache: Path | None) -> PromptTable:
-        encoders = [part for part in self.base.parts.values() if isinstance(part, nn.Module)]
+        encoders = [part for name, part in self.base.parts.items() if name.startswith("text_encoder")]
         device = next(self.network.parameters()).device
         for part in encoders:
             part.eval().to(device)
