@@ -20,14 +20,15 @@ from dp_diffusers.images_out import PARQUET, png
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from family_support import opened, pipeline_base, stir
+from loop_support import cheap_trainings
 
 UNITS = 24
 SECRETS = [f"opacity seen in Mr. Quillfeather's lung {number}" for number in range(UNITS)]
 
 
 @pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dp_diffusers.release.verify_in_a_fresh_process", lambda _: None)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap_trainings(monkeypatch.setattr)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from dp_diffusers.images_out import PARQUET
 from dp_diffusers.recipe import GenerationSettings, TrainingSettings
 from dp_diffusers.strategies.diffusers_file import DIFFUSERS_FILE
 from family_support import PIPELINES, opened, pipeline_base, stir
+from loop_support import cheap_trainings
 
 UNITS = 24
 OF_DIFFUSERS = {"stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "sana"}
@@ -30,14 +31,10 @@ OF_DIFFUSERS = {"stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3",
 SLOW = [(name, kind) for name in PIPELINES for kind in ("attention", "bias", "full")]
 
 
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The certificate is verified as ever, but in this process, which saves a start of Python."""
-
-    def verify(folder: Path) -> None:
-        assert dpd.Certificate.verify(folder).valid
-
-    monkeypatch.setattr("dp_diffusers.release.verify_in_a_fresh_process", verify)
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Certificates are verified below, in this process, which saves a start of Python."""
+    cheap_trainings(monkeypatch.setattr)
 
 
 def _data(size: int, **text: Any) -> dpd.PrivateImages:
@@ -140,9 +137,7 @@ def _runs_its_card(release: dpd.Release, base: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_low_rank_adapters(
-    name: str, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_low_rank_adapters(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = _whole_path(name, tmp_path, {"name": "lora", "rank": 2})
     assert (release.path / "adapter" / DIFFUSERS_FILE).exists() == (name in OF_DIFFUSERS)
     _runs_its_card(release, tmp_path / "base", monkeypatch)
@@ -151,9 +146,7 @@ def test_low_rank_adapters(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize(("name", "kind"), SLOW)
-def test_other_strategies(
-    name: str, kind: str, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_strategies(name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = _whole_path(name, tmp_path, {"name": kind})
     assert not (release.path / "adapter" / DIFFUSERS_FILE).exists()
     _runs_its_card(release, tmp_path / "base", monkeypatch)

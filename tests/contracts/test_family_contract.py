@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.embeddings import LabelEmbedding
 
 from dp_diffusers.diffusion.base import fingerprint
 from dp_diffusers.diffusion.family import FAMILIES
 from dp_diffusers.diffusion.loading import load_base
+from dp_diffusers.errors import ModelError
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.strategies import strategy_of
 from family_support import CASES, EXAMPLES, example, images_for, opened, pipeline_base, prepared, rows, stir
@@ -164,3 +166,13 @@ def test_planted_pipelines_that_log_what_they_cut_off(
     monkeypatch.setattr("dp_diffusers.diffusion.text.quiet", contextlib.nullcontext)
     family.set_prompts(["secret words " * 100])
     assert "secret" in caplog.text.replace(" ", "")
+
+
+@pytest.mark.planted
+def test_planted_labels_that_the_network_drops_by_itself() -> None:
+    family = prepared(pipeline_base("dit"))
+    for layer in family.network.modules():
+        if isinstance(layer, LabelEmbedding):
+            layer.dropout_prob = 0.1
+    with pytest.raises(ModelError, match="random numbers of its own|equal calls give different"):
+        rehearse(family)
