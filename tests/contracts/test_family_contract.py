@@ -174,5 +174,5 @@ def test_planted_labels_that_the_network_drops_by_itself() -> None:
     for layer in family.network.modules():
         if isinstance(layer, LabelEmbedding):
             layer.dropout_prob = 0.1
-    with pytest.raises(ModelError, match="random numbers of its own|equal calls give different"):
+    with pytest.raises(ModelError, match=r"random numbers of its own|equal calls give different"):
         rehearse(family)
