@@ -196,7 +196,8 @@ def _write(base: Base, out: Path, settings: Any, count: int) -> None:
     classes = min(base.classes, 16)
     labels = np.repeat(np.arange(classes), 10) if classes else None
     count_shown = 10 * classes if classes else SHOWN
-    pictures = np.concatenate(list(sample(family, labels, count_shown, Sampling())))
+    steps = min(Sampling.steps, family.objective.level_count)
+    pictures = np.concatenate(list(sample(family, labels, count_shown, Sampling(steps=steps))))
     for module in (base.network, *base.parts.values()):
         module.to("cpu")
     base.save(out)
