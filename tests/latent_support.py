@@ -54,7 +54,9 @@ def tiny_latent_base(
     )
     return Base(
         network=unet,
-        scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction),
+        scheduler=DDPMScheduler(
+            beta_schedule="squaredcos_cap_v2", prediction_type=prediction, clip_sample=False
+        ),
         pipeline="LDMPipeline",
         parts={"vqvae": vae},
         class_names=tuple(f"class {index}" for index in range(classes)) or None,

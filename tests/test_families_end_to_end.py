@@ -23,12 +23,14 @@ from dp_diffusers.images_out import PARQUET
 from dp_diffusers.recipe import GenerationSettings, TrainingSettings
 from dp_diffusers.strategies.diffusers_file import DIFFUSERS_FILE
 from family_support import PIPELINES, opened, pipeline_base, stir
+from latent_support import tiny_latent_base
 from loop_support import cheap_trainings
 
 UNITS = 24
 OF_DIFFUSERS = {"stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "sana"}
 """Families whose stock pipelines read diffusers' own file."""
-SLOW = [(name, kind) for name in PIPELINES for kind in ("attention", "bias", "full")]
+FAMILIES = [*PIPELINES, "latent"]
+SLOW = [(name, kind) for name in FAMILIES for kind in ("attention", "bias", "full")]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +61,7 @@ def _plan(steps: int = 5) -> dpd.Plan:
 
 def _trained(name: str, folder: Path, strategy: Any) -> dpd.Release:
     """A release of a tiny base that lies in `folder`."""
-    base = pipeline_base(name)
+    base = tiny_latent_base(classes=2, channels=3) if name == "latent" else pipeline_base(name)
     stir(base.network)
     base.save(folder / "base")
     text = {"caption": "chest x-ray, {label}"} if opened(base).takes_text else {}
@@ -136,7 +138,7 @@ def _runs_its_card(release: dpd.Release, base: Path, monkeypatch: pytest.MonkeyP
     assert 0 <= images.min() <= images.max() <= 1
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_low_rank_adapters(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = _whole_path(name, tmp_path, {"name": "lora", "rank": 2})
     assert (release.path / "adapter" / DIFFUSERS_FILE).exists() == (name in OF_DIFFUSERS)
