@@ -111,7 +111,7 @@ ROWS = [
         "evaluate nothing",
         "evaluate F/none --reference F/recipe.yaml",
         "images not found: .*none",
-        "folder or a parq",
+        "a folder, a parq",
     ),
     row(
         "evaluate against nothing",

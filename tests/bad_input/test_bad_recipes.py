@@ -193,7 +193,7 @@ VALUES = [
         "quantile_noise above half the noise multiplier",
         "raise mechanism.quantile_noise",
     ),
-    with_set("unknown mechanism", "mechanism.name=dpsdg", "to be one of dpsgd, none, got 'dpsdg'", "'dpsgd'"),
+    with_set("unknown mechanism", "mechanism.name=dpsdg", "to be one of dpsgd, pe, none, got 'dpsdg'", "'dpsgd'"),
     with_set("limit too small", "mechanism.max_units=50", r"\[expected_units, population\)", "five standard"),
     with_set("limit at population", "mechanism.max_units=1000", r"\[expected_units, population\)", "five"),
     with_set("limit without privacy", "mechanism.name=none mechanism.max_units=200", "null without", "leave"),
@@ -379,7 +379,7 @@ TAKEN = {
 for nothing in ("null", ""):
     TAKEN[nothing] |= {f"mechanism.{key}" for key in ("target_quantile", "quantile_rate", "quantile_noise")}
 for nothing in ("null", ""):
-    TAKEN[nothing] |= {"strategy.fraction"}
+    TAKEN[nothing] |= {"strategy.fraction", "mechanism.samples", "mechanism.threshold"}
 TAKEN["0"] |= {"training.seed", "generation.seed", "data.0.fonts"}
 TAKEN["1.5"] |= {"training.public.weight", "mechanism.clip_norm"}
 TAKEN["1.5"] |= {"generation.guidance", "training.learning_rate", "data.0.weight"}
