@@ -193,7 +193,9 @@ VALUES = [
         "quantile_noise above half the noise multiplier",
         "raise mechanism.quantile_noise",
     ),
-    with_set("unknown mechanism", "mechanism.name=dpsdg", "to be one of dpsgd, pe, none, got 'dpsdg'", "'dpsgd'"),
+    with_set(
+        "unknown mechanism", "mechanism.name=dpsdg", "to be one of dpsgd, pe, none, got 'dpsdg'", "'dpsgd'"
+    ),
     with_set("limit too small", "mechanism.max_units=50", r"\[expected_units, population\)", "five standard"),
     with_set("limit at population", "mechanism.max_units=1000", r"\[expected_units, population\)", "five"),
     with_set("limit without privacy", "mechanism.name=none mechanism.max_units=200", "null without", "leave"),

@@ -76,8 +76,9 @@ def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
     if record.name == "pe":
         yield (
             f"In each of {record.steps:,} iterations every {_name(budget)} has one vote for the synthetic "
-            f"images nearest to it, shared among its images; Gaussian noise of "
-            f"{record.noise_multiplier:.4f} votes (noise multiplier) is added to the count of each synthetic image."
+            "images nearest to it, shared among its images; Gaussian noise of "
+            f"{record.noise_multiplier:.4f} votes (noise multiplier) is added to the count of each synthetic "
+            "image."
         )
         return
     yield (
