@@ -36,6 +36,9 @@ def run(tiny_base: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monke
             assert not adapted
             return family_of(tiny_base())
 
+        def classes(self, family: Any, prompts: Any = None) -> None:
+            assert prompts is None
+
     monkeypatch.setattr(release, "Release", Opened)
     root = tmp_path / "run"
     (root / "private").mkdir(parents=True)

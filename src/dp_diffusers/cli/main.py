@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from dp_diffusers.cli import auditing, certificates, inspection, making, preparation
+from dp_diffusers.cli import auditing, certificates, inspection, making, preparation, studying
 from dp_diffusers.cli.options import Verb
 from dp_diffusers.cli.output import complain, configure, settings
 from dp_diffusers.cli.usage import usage_of
@@ -40,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "generate": making.generate,
     "evaluate": making.evaluate,
     "audit": auditing.audit,
+    "study": studying.study,
 }
 for _name, _verb in VERBS.items():
     app.command(_name, cls=Verb)(_verb)
