@@ -189,7 +189,7 @@ def _trained(run: Run, out: Path) -> tuple[dict[str, Any], LabelledImages]:
 
 
 def images_processed(recipe: Recipe, steps: int) -> int:
-    """Rows of a training (steps x units x copies x noise draws); of `pe`, iterations x population."""
+    """Rows of a training (steps x units x copies x noise draws); of `pe`, steps x population."""
     mechanism, training = recipe.mechanism, recipe.training
     if mechanism.name == "pe":
         return steps * mechanism.population
