@@ -5,8 +5,8 @@
 
 `subset` keeps the rows whose numbers have the smallest hashes, so that everyone keeps the same. `stand-in`
 writes 20,000 training and 4,500 test images, made by shifts, turns and bends from the 1,797 handwritten
-digits that scikit-learn ships (Alpaydin & Kaynak 1998), each digit on one side only: rates chosen there have seen no
-image of MNIST.
+digits that scikit-learn ships (Alpaydin & Kaynak 1998), each digit on one side only: rates chosen there have
+seen no image of MNIST.
 """
 
 from __future__ import annotations
