@@ -8,6 +8,7 @@ import test_bad_commands
 import test_bad_data
 import test_bad_ledgers
 import test_bad_recipes
+import test_bad_sources
 
 AT_LEAST = {
     test_bad_recipes: 45,
@@ -16,6 +17,7 @@ AT_LEAST = {
     test_bad_certificates: 15,
     test_bad_commands: 15,
     test_bad_calls: 10,
+    test_bad_sources: 20,
 }
 
 
