@@ -281,6 +281,8 @@ def test_init_writes_a_recipe_that_loads(capsys: pytest.CaptureFixture[str], tmp
         (("data/train.parquet",), "label"),
         (("ant/x.png", "bee/y.png"), "folder"),
         (("x.png",), None),
+        (("p1/scan/IM1.dcm", "p2/scan/IM1.dcm"), None),
+        (("data-00000-of-00001.arrow",), "label"),
     ],
 )
 def test_init_looks_where_the_labels_are(
@@ -292,7 +294,17 @@ def test_init_looks_where_the_labels_are(
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes(b"never opened")
     assert called(capsys, "init", str(tmp_path / "images"), "--population", "10")[0] == 0
-    assert Recipe.load(tmp_path / "recipe.yaml").data.label == label
+    written = Recipe.load(tmp_path / "recipe.yaml")
+    assert written.data.label == label
+    assert written.budget.unit == ("PatientID" if "IM1" in layout[0] else "image")
+
+
+def test_init_of_a_manifest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from dp_diffusers.recipe import Recipe
+
+    (tmp_path / "list.csv").write_text("never opened")
+    assert called(capsys, "init", str(tmp_path / "list.csv"), "--population", "10")[0] == 0
+    assert Recipe.load(tmp_path / "recipe.yaml").data.label == "label"
 
 
 def test_memory_is_estimated_from_config_files(tiny_base_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from dp_diffusers.data.sources import kind_of
+from dp_diffusers.data.sources import default_label, kind_of
 from dp_diffusers.errors import DataError, InputError
 from dp_diffusers.recipe import Recipe
 
@@ -38,7 +38,9 @@ WRITTEN = {
 def write_starter(path: Path, images: Path, *, population: int, base: str, epsilon: float) -> None:
     """Writes the recipe. Raises: `InputError` if the file exists; `RecipeError` for numbers out of range."""
     if not images.exists():
-        raise DataError(f"images not found: {images}", hint="give a folder or a parquet file")
+        raise DataError(
+            f"images not found: {images}", hint="give a folder, a parquet file or a manifest (.csv, .tsv)"
+        )
     if path.exists():
         raise InputError(f"{path} exists already", hint="give another --out")
     if not path.parent.is_dir():
@@ -52,15 +54,16 @@ def _recipe(path: Path, images: Path, *, population: int, base: str, epsilon: fl
     from dp_diffusers.recipe.checks import cross_checks
     from dp_diffusers.recipe.file import RecipeSource, validate
 
-    data: dict[str, Any] = {"path": _relative(images, path.parent)}
-    if kind_of(images) == "folder":
-        data["label"] = "folder" if any(item.is_dir() for item in images.iterdir()) else None
-    else:
-        data["label"] = "label"
+    kind = kind_of(images)
+    label = default_label(kind)
+    if kind == "folder" and not any(item.is_dir() for item in images.iterdir()):
+        label = None
+    # every DICOM file says whose it is
+    unit = {"unit": "PatientID"} if kind == "dicom" else {}
     value: dict[str, Any] = {
         "base": base,
-        "data": data,
-        "budget": {"epsilon": epsilon},
+        "data": {"path": _relative(images, path.parent), "label": label},
+        "budget": {"epsilon": epsilon, **unit},
         "mechanism": {"population": population},
     }
     source = RecipeSource(path=path, value=value)

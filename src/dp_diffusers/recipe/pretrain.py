@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from dp_diffusers.data.sources import is_hub
 from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.pretrain_data import DrawnDigitsSource, FilesSource, PublicSource
 from dp_diffusers.recipe.pretrain_model import AutoencoderSettings, ModelSettings
@@ -116,7 +117,7 @@ class PretrainRecipe(Section):
         """The same recipe with paths relative to `folder` made absolute."""
         sources = [
             item.model_copy(update={"path": str(folder / item.path)})
-            if isinstance(item, FilesSource)
+            if isinstance(item, FilesSource) and not is_hub(item.path)
             else item
             for item in self.data
         ]

@@ -27,10 +27,10 @@ class DrawnDigitsSource(Section):
 
 
 class FilesSource(Section):
-    """Public images from a folder or a parquet file."""
+    """Public images from files: any kind that `data.path` of a fine-tuning takes."""
 
     source: Literal["files"]
-    path: str = Field(min_length=1, description="folder or parquet file")
+    path: str = Field(min_length=1, description="a folder, a parquet file, a manifest or hf://owner/name")
     label: str | None = Field(default="label", description="label column, `folder`, or null")
     weight: float = Field(
         default=1.0, gt=0, le=1e9, description="share of this source in a batch, before normalising"

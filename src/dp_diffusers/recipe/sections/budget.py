@@ -28,8 +28,8 @@ class BudgetSettings(Section):
     unit: str = Field(
         default="image",
         min_length=1,
-        description="`image`, or the column that names a person, of the parquet file (lists, where images "
-        "show several) or of the folder's metadata.csv",
+        description="`image`, or the column that names a person: of the table (lists, where images show "
+        "several), of the folder's metadata.csv, or of DICOM files a keyword such as PatientID",
     )
     adjacency: Literal["add_remove", "zero_out", "replace"] = Field(
         default="add_remove",
