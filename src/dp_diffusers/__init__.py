@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from dp_diffusers.auditing import audit
     from dp_diffusers.data.private_images import PrivateImages
     from dp_diffusers.evaluation import evaluate
+    from dp_diffusers.evolution_settings import EvolutionSettings
     from dp_diffusers.finetuning import finetune
     from dp_diffusers.mechanisms.dpsgd import DPSGD
+    from dp_diffusers.mechanisms.evolution import PE
     from dp_diffusers.plan import Plan
     from dp_diffusers.privacy.budget import Budget
     from dp_diffusers.privacy.certificate import Certificate
@@ -26,8 +28,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DPSGD",
+    "PE",
     "Budget",
     "Certificate",
+    "EvolutionSettings",
     "Ledger",
     "Plan",
     "PrivateImages",
@@ -43,7 +47,9 @@ _HOME = {
     "Budget": "dp_diffusers.privacy.budget",
     "Certificate": "dp_diffusers.privacy.certificate",
     "DPSGD": "dp_diffusers.mechanisms.dpsgd",
+    "EvolutionSettings": "dp_diffusers.evolution_settings",
     "Ledger": "dp_diffusers.privacy.ledger",
+    "PE": "dp_diffusers.mechanisms.evolution",
     "Plan": "dp_diffusers.plan",
     "PrivateImages": "dp_diffusers.data.private_images",
     "Release": "dp_diffusers.release",

@@ -15,9 +15,8 @@ from dp_diffusers.recipe.sections import GenerationSettings
 from dp_diffusers.recipe.sections.evolution import default_samples
 
 if TYPE_CHECKING:
+    from dp_diffusers.plan import Plan
     from dp_diffusers.recipe import Recipe
-
-__all__ = ["EvolutionSettings", "default_samples", "settings_of_recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +72,18 @@ def settings_of_recipe(recipe: Recipe) -> EvolutionSettings | None:
         features=chosen.features,
         generation=recipe.generation,
     )
+
+
+def settings_of_plan(plan: Plan, given: EvolutionSettings | None) -> EvolutionSettings | None:
+    """The settings of a call of `finetune`, with defaults; None for another mechanism.
+
+    Raises `ParameterError` for settings that the plan has no use for.
+    """
+    if plan.mechanism.name == "pe":
+        return given or EvolutionSettings(samples=default_samples(plan.mechanism.population))
+    if given is not None:
+        raise ParameterError(
+            f"evolution has no effect with a plan of {plan.mechanism.name}",
+            hint="leave it out, or calibrate a plan of PE",
+        )
+    return None

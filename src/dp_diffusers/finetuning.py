@@ -14,6 +14,7 @@ from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.loading import as_base
 from dp_diffusers.earlier_recipe import require_same_recipe
 from dp_diffusers.encoded_cache import forget
+from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_plan
 from dp_diffusers.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
@@ -55,6 +56,7 @@ def finetune(
     training: TrainingSettings | None = None,
     runtime: RuntimeSettings | None = None,
     progress: Progress = silent,
+    evolution: EvolutionSettings | None = None,
 ) -> Release:
     """Fine-tunes a public model on private images under a plan, and writes a release.
 
@@ -69,6 +71,7 @@ def finetune(
         training: learning rate, noise draws and the like; nothing in it can change epsilon.
         runtime: device, dtype, rows per pass.
         progress: called with keyword arguments `step, steps, epsilon, budget, seconds` or `message`.
+        evolution: for a plan of `PE`, which trains nothing: how many images, how they vary and are drawn.
 
     Raises:
         InputError: something given cannot be used, or the images belong to another unit than the budget
@@ -78,7 +81,8 @@ def finetune(
     training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
     require_unit(plan, data)
     opened = as_base(base).with_classes(None if data.class_names_from_data else data.class_names)
-    settings = settings_of_call(opened, data, plan, strategy, training, runtime)
+    evolution = settings_of_plan(plan, evolution)
+    settings = settings_of_call(opened, data, plan, strategy, training, runtime, evolution)
     folder = RunFolder(Path(out))
     if _is_done(folder, settings):
         return _reopened(folder, opened)
@@ -92,6 +96,7 @@ def finetune(
         open_data=lambda _: data,
         settings=settings,
         progress=progress,
+        evolution=evolution,
     )
     return run(job, folder)
 
@@ -100,9 +105,10 @@ def _reopened(folder: RunFolder, base: Base) -> Release:
     """The release of a finished run; a base that came as an object gets the adapter, if it is without one."""
     if not base.in_memory:
         return Release.open(folder.root)
-    if not has_adapter(base.network):
+    release = Release.open(folder.root, base=base)
+    if release.population is None and not has_adapter(base.network):
         load_adapter(base.network, folder.adapter)
-    return Release.open(folder.root, base=base)
+    return release
 
 
 def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:

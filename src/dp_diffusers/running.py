@@ -34,7 +34,9 @@ from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import declared_size
 from dp_diffusers.run_folder import RUN, RunFolder
+from dp_diffusers.saliency_choice import chosen_layers, rehearsed_candidates, require_query
 from dp_diffusers.strategies import strategy_of
+from dp_diffusers.strategies.sapf import Sapf
 from dp_diffusers.training import Loop
 from dp_diffusers.whole_files import write_text
 
@@ -43,12 +45,14 @@ from dp_diffusers.whole_files import write_text
 class Model:
     """What is trained: the family, peft's configuration of its adapter, and public images mixed in.
 
-    config: None where nothing is trained.
+    config: None where nothing is trained. candidates: where private images choose the layers, a copy of the
+    network with all that may be chosen; nothing is adapted until they have.
     """
 
     family: Family
     config: Any = None
     public: PublicBatches | None = None
+    candidates: Any = None
 
 
 def run(job: Job, folder: RunFolder) -> Release:
@@ -76,17 +80,23 @@ def _prepared(job: Job) -> Model:
     )
     require_classes(job.plan, classes_of(family, job.settings))
     device = _device(job.runtime.device)
+    require_query(job.plan, None if job.evolution else strategy_of(job.strategy))
     if job.evolution is not None:
         require_evolvable(family, classes_of(family, job.settings), job.evolution)
         family.network.to(device)
         set_conditions(family, job.settings)
         return Model(family=family)
-    config = strategy_of(job.strategy).apply(family.network, seed=training.seed)
+    strategy, config, candidates = strategy_of(job.strategy), None, None
+    if not isinstance(strategy, Sapf):
+        config = strategy.apply(family.network, seed=training.seed)
     family.network.to(device).train()
     set_conditions(family, job.settings)
-    rehearse(family)
+    if isinstance(strategy, Sapf):
+        candidates = rehearsed_candidates(family, strategy, training.seed)
+    else:
+        rehearse(family)
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
-    return Model(family=family, config=config, public=public)
+    return Model(family=family, config=config, public=public, candidates=candidates)
 
 
 def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
@@ -109,6 +119,7 @@ def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
             folder=folder,
             progress=job.progress,
         )
+        _choose_layers(job, model, data=data, account=account, keys=keys, folder=folder)
         loop = _loop(job, model, data=data, account=account, keys=keys, folder=folder)
         loop.run()
     except BaseException:
@@ -117,6 +128,19 @@ def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
         raise
     population = loop.population if isinstance(loop, Evolution) else None
     return _finish(job, folder, model, data, account, proportions, population)
+
+
+def _choose_layers(job: Job, model: Model, **shared: Any) -> None:
+    """Adapts the layers that the private images choose, where the strategy leaves that to them."""
+    if model.candidates is None:
+        return
+    strategy, network = strategy_of(job.strategy), model.family.network
+    shared |= {"plan": job.plan, "training": job.training, "runtime": job.runtime, "progress": job.progress}
+    chosen = chosen_layers(strategy, model.candidates, family=model.family, **shared)
+    model.candidates = None  # its memory is free for the training
+    device = next(network.parameters()).device
+    model.config = strategy.apply(network, seed=job.training.seed, chosen=chosen)
+    network.to(device).train()
 
 
 def _loop(job: Job, model: Model, **shared: Any) -> Loop | Evolution:

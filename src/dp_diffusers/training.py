@@ -98,11 +98,7 @@ class Loop:
             try:
                 self.refuse_exhausted()
                 for rows in self.passes(step, sampler.units(step)):
-                    box.accumulate(
-                        self.row_losses(rows, step),
-                        _tensor(rows.owner, self.device),
-                        _tensor(rows.weight, self.device),
-                    )
+                    self.accumulate(box, rows, step)
                 # pay, then noise; everything below is post-processing
                 box.release(step, self.account.charge(step) if self.account else None)
             except BudgetExhausted:
@@ -122,6 +118,11 @@ class Loop:
             self.report(step + 1, steps, time.monotonic() - began)
         self.complete = True
         saver.maybe_save(force=True)
+
+    def accumulate(self, box: Any, rows: Rows, step: int) -> None:
+        """One pass: the rows' losses, whose they are, and their weights."""
+        owner, weight = _tensor(rows.owner, self.device), _tensor(rows.weight, self.device)
+        box.accumulate(self.row_losses(rows, step), owner, weight)
 
     def refuse_exhausted(self) -> None:
         """Raises `BudgetExhausted` before the work of a step that could not be paid for."""

@@ -124,9 +124,13 @@ def histogram_noise(epsilon: float, delta: float, adjacency: str) -> float:
 
     A public rule, rounded up to four digits so that it is the same number everywhere.
     """
-    exact = _apart(adjacency) / _gaussian_parameter(epsilon / 10.0, delta)
-    digit = 10.0 ** (math.floor(math.log10(exact)) - 3)
-    return float(f"{(math.floor(exact / digit) + 1) * digit:.4g}")
+    return rounded_up(_apart(adjacency) / _gaussian_parameter(epsilon / 10.0, delta))
+
+
+def rounded_up(noise: float) -> float:
+    """The next number of four digits above, so that it is written the same everywhere."""
+    digit = 10.0 ** (math.floor(math.log10(noise)) - 3)
+    return float(f"{(math.floor(noise / digit) + 1) * digit:.4g}")
 
 
 def _apart(adjacency: str) -> float:

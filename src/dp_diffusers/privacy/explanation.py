@@ -175,7 +175,7 @@ def _query_sentence(query: Record) -> str:
     times = "once" if query.steps == 1 else f"{query.steps:,} times"
     return (
         f"Besides, and paid from the same budget: {query.name}, {times}, with Gaussian noise of "
-        f"{query.noise_multiplier:.4g} on its sum."
+        f"{query.noise_multiplier:.4g} x what one unit adds at most."
     )
 
 

@@ -219,6 +219,8 @@ def _best_order(cap: Cap, record: Record, queries: Sequence[Record], adjacency: 
 
     def steps_carried(numbers: tuple[float, float, float]) -> float:
         order, loss, spent = numbers
+        if not (math.isfinite(loss) and math.isfinite(spent)):
+            return -math.inf  # the series of some fractional orders does not converge
         room = cap.epsilon - accountant.renyi_to_epsilon(spent, order, cap.delta / 2)
         return room / loss if loss > 0 else -math.inf
 

@@ -24,6 +24,7 @@ def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
         *_histogram(recipe),
         *_ledger(recipe),
         *_evolution(recipe),
+        *_saliency(recipe),
     ]
 
 
@@ -112,6 +113,17 @@ def _ledger(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(path, str) and path.startswith("hf://") and private and not given:
         message = f"expected budget.ledger to name a file, since data.path is {path}; got null"
         yield ("budget", "ledger"), message, "one file for all runs on this data set, such as data.ledger"
+
+
+def _saliency(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    """A choice of layers by the private images is paid for by a run with privacy."""
+    strategy, mechanism = recipe.get("strategy"), recipe.get("mechanism")
+    if not isinstance(strategy, Mapping) or strategy.get("name") != "sapf":
+        return
+    if isinstance(mechanism, Mapping) and mechanism.get("name") == "none":
+        message = "expected strategy.name to be another one without privacy (mechanism.name: none)"
+        hint = "lora; the layers of sapf are chosen by a private query"
+        yield ("strategy", "name"), f"{message}, got 'sapf'", hint
 
 
 def _evolution(recipe: Mapping[str, Any]) -> list[Finding]:

@@ -51,7 +51,7 @@ def plan_of(recipe: Recipe) -> Plan:
         return Plan.calibrate(None, NonPrivate(**sizes))
     mechanism = _private(settings)
     budget = budget_of(recipe)
-    plan = Plan.calibrate(budget, mechanism, queries_of(recipe, budget))
+    plan = Plan.calibrate(budget, mechanism, queries_of(recipe, budget, mechanism))
     _require_room(plan, budget)
     return plan
 

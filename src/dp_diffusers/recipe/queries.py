@@ -1,4 +1,5 @@
-"""The side queries that a recipe asks for: today a class histogram, for `generation.labels: histogram`.
+"""The side queries that a recipe asks for: a class histogram (`generation.labels: histogram`), and which
+layers matter most (`strategy.name: sapf`).
 
 Guarantees that the number of classes is a declared one, of the recipe or of the public base, and never found
 in the images. May import privacy/ and mechanisms/ inside functions; never torch. Source: the recipe contract.
@@ -7,24 +8,39 @@ in the images. May import privacy/ and mechanisms/ inside functions; never torch
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_diffusers.errors import ParameterError
 
 if TYPE_CHECKING:
+    from dp_diffusers.mechanisms.dpsgd import DPSGD
+    from dp_diffusers.mechanisms.evolution import PE
     from dp_diffusers.privacy.budget import Budget
     from dp_diffusers.privacy.events import Record
     from dp_diffusers.recipe import Recipe
 
 
-def queries_of(recipe: Recipe, budget: Budget) -> tuple[Record, ...]:
+def queries_of(recipe: Recipe, budget: Budget, mechanism: DPSGD | PE) -> tuple[Record, ...]:
     """Records of the side queries. Raises `ParameterError` where nobody has declared the classes."""
-    if recipe.generation.labels != "histogram":
-        return ()
-    from dp_diffusers.mechanisms.histogram import histogram_query
+    return (*_histogram(recipe, budget), *_saliency(mechanism, recipe, budget))
 
-    return (histogram_query(budget, declared_classes(recipe)),)
+
+def _histogram(recipe: Recipe, budget: Budget) -> Iterator[Record]:
+    if recipe.generation.labels == "histogram":
+        from dp_diffusers.mechanisms.histogram import histogram_query
+
+        yield histogram_query(budget, declared_classes(recipe))
+
+
+def _saliency(mechanism: DPSGD | PE, recipe: Recipe, budget: Budget) -> Iterator[Record]:
+    from dp_diffusers.mechanisms.dpsgd import DPSGD
+
+    if recipe.strategy.name == "sapf" and isinstance(mechanism, DPSGD):
+        from dp_diffusers.mechanisms.saliency import saliency_query
+
+        yield saliency_query(budget, mechanism)
 
 
 def declared_classes(recipe: Recipe) -> int:
