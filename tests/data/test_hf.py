@@ -129,6 +129,10 @@ def test_a_split_is_found_in_either_layout(tmp_path: Path, monkeypatch: pytest.M
     assert shades("hf://me/a") == [0, 1]
     assert shades("hf://me/a:test") == [2, 3]
     assert shades("hf://me/b:test") == [5]
+    served(tmp_path, ["clinic/x-rays/train.parquet"], monkeypatch)
+    assert "clinic/x-rays" in PrivateImages.open("hf://clinic/x-rays").traces.ids, (
+        "where images lie is private"
+    )
     (tmp_path / "datasets/me/c").mkdir()
     assert shades("hf://me/c") == [6], "the Hub's conversion stands in where there is no parquet"
     assert shades("hf://me/c:v1/test") == [7]

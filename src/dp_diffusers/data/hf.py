@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dp_diffusers.data.hub import hub_tables
+from dp_diffusers.data.hub import hub_tables, parsed
 from dp_diffusers.data.sources import RawImages, is_hub, source
 from dp_diffusers.data.tables import Table, read_tables
 from dp_diffusers.errors import DataError
@@ -75,7 +76,9 @@ def read_hf(path: str | Path, *, label: str | None, unit: str | None, caption: s
         tables += hub_tables(str(path))
     else:
         tables += [ArrowTable(Path(path) / name) for name in _files(Path(path))]
-    return read_tables(str(path), tables, label=label, unit=unit, caption=caption)
+    raw = read_tables(str(path), tables, label=label, unit=unit, caption=caption)
+    # what a folder's path is elsewhere: where the images lie
+    return replace(raw, ids=[parsed(str(path)).name]) if is_hub(path) else raw
 
 
 def _files(folder: Path) -> list[str]:
