@@ -234,3 +234,10 @@ def test_a_resolved_recipe_loads_again(tiny_recipe: Path, tmp_path: Path) -> Non
     (tmp_path / "resolved.yaml").write_text(recipe.resolved_yaml())
     assert Recipe.load(tmp_path / "resolved.yaml") == recipe
     assert recipe.mechanism.expected_units == 30
+
+
+def test_an_audit_refuses_what_has_no_gradient(tiny_recipe: Path, tmp_path: Path) -> None:
+    from dp_diffusers.auditing import audit_recipe
+
+    with pytest.raises(ParameterError, match="the mechanism pe has none"):
+        audit_recipe(Recipe.load(tiny_recipe, PE), out=tmp_path / "audit")

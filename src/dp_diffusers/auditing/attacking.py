@@ -213,6 +213,11 @@ def _private(plan: Plan) -> DPSGD:
     """The plan's mechanism. Raises `ParameterError` for a plan without privacy."""
     if isinstance(plan.mechanism, DPSGD):
         return plan.mechanism
+    if not plan.not_private:
+        raise ParameterError(
+            f"an audit attacks gradients, and the mechanism {plan.mechanism.name} has none",
+            hint="audit a recipe of mechanism dpsgd",
+        )
     raise ParameterError(
         "a plan without privacy claims nothing that an audit could test", hint="set mechanism.name to dpsgd"
     )
