@@ -213,6 +213,18 @@ VALUES = [
         r"another one without privacy \(mechanism.name: none\), got 'adam_bc'",
         "adam;",
     ),
+    with_set(
+        "layers chosen without noise",
+        "mechanism.name=none strategy.name=sapf",
+        r"another one without privacy \(mechanism.name: none\), got 'sapf'",
+        "lora",
+    ),
+    with_set(
+        "samples of dpsgd",
+        "mechanism.samples=100",
+        r"mechanism\.samples to be null with mechanism\.name dpsgd, got 100",
+        "pe",
+    ),
     with_set("public without a place", "training.public={}", r"missing key 'training\.public\.path'", "see"),
     added(
         "public weight",
