@@ -101,6 +101,7 @@ def test_votes_that_are_lost_between_payment_and_disk_are_paid_for_again(
     assert release.certificate.epsilon <= recipe.budget.epsilon
 
 
+@pytest.mark.slow
 def test_the_same_votes_make_the_same_images(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +143,7 @@ def test_planted_votes_without_noise(recipe: Recipe, tmp_path: Path, monkeypatch
     assert whole_votes_are_used(recipe, tmp_path / "run", monkeypatch), "the planted defect must be visible"
 
 
+@pytest.mark.slow
 def test_from_python(tiny_base: Callable[..., Any], tiny_parquet: Path, tmp_path: Path) -> None:
     data = dpd.PrivateImages.open(str(tiny_parquet), label="label")
     plan = dpd.Plan.calibrate(dpd.Budget(4.0, 1e-3), dpd.PE(steps=2, population=30))
