@@ -61,7 +61,7 @@ ROWS = [
     ),
     row("recipe a folder", "plan F/", "expected a recipe file, got a folder", "recipe.yaml"),
     row("recipe misspelt in train", "train F/recpie.yaml --out F/run", "recipe not found", r"recipe\.yaml"),
-    row("init nothing", "init F/none --population 10", "images not found", "folder or a parquet file"),
+    row("init nothing", "init F/none --population 10", "images not found", "a folder, a parquet file"),
     row("init no population", "init F/", "missing option '--population'", "init --help"),
     row(
         "init population a word",
