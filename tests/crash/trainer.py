@@ -166,6 +166,8 @@ def child(request: dict[str, Any]) -> int:
     from dp_diffusers.cli.main import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for inherited in (signal.SIGHUP, signal.SIGQUIT):  # nohup, and a shell's `&`, leave them ignored
+        signal.signal(inherited, signal.SIG_DFL)
     log_releases(request["log"], request["pause"])
     small_parts()
     for name in request.get("defects") or ():
