@@ -77,3 +77,23 @@ def test_a_damaged_note_begins_again(tmp_path: Path) -> None:
     again = Encoder()
     kept(TEXTS, again, tmp_path, "model")
     assert len(again.calls) == 6
+
+
+@pytest.mark.parametrize("left", [0, 60, None])
+def test_a_damaged_column_begins_again(tmp_path: Path, left: int | None) -> None:
+    kept(TEXTS, Encoder(), tmp_path, "model")
+    column = tmp_path / "text.npy"
+    if left is None:
+        column.unlink()
+    else:
+        column.write_bytes(column.read_bytes()[:left])
+    again = Encoder()
+    table = kept(TEXTS, again, tmp_path, "model")
+    assert len(again.calls) == 6
+    assert table.rows(torch.arange(6))["text"][:, 0, 0].tolist() == [1, 2, 3, 4, 5, 0]
+
+
+def test_a_column_of_an_earlier_table_is_not_taken_along(tmp_path: Path) -> None:
+    np.save(tmp_path / "pooled.npy", np.zeros((6, 4)))
+    assert set(kept(TEXTS, Encoder(), tmp_path, "model").columns) == {"text", "mask"}
+    assert set(kept(TEXTS, Encoder(), tmp_path, "model").columns) == {"text", "mask"}

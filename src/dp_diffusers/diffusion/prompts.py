@@ -52,8 +52,7 @@ def kept(
     folder.mkdir(parents=True, exist_ok=True)
     texts = (*prompts, None)
     key = hashlib.sha256(json.dumps([model, *texts]).encode()).hexdigest()
-    done = _done(folder, key)
-    columns = {path.stem: np.load(path, mmap_mode="r+") for path in folder.glob("*.npy")} if done else {}
+    done, columns = _started(folder, key, len(texts))
     for place in range(done, len(texts)):
         for name, value in _arrays(encode(texts[place])).items():
             if name not in columns:
@@ -72,14 +71,19 @@ def _arrays(encoding: Encoding) -> dict[str, np.ndarray]:
     }
 
 
-def _done(folder: Path, key: str) -> int:
-    """How many rows are in the files already."""
-    note = folder / _NOTE
+def _started(folder: Path, key: str, count: int) -> tuple[int, dict[str, np.ndarray]]:
+    """How many rows are in the files already, and the files; a folder that is not whole is begun again."""
     try:
-        found = json.loads(note.read_text()) if note.exists() else {}
-    except ValueError:
-        return 0
-    return int(found["done"]) if found.get("key") == key else 0
+        found = json.loads((folder / _NOTE).read_text())
+        if found["key"] == key:
+            columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in found["columns"]}
+            if all(len(column) == count for column in columns.values()):
+                return int(found["done"]), columns
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        pass  # cut off, or none yet: encoding again costs time only
+    for path in (folder / _NOTE, *folder.glob("*.npy")):
+        path.unlink(missing_ok=True)
+    return 0, {}
 
 
 def _new_file(path: Path, value: np.ndarray, count: int) -> np.ndarray:
@@ -91,4 +95,4 @@ def _note(folder: Path, key: str, done: int, columns: Mapping[str, np.ndarray]) 
     for column in columns.values():
         if isinstance(column, np.memmap):
             column.flush()
-    write_text(folder / _NOTE, json.dumps({"key": key, "done": done}))
+    write_text(folder / _NOTE, json.dumps({"key": key, "done": done, "columns": sorted(columns)}))
