@@ -18,6 +18,7 @@ from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.public_batches import PublicBatches, public_batches
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.sections.public import PublicSettings
+from latent_support import tiny_latent_base
 from loop_support import cheap_trainings, small_budget
 
 CLASSES = ["dark", "grey", "light"]
@@ -49,10 +50,13 @@ def gradients(batches: PublicBatches, step: int, most_rows: int) -> list[torch.T
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
+@pytest.mark.parametrize("latent", [False, True])
 def test_what_is_added_is_the_weighted_gradient_of_the_mean_loss(
-    tiny_base: Callable[..., Any], public_images: Path
+    tiny_base: Callable[..., Any], public_images: Path, latent: bool
 ) -> None:
-    batches = opened(family_of(tiny_base(), label_dropout=0.2), public_images)
+    base = tiny_latent_base() if latent else tiny_base()
+    batches = opened(family_of(base, label_dropout=0.2), public_images)
+    assert (batches.clean is not None) == latent
     ((clean, labels, draws),) = batches.parts(2, 100)
     assert clean.shape == (6, *batches.family.shape)
     loss = batches.family.row_losses(clean, labels, draws).mean()
@@ -60,6 +64,15 @@ def test_what_is_added_is_the_weighted_gradient_of_the_mean_loss(
     for rows in (100, 4, 1):
         for found, wanted in zip(gradients(batches, 2, rows), expected, strict=True):
             assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_public_latents_are_those_of_their_images(public_images: Path) -> None:
+    batches = opened(family_of(tiny_latent_base()), public_images)
+    assert batches.clean is not None
+    with torch.no_grad():
+        for place in range(12):
+            alone = batches.family.encode(batches.images[place : place + 1])
+            assert torch.allclose(batches.clean[place], alone[0], rtol=1e-5, atol=1e-6)
 
 
 def test_guarantee_batches_are_a_function_of_seed_and_step(
