@@ -14,6 +14,8 @@ from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.loading import base_of_pipeline
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.strategies import strategy_of
+from dp_diffusers.strategies.sapf import Sapf, choose
 from latent_support import tiny_latent_base
 
 PROMPTS = ("a cat", "a dog", "two owls")
@@ -99,15 +101,36 @@ def rows(
     family: Any, images: np.ndarray, labels: np.ndarray, units: list[int]
 ) -> tuple[torch.Tensor, torch.Tensor | None, Draws]:
     """Encoded images, labels and draws of one row for each unit."""
-    position = np.arange(len(units))
-    draws = family.objective.draw(
+    numbers = torch.from_numpy(labels[units]) if family.classes else None
+    return family.encode(images[units]), numbers, draws_of(family, np.array(units))
+
+
+def draws_of(family: Any, owner: np.ndarray) -> Draws:
+    """The secret draws of rows, `owner` `[R]` the unit of each, the rows of a unit neighbours."""
+    units, first, position, counts = np.unique(
+        owner, return_index=True, return_inverse=True, return_counts=True
+    )
+    drawn: Draws = family.objective.draw(
         RunKeys.for_tests(5),
         0,
-        units=np.array(units),
+        units=units,
         position=position,
-        slot=np.zeros_like(position),
-        slots=1,
+        slot=np.arange(len(owner)) - first[position],
+        slots=int(counts.max()),
         shape=family.shape,
     )
-    numbers = torch.from_numpy(labels[units]) if family.classes else None
-    return family.encode(images[units]), numbers, draws
+    return drawn
+
+
+def some_draws(draws: Draws, index: torch.Tensor) -> Draws:
+    """The draws of the rows `index`."""
+    return Draws(**{name: getattr(draws, name)[index] for name in ("timesteps", "noise", "drop_label")})
+
+
+def apply_strategy(spec: dict[str, Any], network: torch.nn.Module, *, seed: int = 0) -> Any:
+    """Applies a strategy; one that needs layers to be chosen gets made-up numbers to choose them by."""
+    strategy = strategy_of(spec)
+    if not isinstance(strategy, Sapf):
+        return strategy.apply(network, seed=seed)
+    saliency = {name: float(place % 5) for place, name in enumerate(strategy.candidates(network))}
+    return strategy.apply(network, seed=seed, chosen=choose(saliency, strategy.fraction))

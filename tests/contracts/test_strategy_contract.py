@@ -21,8 +21,8 @@ from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.strategies import STRATEGIES, strategy_of
 from dp_diffusers.strategies.adapter import has_adapter, save_adapter
 from dp_diffusers.strategies.merging import merged
-from dp_diffusers.strategies.sapf import choose
 from engine_support import clipped_sum
+from family_support import apply_strategy
 from network_support import NETWORKS, ROWS, losses_of, network_of, output_of
 from unet_support import bounded, contribution, disturb, moved, new_loop
 
@@ -48,11 +48,7 @@ class Example:
         return "-".join([self.name, *(f"{value}" for value in self.options.values())])
 
     def apply(self, network: nn.Module, *, seed: int = 0) -> Any:
-        strategy = strategy_of({"name": self.name, **self.options})
-        if self.name != "sapf":
-            return strategy.apply(network, seed=seed)
-        saliency = {name: float(place % 5) for place, name in enumerate(strategy.candidates(network))}
-        return strategy.apply(network, seed=seed, chosen=choose(saliency, strategy.fraction))
+        return apply_strategy({"name": self.name, **self.options}, network, seed=seed)
 
 
 def example(name: str, trains: str, but: str = "^$", **options: Any) -> Example:
