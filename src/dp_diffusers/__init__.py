@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dp_diffusers.finetuning import finetune
     from dp_diffusers.mechanisms.dpsgd import DPSGD
     from dp_diffusers.mechanisms.evolution import PE
+    from dp_diffusers.merging import merge
     from dp_diffusers.plan import Plan
     from dp_diffusers.privacy.budget import Budget
     from dp_diffusers.privacy.certificate import Certificate
@@ -41,6 +42,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "generate",
+    "merge",
 ]
 
 _HOME = {
@@ -57,6 +59,7 @@ _HOME = {
     "evaluate": "dp_diffusers.evaluation",
     "finetune": "dp_diffusers.finetuning",
     "generate": "dp_diffusers.release",
+    "merge": "dp_diffusers.merging",
 }
 
 

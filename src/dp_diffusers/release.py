@@ -173,7 +173,7 @@ def write_release(
     certificate = Certificate.draft(
         plan=plan,
         account=account,
-        base_model={"id": base.identity, "sha256": base.sha256},
+        base_model=_base_model(base),
         adapter={"trainable_parameters": trainable},
         class_names_from_data=data.class_names_from_data,
         multi_owner=data.multi_owner,
@@ -193,6 +193,12 @@ def write_release(
     return Release(folder=folder, certificate=certificate)
 
 
+def _base_model(base: Base) -> dict[str, Any]:
+    """What a certificate says of the base: that it is public, or which releases are in it."""
+    earlier = {"merged_from": [dict(origin) for origin in base.merged_from]} if base.merged_from else {}
+    return {"id": base.identity, "sha256": base.sha256, **earlier}
+
+
 def _scan(folder: RunFolder, secrets: Secrets) -> Callable[[str], None]:
     """Looks through the whole release and the text of the certificate that it is about to get."""
     report = folder.private / FOUND
@@ -209,6 +215,9 @@ def _public_words(certificate: Certificate) -> list[str]:
     mixed_in = certificate.further.get("public_images") or {}
     whole = [str(value) for value in [*numbers, *mixed_in.values()] if isinstance(value, int)]
     named = [mixed_in["name"]] if mixed_in else []
+    named += [
+        str(value) for origin in certificate.base_model.get("merged_from", ()) for value in origin.values()
+    ]
     return [str(certificate.base_model["id"]), *named, *map(str, names), *whole]
 
 

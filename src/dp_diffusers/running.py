@@ -22,6 +22,7 @@ from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.diffusion.merged_from import require_bounded
 from dp_diffusers.encoded_cache import forget
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evolution_population import Population
@@ -59,6 +60,7 @@ def run(job: Job, folder: RunFolder) -> Release:
     """Trains, or goes on with it, and writes the release. Raises what the parts raise."""
     if not job.plan.not_private:
         _ = job.ledger_file  # the cheapest refusal first
+        require_bounded(job.base.merged_from)
     model = _prepared(job)
     folder.create()
     with folder.lock():

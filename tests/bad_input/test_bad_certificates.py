@@ -189,6 +189,26 @@ VERBS = [
         lambda f: (f / CERTIFICATE).unlink(),
     ),
     Row(
+        name="merge a changed adapter",
+        command=("merge", "{folder}/run", "--out", "{folder}/new"),
+        says="is not valid, so it is not merged: adapter/adapter_model.safetensors was changed",
+        hint="certificate verify",
+        code=4,
+        spoil=writes("run/release/adapter/adapter_model.safetensors", "w"),
+    ),
+    Row(
+        name="merge into what is there",
+        command=("merge", "{folder}/run", "--out", "{folder}/run"),
+        says="run is there already",
+        hint="another --out",
+    ),
+    Row(
+        name="merge without a base",
+        command=("merge", "{folder}/run/release", "--out", "{folder}/new"),
+        says="has no recipe beside it that leads to its base model",
+        hint="give --base, the folder or hub id of 'x'",
+    ),
+    Row(
         name="generate from a changed certificate",
         command=("generate", "{folder}/run", "--quiet"),
         says="its digest is another",

@@ -120,6 +120,9 @@ ROWS = [
         "folder",
         table(),
     ),
+    row("merge nothing", "merge F/none --out F/new", "holds no finished run", "dp-diffusers train"),
+    row("merge to nowhere", "merge F/none", "missing option '--out'", "merge --help"),
+    row("merge a file", "merge F/recipe.yaml --out F/new", "holds no finished run", "dp-diffusers train"),
     row("evaluate without", "evaluate F/none", "missing option '--reference'", "evaluate --help"),
     row(
         "evaluate other classes",

@@ -28,6 +28,7 @@ VERBS = [
     "pretrain",
     "train",
     "generate",
+    "merge",
     "evaluate",
     "audit",
     "ledger show",

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import LoraConfig
+from torch import nn
 
 from dp_diffusers.errors import ModelError
 from dp_diffusers.strategies.lora import Lora
@@ -28,6 +30,14 @@ def test_a_bias_without_a_place_is_refused() -> None:
     network = network_of("conditional unet")
     Lora(rank=2, also=["bias"]).apply(network)
     with pytest.raises(ModelError, match=r"attn1\.to_q has a bias, and the layer has none"):
+        merged(network)
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd")
+def test_a_convolution_in_groups_is_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 1, groups=2))
+    Lora(config=LoraConfig(r=2, target_modules=["0"])).apply(network)
+    with pytest.raises(ModelError, match="0 belongs to a convolution in groups, which peft cannot merge"):
         merged(network)
 
 

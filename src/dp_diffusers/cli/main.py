@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from dp_diffusers.cli import auditing, certificates, inspection, making, preparation, studying
+from dp_diffusers.cli import auditing, certificates, inspection, making, merging, preparation, studying
 from dp_diffusers.cli.options import Verb
 from dp_diffusers.cli.output import complain, configure, settings
 from dp_diffusers.cli.usage import usage_of
@@ -38,6 +38,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "pretrain": making.pretrain,
     "train": making.train,
     "generate": making.generate,
+    "merge": merging.merge,
     "evaluate": making.evaluate,
     "audit": auditing.audit,
     "study": studying.study,

@@ -20,6 +20,8 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import nn
 
+from dp_diffusers.diffusion import merged_from
+from dp_diffusers.diffusion.merged_from import Origin
 from dp_diffusers.diffusion.patch import Patch
 
 CLASSES_FILE = "classes.json"
@@ -34,8 +36,9 @@ class Base:
     network: what strategies adapt and the loop trains. component: its name in the pipeline, `unet` or
     `transformer`. pipeline: the diffusers class that holds it. parts: the pipeline's other components by
     name (autoencoder, text encoders, tokenizers), never trained. options: its settings that are no
-    component, such as what stands for an empty prompt. patch, class_names: of our sidecars. source: what
-    opens it again, the full path of its folder or a hub id.
+    component, such as what stands for an empty prompt. patch, class_names: of our sidecars, as is
+    merged_from: the releases whose adapters are in its weights, none for a public model. source: what opens
+    it again, the full path of its folder or a hub id.
     """
 
     network: nn.Module
@@ -46,6 +49,7 @@ class Base:
     options: Mapping[str, Any] = field(default_factory=dict)
     patch: Patch = field(default_factory=Patch)
     class_names: tuple[str, ...] | None = None
+    merged_from: tuple[Origin, ...] = ()
     identity: str = "in-memory"
     sha256: str | None = None
     in_memory: bool = True
@@ -94,6 +98,7 @@ class Base:
         """Writes the diffusers folder with its sidecars."""
         self.whole().save_pretrained(folder)
         self.patch.save(folder)
+        merged_from.save(folder, self.merged_from)
         if self.class_names is not None:
             (folder / CLASSES_FILE).write_text(json.dumps(list(self.class_names)) + "\n")
 

@@ -18,6 +18,7 @@ import diffusers
 import torch
 from torch import nn
 
+from dp_diffusers.diffusion import merged_from
 from dp_diffusers.diffusion.base import CLASSES_FILE, NOT_NEEDED, Base, fingerprint
 from dp_diffusers.diffusion.patch import Patch
 from dp_diffusers.diffusion.quiet import quiet
@@ -34,8 +35,8 @@ def load_base(source: str | Path) -> Base:
 
     Raises `ModelError` when it is not there, damaged, or of a kind without a denoising network.
     """
-    folder = _local_folder(source)
-    base = replace(_opened(folder), patch=Patch.load(folder), class_names=_class_names(folder))
+    folder = local_folder(source)
+    base = replace(_opened(folder), **_sidecars(folder))
     _refuse_non_finite(base, folder)
     _align(base)
     is_folder = Path(source).exists()
@@ -59,8 +60,7 @@ def base_of_pipeline(pipeline: Any) -> Base:
     if folder is not None:
         base = replace(
             base,
-            patch=Patch.load(folder),
-            class_names=_class_names(folder),
+            **_sidecars(folder),
             identity=folder.name,
             source=str(folder.resolve()),
         )
@@ -109,7 +109,11 @@ def _needed(name: str, part: Any) -> bool:
     return name not in NOT_NEEDED and part is not None and not isinstance(part, bool | int | float | str)
 
 
-def _local_folder(source: str | Path) -> Path:
+def local_folder(source: str | Path) -> Path:
+    """The diffusers folder on this machine that a path or a hub id means.
+
+    Raises `ModelError` where there is none.
+    """
     path = Path(source)
     if path.is_dir():
         if not (path / "model_index.json").exists():
@@ -200,6 +204,15 @@ def _align(base: Base) -> None:
     for module in [base.network, *(part for part in base.parts.values() if isinstance(part, nn.Module))]:
         for parameter in module.parameters():
             parameter.data = parameter.data.clone()
+
+
+def _sidecars(folder: Path) -> dict[str, Any]:
+    """What our files beside `model_index.json` say."""
+    return {
+        "patch": Patch.load(folder),
+        "class_names": _class_names(folder),
+        "merged_from": merged_from.load(folder),
+    }
 
 
 def _class_names(folder: Path) -> tuple[str, ...] | None:

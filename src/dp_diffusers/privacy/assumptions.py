@@ -2,13 +2,15 @@
 
 Guarantee: every question that NIST SP 800-226 (2025) asks of a privacy claim and that a number cannot
 answer has a sentence here, and each follows from the certificate's own fields and two facts about the data.
-Imports the standard library only.
+Imports privacy/ and the standard library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from dp_diffusers.privacy.earlier_releases import earlier_releases
 
 _NOT_PRIVATE = (
     "NOT PRIVATE: nothing is promised to anyone in the data; do not publish unless they may be shown."
@@ -38,7 +40,8 @@ def assumptions_of(
         f"private images. {_end(certificate['ledger'])}",
         "Labels: the label of a unit's image is private; that the named classes exist is public.",
         f"Class names and prompts: {names}.",
-        f"{_public(certificate)}: taken to hold nothing about the units that this release protects.",
+        f"{_public(certificate)}: taken to hold nothing about the units that this release protects"
+        f"{_beyond(certificate)}",
         "Randomness: every private draw comes from 32-byte keys of the operating system, never written down; "
         "the cipher is taken to be indistinguishable from random.",
         "Floating point: noise is a sum of independent float64 draws rounded to a fixed grid; rounding "
@@ -95,6 +98,12 @@ def _public(certificate: Mapping[str, Any]) -> str:
         f"Public data, base model, and the {mixed_in['images']} images {mixed_in['name']!r} that were "
         "trained on without clip and noise"
     )
+
+
+def _beyond(certificate: Mapping[str, Any]) -> str:
+    """What is known of the units of a base that is not public."""
+    known = earlier_releases(certificate)
+    return "." if known is None else f", except for this. {known}"
 
 
 def _cap(epsilon: float | None) -> str:

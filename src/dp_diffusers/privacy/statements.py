@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from dp_diffusers.privacy.earlier_releases import earlier_releases
 from dp_diffusers.privacy.events import record_from_dict
 from dp_diffusers.privacy.theorems import theorem_of
 
@@ -115,7 +116,7 @@ def statements_of(
         "mechanism": " ".join(_mechanisms(certificate)),
         "composition": _composition(certificate["ledger"]),
         "labels_and_classes": _labels(certificate, class_names_from_data),
-        "public_data": _public_data(certificate["base_model"], certificate.get("public_images")),
+        "public_data": _public_data(certificate),
     }
     return [
         {"topic": topic, "question": question, "answer": answers[topic]}
@@ -211,13 +212,16 @@ def _labels(certificate: Mapping[str, Any], class_names_from_data: bool) -> str:
     return f"The label of an image is private; that the named classes exist is public. {names}{counts}"
 
 
-def _public_data(base: Mapping[str, Any], mixed_in: Mapping[str, Any] | None) -> str:
+def _public_data(certificate: Mapping[str, Any]) -> str:
+    base, mixed_in = certificate["base_model"], certificate.get("public_images")
     beside = "" if mixed_in is None else _mixed_in(mixed_in)
-    return beside + (
+    earlier = earlier_releases(certificate)
+    public = (
         f"The base model {base['id']!r}, whose hash the certificate holds. It, and what it was trained "
         "on, is taken to hold nothing about the units that this release protects; nobody checked that "
         "here."
     )
+    return beside + public + ("" if earlier is None else f" Except for this: {earlier}")
 
 
 def _mixed_in(images: Mapping[str, Any]) -> str:

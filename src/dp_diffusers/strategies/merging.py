@@ -1,8 +1,7 @@
 """A network with its adapter folded into plain weights, for software that knows no peft.
 
-Guarantees that the merged copy computes what the adapted network computes, up to rounding, that it has the
-very parameters of the base's class and no class of peft's, and that the adapted network stays as it was. May
-import torch and peft.
+Guarantees that the merged network computes what the adapted network computes, up to rounding, and that it has
+the very parameters of the base's class and no class of peft's. May import torch and peft.
 """
 
 from __future__ import annotations
@@ -17,25 +16,34 @@ from dp_diffusers.errors import ModelError
 
 
 def merged(network: nn.Module) -> nn.Module:
-    """A frozen copy of the network, its low-rank updates added to the weights and its whole layers put in.
+    """As `fold`, of a copy: the adapted network stays as it was."""
+    return fold(copy.deepcopy(network))
+
+
+def fold(network: nn.Module) -> nn.Module:
+    """The network itself, frozen: low-rank updates added to its weights, whole layers put in their places.
 
     Raises `ModelError` where the adapter has a bias and the base layer none (it would have no place in the
-    base's class), or where a merged weight is not finite.
+    base's class), or where a merged weight is not finite; the network is half folded then.
     """
-    plain = copy.deepcopy(network)
-    for name, layer in list(plain.named_modules()):
+    for name, layer in list(network.named_modules()):
         if isinstance(layer, BaseTunerLayer):
-            plain.set_submodule(name, _folded(name, layer))
+            network.set_submodule(name, _folded(name, layer))
         elif isinstance(layer, ModulesToSaveWrapper):
-            plain.set_submodule(name, layer.modules_to_save[layer.active_adapters[0]])
-    if hasattr(plain, "peft_config"):
-        del plain.peft_config
-    return plain.requires_grad_(False)
+            network.set_submodule(name, layer.modules_to_save[layer.active_adapters[0]])
+    if hasattr(network, "peft_config"):
+        del network.peft_config
+    return network.requires_grad_(False)
 
 
 def _folded(name: str, layer: BaseTunerLayer) -> nn.Module:
     try:
         layer.merge(safe_merge=True)
+    except NotImplementedError as error:  # a kind of RuntimeError
+        raise ModelError(
+            f"the adapter of {name} belongs to a convolution in groups, which peft cannot merge",
+            hint="load the adapter with peft, or train without that layer",
+        ) from error
     except RuntimeError as error:
         raise ModelError(
             f"the adapter of {name} has a bias, and the layer has none to add it to",
