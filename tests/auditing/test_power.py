@@ -13,6 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import audit_power
 
 REPEATS, CANARIES = 5, 2000
+MANY = (
+    4000  # for a small epsilon: with fewer, a mean of five bounds is now and then half of what it should be
+)
 
 
 @pytest.fixture(autouse=True)
@@ -21,11 +24,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("epsilon", "least"), [(1.0, 0.2), (4.0, 1.4)])
-def test_guarantee_a_right_training_is_not_refuted_and_most_of_its_epsilon_is_seen(
-    epsilon: float, least: float
+@pytest.mark.parametrize(("epsilon", "canaries", "least"), [(1.0, MANY, 0.3), (4.0, CANARIES, 1.4)])
+def test_guarantee_a_right_training_is_not_refuted_and_much_of_its_epsilon_is_seen(
+    epsilon: float, canaries: int, least: float
 ) -> None:
-    found = audit_power.bounds_of(epsilon, "none", REPEATS, CANARIES)
+    found = audit_power.bounds_of(epsilon, "none", REPEATS, canaries)
     assert found["refuted"] == 0
     assert found["headline"]["mean"] > least
 
