@@ -130,7 +130,7 @@ DICOMS = [
     row(
         "a window for pictures",
         table(),
-        "data.window has no effect: .*row 0 is no DICOM image",
+        "data.window has no effect: none of the images is DICOM",
         "leave data.window out",
         "data.window=[40,400]",
     ),

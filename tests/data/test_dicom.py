@@ -116,6 +116,25 @@ def test_a_manifest_may_list_dicom(tmp_path: Path) -> None:
     assert data.images.shape == (1, 64, 64, 1)
 
 
+def test_a_window_is_for_the_dicom_files_of_a_mixed_manifest(tmp_path: Path) -> None:
+    """Wherever they stand in it; pictures stay as they are."""
+    dicom_file(tmp_path / "b.dcm", RAMP)
+    Image.fromarray(np.full((64, 64), 77, np.uint8)).save(tmp_path / "a.png")
+    for rows in ("a.png\nb.dcm", "b.dcm\na.png"):
+        (tmp_path / "list.csv").write_text(f"path\n{rows}\n")
+        data = PrivateImages.from_csv(tmp_path / "list.csv", label=None, window=(100.5, 2))
+        film, scan = sorted(data.images[..., 0], key=lambda pixels: int(np.ptp(pixels)))
+        assert (film == 77).all()
+        assert set(np.unique(scan)) >= {0, 255}
+
+
+def test_a_window_without_any_dicom_file_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("path\na.png\n")
+    with pytest.raises(DataError, match=r"data\.window has no effect: none of the images is DICOM"):
+        PrivateImages.from_csv(tmp_path / "list.csv", label=None, window=(40, 400))
+
+
 def test_class_folders(tmp_path: Path) -> None:
     for name, finding in (("well/a.dcm", 1), ("ill/b.dcm", 2)):
         dicom_file(tmp_path / name, RAMP, PatientID=f"patient {finding}")

@@ -27,7 +27,8 @@ _GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"})
 class Decoder:
     """What images must become; `size` or `channels` None takes those of the first image.
 
-    window: center and width of the values of a DICOM image that become black to white; refused for others.
+    window: center and width of the values of a DICOM image that become black to white; pictures beside them
+    stay as they are, and without any DICOM image it is refused.
     """
 
     size: int | None = None
@@ -47,6 +48,7 @@ class Decoder:
                 hint="in units of the rescaled values, such as [40, 400] for soft tissue",
             )
         self._sizes: dict[tuple[int, int], str] = {}
+        self._met_dicom = False
 
     def decode(self, encoded: Iterable[tuple[str, bytes]], count: int) -> np.ndarray:
         """Returns: uint8 `[count, H, W, C]`. Raises: `DataError` naming the image."""
@@ -59,16 +61,17 @@ class Decoder:
             images[index] = pixels
         if images is None:
             raise DataError("no images")
+        if self.window is not None and not self._met_dicom:
+            raise DataError(
+                "data.window has no effect: none of the images is DICOM", hint="leave data.window out"
+            )
         self._say(images.shape[1:])
         return images
 
     def _open(self, name: str, data: bytes) -> Image.Image:
         if is_dicom_data(data):
+            self._met_dicom = True
             return dicom_picture(data, name, self.window)
-        if self.window is not None:
-            raise DataError(
-                f"data.window has no effect: {name} is no DICOM image", hint="leave data.window out"
-            )
         return _open(name, data)
 
     def _coloured(self, image: Image.Image, name: str) -> Image.Image:

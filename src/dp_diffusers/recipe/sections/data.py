@@ -60,7 +60,7 @@ class DataSettings(Section):
     window: list[float] | None = Field(
         default=None,
         description="[center, width] of the values of DICOM images that become black to white; null takes "
-        "each file's own window, else the range of its stored bits; other images are refused",
+        "each file's own window, else the range of its stored bits; without DICOM images it is refused",
     )
 
     @model_validator(mode="before")
