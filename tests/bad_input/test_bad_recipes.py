@@ -126,6 +126,13 @@ KEYS = [
     with_set("override into a word", "base.x=1", "'base.x' does not lead to a key", "no keys below it"),
     with_set("override of an unknown key", "training.emma=0", "--set training.emma=0: unknown", "'ema'"),
     with_set("override that is no YAML", "base=[a", r"--set base=\[a: not valid YAML", "quote"),
+    with_set(
+        "override without a blank",
+        "budget.cap={epsilon:400,delta:0.01}",
+        r"--set budget\.cap=\S+: 'epsilon:400' is a key without a value",
+        "a blank after the colon: epsilon: 400",
+    ),
+    added("no blank in the file", "training: {ema:0}\n", r":5: unknown key 'ema:0'", "colon: ema: 0"),
     with_set("override by the bomb", "base=" + "[" * 500, "nested too deeply", "quote"),
 ]
 VALUES = [

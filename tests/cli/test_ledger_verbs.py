@@ -172,6 +172,15 @@ def test_abandon(path: Path, call: Call) -> None:
     assert "abandoned" in call("show", str(path))[1]
 
 
+def test_a_ledger_whose_runs_were_all_cancelled_has_no_unit_yet(call: Call, tmp_path: Path) -> None:
+    path = str(tmp_path / "data.ledger")
+    with Ledger.open(path) as ledger:
+        sizes = DPSGD(steps=2, expected_units=500, population=1000)
+        ledger.reserve(Plan.calibrate(Budget(1.0, 1e-4), sizes), run_id="first-run").cancel()
+    assert call("show", path)[1].splitlines()[1].split()[:4] == ["first-run", "cancelled", "none", "yet"]
+    assert json.loads(call("show", path, "--json")[1])["unit"] is None
+
+
 def test_guarantee_an_export_can_be_checked_with_the_standard_library(
     path: Path, call: Call, tmp_path: Path
 ) -> None:

@@ -60,7 +60,7 @@ def show(
     configure(json=json, quiet=quiet)
     with _opened(path) as opened:
         document = document_of(opened)
-        lines = list(table(opened.runs(), document["unit"] or ""))
+        lines = list(table(opened.runs(), document["unit"] or "none yet"))
         if picture is not None:
             _draw(opened, picture)
     answer("\n".join([*lines, total_line(document)]), document)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from dp_diffusers.errors import RecipeError, nearest
-from dp_diffusers.recipe.problems import Finding, findings_of
+from dp_diffusers.recipe.problems import Finding, findings_of, glued_hint
 from dp_diffusers.recipe.yaml_lines import KeyPath, YamlSyntaxError, parse, parse_value
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -101,12 +101,21 @@ def override(source: RecipeSource, item: str) -> None:
     except YamlSyntaxError as error:
         hint = "the value is read as YAML; the shell wants quotes around --set 'data.classes=[a, b]'"
         raise RecipeError([(f"--set {_cut(item)}: {error.message}", hint)]) from error
+    _require_blanks(value, item)
     container = _container(source.value, keys[:-1])
     if container is None or (isinstance(container, list) and not _is_index(container, keys[-1])):
         message = f"--set {_cut(item)}: {dotted!r} does not lead to a key"
         raise RecipeError([(message, "what stands there is a plain value, with no keys below it")])
     container[keys[-1]] = value
     source.overrides[keys] = f"--set {_cut(item)}"
+
+
+def _require_blanks(value: Any, item: str) -> None:
+    """Raises `RecipeError` for `{epsilon:4}`: said once, rather than what is missing for want of a blank."""
+    keys = value if isinstance(value, dict) else {}
+    for key in (key for key, inner in keys.items() if inner is None):
+        if hint := glued_hint(key):
+            raise RecipeError([(f"--set {_cut(item)}: {key!r} is a key without a value", hint)])
 
 
 def _cut(item: str) -> str:

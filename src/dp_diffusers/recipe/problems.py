@@ -143,6 +143,8 @@ def _without_tags(location: tuple[str | int, ...]) -> KeyPath:
 
 def _known(path: KeyPath, model: type[BaseModel], value: Any) -> str | None:
     """`did you mean` for an unknown key: among its siblings first, then anywhere in the recipe."""
+    if glued := glued_hint(path[-1]):
+        return glued
     siblings = _section(path[:-1], model, value)
     close = nearest(str(path[-1]), siblings.model_fields) if siblings else None
     if close:
@@ -152,6 +154,12 @@ def _known(path: KeyPath, model: type[BaseModel], value: Any) -> str | None:
     if close:
         return f"did you mean {everywhere[close]!r}?"
     return f"known: {', '.join(siblings.model_fields)}" if siblings else None
+
+
+def glued_hint(key: object) -> str | None:
+    """What to do about `{epsilon:4}`, which YAML reads as one key, `epsilon:4`; None for other keys."""
+    name, colon, text = str(key).partition(":")
+    return f"write a blank after the colon: {name}: {text}" if colon and name and text else None
 
 
 def _dotted(model: type[BaseModel], prefix: str = "") -> list[str]:
