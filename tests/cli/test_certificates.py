@@ -108,6 +108,25 @@ def test_a_folder_that_is_no_run_is_not_looked_into(
     assert called(capsys, "certificate", "verify", release.parent)[0] == 4
 
 
+@pytest.mark.parametrize("left", ["nothing", "an adapter", "no folder"])
+def test_a_run_that_has_not_finished_has_no_verdict(
+    release: Path, left: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, certificate = release.parent, release / "certificate.json"
+    certificate.unlink() if left == "an adapter" else shutil.rmtree(release)
+    if left == "nothing":
+        release.mkdir()
+    (run / "private" / "run.json").write_text("{}")
+    for verb in (("verify",), ("sign", "--key", "none")):
+        code, out, said = called(capsys, "certificate", verb[0], run, *verb[1:])
+        assert (code, out) == (2, "")
+        assert "has not finished" in said
+        assert "hint: `dp-diffusers train` with the same recipe" in said
+    (run / "private" / "run.json").write_text('{"done": true}')
+    code, out, _ = called(capsys, "certificate", "verify", run)
+    assert (code, out) == (4, "not valid\n"), "a certificate that was taken away is no unfinished training"
+
+
 @pytest.mark.planted
 def test_planted_release_within_a_release(
     release: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

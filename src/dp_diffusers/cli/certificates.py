@@ -15,7 +15,7 @@ import typer
 
 from dp_diffusers.cli.options import Json, Quiet, Verb
 from dp_diffusers.cli.output import answer, complain, configure
-from dp_diffusers.errors import ExitCode, InputError
+from dp_diffusers.errors import ExitCode, InputError, RunFolderError
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.verification import Verification
@@ -94,15 +94,32 @@ def sign(
 
 
 def _release(path: Path) -> Path:
-    """The folder itself; that of its release, where it is a run's. Raises `InputError` for no folder.
+    """The folder itself; that of its release, where it is a run's.
 
     A folder with a certificate is always taken as it is: what lies further in cannot answer for it.
+    Raises: `InputError` for no folder; `RunFolderError` for a run whose training has not finished.
     """
     if not path.is_dir():
         raise InputError(f"release folder not found: {path}", hint="give a run folder, or its release/")
     certified = os.path.lexists(path / "certificate.json")
     is_run = (path / "private").is_dir() or (path / "recipe.yaml").is_file()
-    return path / "release" if is_run and not certified and (path / "release").is_dir() else path
+    if not is_run or certified:
+        return path
+    _require_finished(path)
+    return path / "release" if (path / "release").is_dir() else path
+
+
+def _require_finished(run: Path) -> None:
+    """Raises `RunFolderError` for a training on its way; for one that is done its release answers."""
+    from dp_diffusers.run_folder import RUN, RunFolder
+
+    folder = RunFolder(run)
+    released = os.path.lexists(folder.release / "certificate.json")
+    if folder.private.is_dir() and not released and not (folder.read(RUN) or {}).get("done"):
+        raise RunFolderError(
+            f"the training in {run} has not finished: there is no certificate yet",
+            hint="`dp-diffusers train` with the same recipe and --out goes on with it",
+        )
 
 
 def _verdict(found: Verification) -> dict[str, Any]:
