@@ -12,7 +12,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
-from dp_diffusers import checkpoint
+from dp_diffusers import base_of_run, checkpoint
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.jobs import Job
 from dp_diffusers.run_folder import RUN, RunFolder
@@ -32,7 +32,7 @@ def account_of(job: Job, folder: RunFolder) -> Any:
     if saved is not None and saved["head"] is not None:
         ledger.require_head(saved["head"])
     run_id = known["run_id"] if known else uuid.uuid4().hex
-    named = {"run_id": run_id, "plan": job.plan.to_json()}
+    named = {"run_id": run_id, "plan": job.plan.to_json(), **base_of_run.noted(job)}
     if not known:
         folder.write(RUN, named)
     if known:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from dp_diffusers.accounts import OWNERSHIP, account_of, forget_unspent
+from dp_diffusers.base_of_run import require_base_of_run
 from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.conditions import classes_of, conditioned, set_conditions
 from dp_diffusers.data.ownership import ownership_record
@@ -106,6 +107,7 @@ def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
         write_text(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
     account, fresh = None, folder.read(RUN) is None
     job = replace(job, plan=plan_of_run(job.plan, folder))
+    require_base_of_run(job, folder)
     keys = job.plan.fresh_keys()
     try:
         account = None if job.plan.not_private else account_of(job, folder)
