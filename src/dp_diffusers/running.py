@@ -23,15 +23,17 @@ from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.diffusion.generation import require_sampler
 from dp_diffusers.diffusion.merged_from import require_bounded
 from dp_diffusers.encoded_cache import forget
 from dp_diffusers.errors import ParameterError, RunFolderError
-from dp_diffusers.evolution_population import Population
+from dp_diffusers.evolution_population import Population, sampling_of
 from dp_diffusers.evolving import Evolution, require_evolvable
 from dp_diffusers.jobs import Job
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_run
 from dp_diffusers.public_batches import PublicBatches, public_batches
+from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import declared_size
@@ -88,6 +90,7 @@ def _prepared(job: Job) -> Model:
         require_evolvable(family, classes_of(family, job.settings), job.evolution)
         family.network.to(device)
         set_conditions(family, job.settings)
+        require_sampler(family, sampling_of(job.evolution.generation))
         return Model(family=family)
     strategy, config, candidates = strategy_of(job.strategy), None, None
     if not isinstance(strategy, Sapf):
@@ -98,6 +101,8 @@ def _prepared(job: Job) -> Model:
         candidates = rehearsed_candidates(family, strategy, training.seed)
     else:
         rehearse(family)
+    if job.settings.get("generation"):
+        require_sampler(family, sampling_of(GenerationSettings(**job.settings["generation"])))
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
     return Model(family=family, config=config, public=public, candidates=candidates)
 

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
-from dp_diffusers.diffusion.generation import Sampling, balanced_labels, sample
+from dp_diffusers.diffusion.generation import Sampling, balanced_labels, require_sampler, sample
 from dp_diffusers.diffusion.pixel import PixelFamily
-from dp_diffusers.errors import ParameterError
+from dp_diffusers.diffusion.variation import varied
+from dp_diffusers.errors import ModelError, ParameterError
+from dp_diffusers.finetuning import train
+from dp_diffusers.recipe import Recipe
+from family_support import opened, pipeline_base
 
 
 def _all(family: Any, count: int, start: int = 0, **options: Any) -> np.ndarray:
@@ -70,3 +77,65 @@ def test_guidance_without_a_null_class_is_refused(tiny_base: Callable[..., Any])
 def test_bad_sampling_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
         Sampling(**options)
+
+
+def test_a_learned_variance_is_no_matter_to_the_other_sampler() -> None:
+    """DiT cuts it off what it predicts; the solver must not cut again."""
+    images = []
+    for variance in ("fixed_small", "learned_range"):
+        base = pipeline_base("dit")
+        base = replace(base, scheduler=DDPMScheduler(variance_type=variance, clip_sample=False))
+        images.append(_all(opened(base), 3, sampler="dpmsolver++"))
+    assert np.array_equal(*images)
+
+
+def test_variations_are_made_as_many_at_once_as_the_family_says(
+    tiny_base: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = PixelFamily(tiny_base())
+    images, labels = np.zeros((5, 8, 8, 1), np.uint8), balanced_labels(5, 3)
+
+    def made(batch: int) -> list[np.ndarray]:
+        sampling = Sampling(steps=2, batch=batch)
+        return list(varied(family, images, labels, sampling, level=0.5, streams=[*"abcde"]))
+
+    (whole,) = made(250)
+    monkeypatch.setattr(PixelFamily, "images_at_once", 2)
+    parts = made(250)
+    assert [len(part) for part in parts] == [2, 2, 1]
+    assert np.abs(np.concatenate(parts).astype(int) - whole).max() <= 1
+    assert [len(part) for part in made(1)] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({}, "sampler ddim cannot draw 25 steps .*sigmoid"), ({"sampler": "dpmsolver++"}, "sigmoid")],
+)
+def test_a_sampler_that_cannot_draw_is_found_before(
+    tiny_base: Callable[..., Any], options: dict[str, Any], message: str
+) -> None:
+    family = PixelFamily(replace(tiny_base(), scheduler=DDPMScheduler(beta_schedule="sigmoid")))
+    family.network.train()
+    with pytest.raises(ModelError, match=message) as caught:
+        require_sampler(family, Sampling(**options))
+    assert "generation.sampler" in (caught.value.hint or "")
+    assert family.network.training
+    require_sampler(PixelFamily(tiny_base()), Sampling(**options))
+
+
+def test_a_sampler_of_more_steps_than_the_schedule_is_found_before(tiny_base: Callable[..., Any]) -> None:
+    family = PixelFamily(replace(tiny_base(), scheduler=DDPMScheduler(num_train_timesteps=20)))
+    with pytest.raises(ModelError, match="cannot draw 25 steps"):
+        require_sampler(family, Sampling())
+    with pytest.raises(ParameterError, match="null class"):
+        require_sampler(PixelFamily(tiny_base(classes=0)), Sampling(guidance=2.0))
+
+
+@pytest.mark.slow
+def test_guarantee_a_sampler_that_cannot_draw_costs_nothing(
+    tiny_base: Callable[..., Any], tiny_base_folder: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    replace(tiny_base(), scheduler=DDPMScheduler(beta_schedule="sigmoid")).save(tiny_base_folder)
+    with pytest.raises(ModelError, match="the sampler ddim cannot draw"):
+        train(Recipe.load(tiny_recipe), tmp_path / "run")
+    assert not (tmp_path / "tiny.ledger").exists()

@@ -126,6 +126,28 @@ def test_bad_strategies_are_refused(
     assert hint in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"bias": "all"}, r"LoraConfig\(bias='all'\)", 'also=["bias"]'),
+        ({"bias": "lora_only"}, r"LoraConfig\(bias='lora_only'\)", "lora_bias=True"),
+        ({"init_lora_weights": "eva"}, r"init_lora_weights='eva'\)", "gaussian"),
+        ({"init_lora_weights": "corda"}, r"init_lora_weights='corda'\)", "gaussian"),
+        ({"init_lora_weights": "lora_ga"}, r"init_lora_weights='lora_ga'\)", "gaussian"),
+        ({"init_lora_weights": "gausian"}, r"init_lora_weights='gausian'\)", "gaussian"),
+    ],
+)
+def test_what_a_ready_configuration_would_not_get_is_refused(
+    options: dict[str, Any], message: str, hint: str
+) -> None:
+    config = LoraConfig(r=2, target_modules=["to_q"])
+    for name, value in options.items():  # peft itself looks at some of them
+        setattr(config, name, value)
+    with pytest.raises(InputError, match=message) as caught:
+        strategy_of(config)
+    assert hint in (caught.value.hint or "")
+
+
 class Ending(nn.Module):
     """A norm, and a layer of another kind whose name ends like the norm's."""
 

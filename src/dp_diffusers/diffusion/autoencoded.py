@@ -24,10 +24,16 @@ class AutoencodedFamily(Family):
 
     encodes_once: ClassVar[bool] = True
     drawn_by_pipeline: ClassVar[tuple[str, ...] | None] = ("guidance_scale=1.0,",)
-    pipelines: ClassVar[tuple[str, ...]]
-    """Names of the diffusers pipelines whose network the family can call."""
     network_kind: ClassVar[type[torch.nn.Module]]
     """The class of that network."""
+    normalises_latents: ClassVar[bool] = False
+    """Whether its stock pipeline takes mean and deviation of each latent channel from the autoencoder."""
+
+    def __init__(self, base: Base, **options: Any) -> None:
+        _ = Latents(
+            vae=base.parts[AUTOENCODER], normalises=self.normalises_latents
+        )  # refuses what it ignores
+        super().__init__(base, **options)
 
     @classmethod
     def matches(cls, base: Base) -> bool:
@@ -38,7 +44,7 @@ class AutoencodedFamily(Family):
     @property
     def latents(self) -> Latents:
         """The autoencoder, as two functions."""
-        return Latents(vae=self.base.parts[AUTOENCODER])
+        return Latents(vae=self.base.parts[AUTOENCODER], normalises=self.normalises_latents)
 
     @property
     def granularity(self) -> int:

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import nn
 
 from dp_diffusers.diffusion import merged_from
 from dp_diffusers.diffusion.merged_from import Origin
 from dp_diffusers.diffusion.patch import Patch
+from dp_diffusers.diffusion.schedules import plain_schedule
 
 CLASSES_FILE = "classes.json"
 # parts that judge or decorate a finished image: no training needs them, and they are not loaded
@@ -108,27 +108,12 @@ def config_of(network: nn.Module) -> Any:
     return network.config
 
 
-def is_flow(scheduler: Any) -> bool:
-    """Whether the noise schedule is that of flow matching, whichever sampler it belongs to."""
-    config = scheduler.config
-    told = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
-    return bool(told) or "FlowMatch" in type(scheduler).__name__
-
-
-def flow_schedule(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
-    """The schedule of flow matching that a sampler was configured with, as Euler's."""
-    config = dict(scheduler.config)
-    known = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
-    kept = {name: value for name, value in config.items() if name in known}
-    shift = config.get("shift", config.get("flow_shift", 1.0))
-    return FlowMatchEulerDiscreteScheduler.from_config({**kept, "shift": shift})
-
-
 def fingerprint(base: Base) -> str:
     """sha256 of all that decides what the model computes, the same in memory and from a folder.
 
     Configurations, names, types, shapes and bytes of all weights, noise schedule, vocabularies, patch size,
-    class names; not the version that wrote them, nor where they lie.
+    class names; not the version that wrote them, nor where they lie. Raises `ModelError` for a scheduler of a
+    kind that no training here could follow.
     """
     facts = {
         base.component: _settings(config_of(base.network)),
@@ -149,7 +134,7 @@ def fingerprint(base: Base) -> str:
 
 def _schedule(scheduler: Any) -> Any:
     """The configuration of the noise schedule alone, whichever sampler the pipeline came with."""
-    plain = flow_schedule(scheduler) if is_flow(scheduler) else DDPMScheduler.from_config(scheduler.config)
+    plain = plain_schedule(scheduler)
     known = inspect.signature(type(plain).__init__).parameters  # what other samplers add is theirs
     return {name: value for name, value in plain.config.items() if name in known}
 

@@ -51,6 +51,8 @@ class Family(ABC):
     clips: ClassVar[bool] = False
     """Whether clean samples lie in [-1, 1], so that a sampler may clip to it."""
 
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    """Names of the diffusers pipelines whose network the family can call."""
     drawn_by_pipeline: ClassVar[tuple[str, ...] | None] = None
     """What its stock pipeline is called with beside conditions, steps and size, to draw without guidance;
     None where no stock pipeline draws what was trained."""
@@ -173,12 +175,14 @@ class Family(ABC):
 
 def family_of(base: Base, **options: Any) -> Family:
     """The family that knows the model. Raises `ModelError` when none does."""
+    known: list[str] = []
     for target in FAMILIES.values():
         module, name = target.split(":")
         family = getattr(import_module(module), name)
         if family.matches(base):
             return family(base, **options)  # type: ignore[no-any-return]
+        known += family.pipelines
     raise ModelError(
         f"no model family knows {type(base.network).__name__} in a {base.pipeline}",
-        hint=f"known: {', '.join(FAMILIES)}",
+        hint=f"known: {', '.join(known)}",
     )

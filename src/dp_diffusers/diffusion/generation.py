@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
-from dp_diffusers.diffusion.base import flow_schedule, is_flow
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import FLOW
-from dp_diffusers.errors import ParameterError, positive, unknown_name
+from dp_diffusers.diffusion.schedules import flow_schedule, is_flow, trained_with
+from dp_diffusers.errors import DPDiffusersError, ModelError, ParameterError, positive, unknown_name
 
 
 def _ddim(given: Any, *, clips: bool) -> Any:
@@ -36,6 +36,7 @@ def _ddim(given: Any, *, clips: bool) -> Any:
         clip_sample=clips,
         clip_sample_range=1.0,
         set_alpha_to_one=True,
+        **trained_with(given),
     )
 
 
@@ -45,15 +46,19 @@ def _dpm_solver(given: Any, *, clips: bool) -> Any:
     if is_flow(given):
         shift = flow_schedule(given).config.shift
         options = {"prediction_type": FLOW, "use_flow_sigmas": True, "flow_shift": shift}
+    else:
+        options = trained_with(given)
     return DPMSolverMultistepScheduler.from_config(
         given.config,
         algorithm_type="dpmsolver++",
         timestep_spacing="trailing",
         final_sigmas_type="zero",
+        variance_type=None,  # what a family predicts has no variance beside it
         **options,
     )
 
 
+TRIED = 2  # steps: a solver of second order looks back at the first
 SAMPLERS: dict[str, Callable[..., Any]] = {"ddim": _ddim, "dpmsolver++": _dpm_solver}
 
 
@@ -109,10 +114,7 @@ def sample(
 
     Raises `ParameterError` when guidance is asked of a model without a null class.
     """
-    if sampling.guidance != 1.0 and family.null_label is None:
-        raise ParameterError(
-            "guidance needs a model with a null class", hint="set generation.guidance to 1.0"
-        )
+    _require_null_class(family, sampling)
     network = family.network
     training = network.training
     network.eval()
@@ -128,15 +130,52 @@ def sample(
         network.train(training)
 
 
+def require_sampler(family: Family, sampling: Sampling) -> None:
+    """Tries the first steps of one image, so that a sampler that cannot draw from the model is found early.
+
+    Raises `ModelError` where it fails, `ParameterError` as `sample` does.
+    """
+    _require_null_class(family, sampling)
+    network = family.network
+    training = network.training
+    network.eval()
+    labels = torch.zeros(1, dtype=torch.int64) if family.classes else None
+    try:
+        _denoise(family, labels, _initial_noise(family, sampling.seed, range(1)), sampling, most=TRIED)
+    except (DPDiffusersError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # schedulers refuse by many kinds; each means that no image will be drawn
+        raise ModelError(
+            f"the sampler {sampling.sampler} cannot draw {sampling.steps} steps from this base: "
+            f"{str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__}",
+            hint="another generation.sampler or generation.steps",
+        ) from error
+    finally:
+        network.train(training)
+
+
+def _require_null_class(family: Family, sampling: Sampling) -> None:
+    if sampling.guidance != 1.0 and family.null_label is None:
+        raise ParameterError(
+            "guidance needs a model with a null class", hint="set generation.guidance to 1.0"
+        )
+
+
 @torch.no_grad()
 def _denoise(
-    family: Family, labels: torch.Tensor | None, noise: torch.Tensor, sampling: Sampling
+    family: Family,
+    labels: torch.Tensor | None,
+    noise: torch.Tensor,
+    sampling: Sampling,
+    *,
+    most: int | None = None,
 ) -> torch.Tensor:
+    """`[N, c, h, w]`, encoded images. most: steps to do of those that the sampler has, None for all."""
     device = next(family.network.parameters()).device
     scheduler = _scheduler(family, sampling)
     images: torch.Tensor = noise.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
     labels = None if labels is None else labels.to(device)
-    for timestep in scheduler.timesteps:
+    for timestep in scheduler.timesteps[:most]:
         seen, times = _model_input(scheduler, images, timestep), timestep.to(device).expand(len(images))
         output = family.guided(seen, times, labels, sampling.guidance)
         images = scheduler.step(output, timestep, images).prev_sample

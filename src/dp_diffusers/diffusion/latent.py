@@ -7,7 +7,7 @@ autoencoder is called `vqvae` whatever its kind (Rombach et al. 2022).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,12 +26,19 @@ class LatentFamily(Family):
     """A `UNet2DModel` behind an autoencoder that is never trained privately."""
 
     encodes_once: ClassVar[bool] = True
+    pipelines: ClassVar[tuple[str, ...]] = (PIPELINE,)
+
+    def __init__(self, base: Base, **options: Any) -> None:
+        self.base = base
+        _ = self.latents  # refuses statistics that its pipeline ignores
+        super().__init__(base, **options)
 
     @classmethod
     def matches(cls, base: Base) -> bool:
-        """Whether the network is a `UNet2DModel` and the only other part an autoencoder."""
+        """Whether it is an `LDMPipeline` of a `UNet2DModel` and an autoencoder."""
         (part,) = base.parts.values() if len(base.parts) == 1 else (None,)
-        return isinstance(base.network, UNet2DModel) and isinstance(part, AutoencoderKL | VQModel)
+        known = base.pipeline in cls.pipelines and isinstance(base.network, UNet2DModel)
+        return known and isinstance(part, AutoencoderKL | VQModel)
 
     @property
     def latents(self) -> Latents:

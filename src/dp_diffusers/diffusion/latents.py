@@ -21,6 +21,7 @@ from dp_diffusers.errors import DataError, ModelError
 
 MOST_PIXELS: Final = 2**20  # in one pass: speed and memory only
 CHUNK: Final = 64  # images in one pass at most
+_BY_CHANNEL: Final = ("latents_mean", "latents_std")  # in an autoencoder's configuration
 _FIELDS: Final = ("latent_dist", "latents", "latent")  # what autoencoders call what they give
 
 
@@ -28,10 +29,23 @@ _FIELDS: Final = ("latent_dist", "latents", "latent")  # what autoencoders call 
 class Latents:
     """`encode` and `decode` of a diffusers autoencoder, KL, VQ or plain.
 
-    A latent is `(z - shift) * scale`, with the configuration's `shift_factor` and `scaling_factor`.
+    A latent is `(z - shift) * scale`, with the configuration's `shift_factor` and `scaling_factor`; or
+    `(z - mean) * scale / deviation` by channel, where it has `latents_mean` and `latents_std`.
+
+    normalises: whether the pipeline heeds those two; raises `ModelError` where it would ignore them.
     """
 
     vae: nn.Module
+    normalises: bool = False
+
+    def __post_init__(self) -> None:
+        given = [name for name in _BY_CHANNEL if config_of(self.vae).get(name) is not None]
+        if given and not (self.normalises and given == list(_BY_CHANNEL)):
+            raise ModelError(
+                f"the autoencoder {type(self.vae).__name__} has {' and '.join(given)}, "
+                "which its pipeline does not heed",
+                hint="StableDiffusionXLPipeline heeds the two of them together",
+            )
 
     @property
     def factor(self) -> int:
@@ -74,14 +88,24 @@ class Latents:
             raise DataError(f"expected images whose side is a multiple of {self.factor}, got {size}")
         pixels = to_tensor(images, size, self.image_channels)
         encoded = _in_chunks(self.vae, pixels, size, lambda part: _mean(self.vae.encode(part)))  # type: ignore[operator]
-        return (encoded - self.shift) * self.scale
+        mean, deviation = self._by_channel()
+        return (encoded - mean) * self.scale / deviation
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """float32 `[N, c, h, w]` to uint8 `[N, H, W, C]`, clipped to the range of pixels."""
-        unscaled = latents.float() / self.scale + self.shift
+        mean, deviation = self._by_channel()
+        unscaled = latents.float() * deviation / self.scale + mean
         side = unscaled.shape[-1] * self.factor
         return to_images(_in_chunks(self.vae, unscaled, side, lambda part: self.vae.decode(part).sample))  # type: ignore[operator]
+
+    def _by_channel(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation that latents are freed of, `[1, c, 1, 1]` each, or numbers for all channels."""
+        config = config_of(self.vae)
+        if config.get("latents_mean") is None:
+            return torch.tensor(self.shift), torch.tensor(1.0)
+        mean, deviation = (torch.tensor(config[name], dtype=torch.float32) for name in _BY_CHANNEL)
+        return mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1)
 
 
 def _mean(encoded: Any) -> torch.Tensor:

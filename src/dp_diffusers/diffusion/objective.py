@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler
 from scipy.special import expit, ndtri
 
-from dp_diffusers.diffusion.base import flow_schedule, is_flow
+from dp_diffusers.diffusion.schedules import beta_schedule, flow_schedule, is_flow
 from dp_diffusers.errors import ModelError, unknown_name
 from dp_diffusers.streams import UnitStream, by_width
 
@@ -89,20 +88,23 @@ class Objective:
 
     @classmethod
     def of(cls, scheduler: Any, *, timesteps: str = "uniform", label_dropout: float = 0.0) -> Objective:
-        """The objective that a diffusers scheduler's configuration describes, whichever sampler it is."""
+        """The objective that a diffusers scheduler's configuration describes, whichever sampler it is.
+
+        Raises `ModelError` for a scheduler that is neither of betas nor of flow matching.
+        """
         options: dict[str, Any] = {"timesteps": timesteps, "label_dropout": label_dropout}
         if is_flow(scheduler):
             fresh = flow_schedule(scheduler)
             sigmas = fresh.sigmas[: fresh.config.num_train_timesteps].float().flip(0)
             times = sigmas * fresh.config.num_train_timesteps
             return cls(signal=1 - sigmas, noise=sigmas, times=times, prediction_type=FLOW, **options)
-        fresh = DDPMScheduler.from_config(scheduler.config)
-        kept = fresh.alphas_cumprod.float()
+        betas = beta_schedule(scheduler)
+        kept = betas.alphas_cumprod.float()
         return cls(
             signal=kept.sqrt(),
             noise=(1 - kept).sqrt(),
             times=torch.arange(len(kept)),
-            prediction_type=fresh.config.prediction_type,
+            prediction_type=betas.config.prediction_type,
             **options,
         )
 

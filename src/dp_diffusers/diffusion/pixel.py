@@ -22,11 +22,13 @@ class PixelFamily(Family):
     """A `UNet2DModel` on pixels, or on patches of them."""
 
     clips: ClassVar[bool] = True
+    pipelines: ClassVar[tuple[str, ...]] = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
 
     @classmethod
     def matches(cls, base: Base) -> bool:
-        """Whether the network is a `UNet2DModel` without an autoencoder."""
-        return isinstance(base.network, UNet2DModel) and not base.parts
+        """Whether the network is a `UNet2DModel` without an autoencoder, in a pipeline that calls it so."""
+        known = base.pipeline in cls.pipelines
+        return known and isinstance(base.network, UNet2DModel) and not base.parts
 
     @property
     def size(self) -> int:

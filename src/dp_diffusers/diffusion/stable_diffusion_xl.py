@@ -18,6 +18,7 @@ class StableDiffusionXLFamily(StableDiffusionFamily):
     """`StableDiffusionXLPipeline`."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionXLPipeline",)
+    normalises_latents: ClassVar[bool] = True
 
     def encode_prompt(self, pipeline: Any, prompt: str, device: torch.device) -> Mapping[str, torch.Tensor]:
         """`text`: both encoders' states, `[1, tokens, width]`; `pooled`: that of the second, `[1, width]`."""

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from dp_diffusers.diffusion.base import is_flow
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.generation import Sampling
 from dp_diffusers.diffusion.generation import _model_input as model_input
 from dp_diffusers.diffusion.generation import _scheduler as scheduler_of
+from dp_diffusers.diffusion.schedules import is_flow
 
 
 def varied(
@@ -40,8 +40,9 @@ def varied(
     training = network.training
     network.eval()
     try:
-        for first in range(0, len(images), sampling.batch):
-            part = slice(first, first + sampling.batch)
+        batch = min(sampling.batch, family.images_at_once)
+        for first in range(0, len(images), batch):
+            part = slice(first, first + batch)
             chosen = None if labels is None else torch.from_numpy(labels[part])
             noise = _noise(family, streams[part])
             yield family.decode(_again(family, family.encode(images[part]), chosen, noise, sampling, level))

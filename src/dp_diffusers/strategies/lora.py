@@ -36,6 +36,8 @@ from dp_diffusers.strategies.adapter import (
 __all__ = ["ADAPTER", "ALSO", "Lora", "has_adapter", "load_adapter", "save_adapter"]
 
 ALSO = ("bias", "embedding", "norm")
+STARTS = ("gaussian", "orthogonal", "olora", "pissa", "mica")
+"""Of a ready configuration: peft's ways to begin from random numbers or the network's own weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,8 @@ class Lora:
         freeze_a: keep A at a random orthonormal start and train B alone.
         also: further tensors to train: `embedding` (class embeddings) and `norm` (normalisation layers), both
             kept whole in the adapter, and `bias` (of the adapters).
-        config: a ready `peft.LoraConfig`, used as it is.
+        config: a ready `peft.LoraConfig`, used as it is. Raises `ParameterError` for a start of the factors
+            that is computed from data, and for `bias`, which trains tensors of the network itself.
     """
 
     rank: int = 8
@@ -64,6 +67,8 @@ class Lora:
         if self.alpha is not None:
             positive(alpha=self.alpha)
         require_known(self.also)
+        if self.config is not None:
+            _require_usable(self.config)
 
     @classmethod
     def from_config(cls, config: Any) -> Lora:
@@ -110,6 +115,21 @@ def require_known(also: Sequence[str]) -> None:
     for word in also:
         if word not in ALSO:
             raise unknown_name("strategy.also entry", word, ALSO)
+
+
+def _require_usable(config: LoraConfig) -> None:
+    """Raises `ParameterError` for what a ready configuration asks for and would not get here."""
+    if config.bias != "none":
+        raise ParameterError(
+            f"LoraConfig(bias={config.bias!r}) is not supported: biases of the network are not trained",
+            hint='use Lora(also=["bias"]) or lora_bias=True for biases of the adapter, or strategy bias',
+        )
+    start = config.init_lora_weights
+    if not isinstance(start, bool) and not str(start).lower().startswith(STARTS):
+        raise ParameterError(
+            f"LoraConfig(init_lora_weights={start!r}) is not supported: no adapter starts from data here",
+            hint=f"True, or one of {', '.join(STARTS)}",
+        )
 
 
 def _require_exactly(network: nn.Module, kind: type[nn.Module], wanted: Sequence[str] | None) -> None:
