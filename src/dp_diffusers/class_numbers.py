@@ -38,7 +38,8 @@ def numbered_for(
         return replace(data, labels=None, class_names=None, class_names_from_data=False), []
     if data.labels is None:
         raise DataError(
-            "the base model is class-conditional but the images have no labels", hint="set data.label"
+            "the base model is class-conditional but the images have no labels",
+            hint="set data.label: a column, folder, or of DICOM files a keyword such as BodyPartExamined",
         )
     own = data.class_names
     shared = set(own or ()) & set(names or ())

@@ -62,6 +62,25 @@ ROWS = [
     row("recipe a folder", "plan F/", "expected a recipe file, got a folder", "recipe.yaml"),
     row("recipe misspelt in train", "train F/recpie.yaml --out F/run", "recipe not found", r"recipe\.yaml"),
     row("init nothing", "init F/none --population 10", "images not found", "a folder, a parquet file"),
+    row(
+        "init of no name on the Hub",
+        "init hf://clinic --population 9 --out F/new.yaml",
+        r"expected hf://owner/name\[:split\], got hf://clinic",
+        "hf://owner/name",
+    ),
+    row(
+        "init classes twice",
+        "init F/recipes --population 9 --label folder --classes a,b,a --out F/new.yaml",
+        "expected data.classes to be distinct names",
+        "null",
+        lambda folder: (folder / "recipes").mkdir(),
+    ),
+    row(
+        "init classes of no labels",
+        "init hf://clinic/xrays --population 9 --label null --classes a,b --out F/new.yaml",
+        "expected data.label to name the labels",
+        "leave data.classes out",
+    ),
     row("init no population", "init F/", "missing option '--population'", "init --help"),
     row(
         "init population a word",

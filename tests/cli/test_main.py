@@ -321,14 +321,15 @@ def test_memory_is_estimated_from_config_files(tiny_base_folder: Path, tmp_path:
 def test_plan_says_what_a_training_would_not_find(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "base: b\ndata: {path: x}\nbudget: {epsilon: 8, unit: patient}\n"
+        "base: b\ndata: {path: x.csv}\nbudget: {epsilon: 8, unit: patient}\n"
         "mechanism: {population: 1000, steps: 10}\n"
     )
     assert main.main(["plan", str(recipe)]) == 0
     said = capsys.readouterr()
     assert "memory while training: unknown until base b is there" in said.out
     assert "note: base b is no folder here" in said.err
-    assert f"note: data.path {tmp_path / 'x'} is not there" in said.err
+    assert f"note: data.path {tmp_path / 'x.csv'} is not there" in said.err
+    assert "note: class names are not declared" in said.err
     assert "every unit named by patient on its own" in said.out
     power, factor = re.search(r"at most e\^([\d.]+) = ([\d,]+)", said.out).groups()  # type: ignore[union-attr]
     assert f"{math.exp(float(power)):,.0f}" == factor

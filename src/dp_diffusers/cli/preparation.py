@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 def init(
     images: Annotated[
-        Path,
-        typer.Argument(metavar="IMAGES", help="Folder or parquet file of private images (it is not opened)."),
+        str,
+        typer.Argument(metavar="IMAGES", help="Folder, parquet, CSV, or hf://owner/name; not opened."),
     ],
     population: Annotated[
         int,
@@ -33,6 +33,17 @@ def init(
         typer.Option(
             "--out", metavar="PATH", help="Recipe to write (default: recipe.yaml beside the images)."
         ),
+    ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", metavar="NAME", help="Label column or keyword; `folder`; `null` for none."),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option("--unit", metavar="NAME", help="Column naming whom images show, or `image`."),
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="A,B,C", help="Class names, in order.")
     ] = None,
     base: Annotated[
         str,
@@ -46,10 +57,21 @@ def init(
 ) -> None:
     """Write a commented recipe for private images."""
     configure(json=json, quiet=quiet)
-    from dp_diffusers.cli.starter import write_starter
+    from dp_diffusers.cli.starter import Answers, write_starter
+    from dp_diffusers.data.sources import is_hub
 
-    path = out or images.absolute().parent / "recipe.yaml"
-    write_starter(path, images, population=population, base=base, epsilon=epsilon)
+    beside = Path() if is_hub(images) else Path(images).absolute().parent
+    path = out or beside / "recipe.yaml"
+    answers = Answers(
+        images=images,
+        population=population,
+        base=base,
+        epsilon=epsilon,
+        label=label,
+        unit=unit,
+        classes=classes,
+    )
+    write_starter(path, answers)
     say(f"next: dp-diffusers plan {path}")
     answer(str(path), {"recipe": str(path)})
 
@@ -84,13 +106,16 @@ def plan(
 
 
 def _note_what_is_missing(settings: Recipe) -> None:
-    """Says what a training would not find; whether it is there is all that is looked at."""
+    """Says what a training would not find or still ask; of the images only whether they are there."""
+    from dp_diffusers.cli.undecided import undecided
     from dp_diffusers.data.sources import is_hub
 
     if not Path(settings.base).exists():
         say(f"note: base {settings.base} is no folder here")
     if not is_hub(settings.data.path) and not Path(settings.data.path).exists():
         say(f"note: data.path {settings.data.path} is not there")
+    for note in undecided(settings):
+        say(f"note: {note}")
 
 
 def _in_words(

@@ -6,14 +6,16 @@ May import pydantic and PyYAML; the images are not opened. The keys are those of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from dp_diffusers.data.sources import default_label, kind_of
+from dp_diffusers.data.sources import default_label, is_hub, kind_of
 from dp_diffusers.errors import DataError, InputError
 from dp_diffusers.recipe import Recipe
 
@@ -23,6 +25,7 @@ WRITTEN = {
     "base",
     "data.path",
     "data.label",
+    "data.classes",
     "budget.epsilon",
     "budget.unit",
     "mechanism.population",
@@ -35,39 +38,86 @@ WRITTEN = {
 }
 
 
-def write_starter(path: Path, images: Path, *, population: int, base: str, epsilon: float) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What the recipe says from the start; label, unit and classes None where the kind of images decides.
+
+    images: a path or hf://owner/name[:split]. label: as in a recipe, where `null` is no labels. classes:
+    names with commas between them.
+    """
+
+    images: str
+    population: int
+    base: str
+    epsilon: float
+    label: str | None = None
+    unit: str | None = None
+    classes: str | None = None
+
+
+def write_starter(path: Path, answers: Answers) -> None:
     """Writes the recipe. Raises: `InputError` if the file exists; `RecipeError` for numbers out of range."""
-    if not images.exists():
+    if not is_hub(answers.images) and not Path(answers.images).exists():
         raise DataError(
-            f"images not found: {images}", hint="give a folder, a parquet file or a manifest (.csv, .tsv)"
+            f"images not found: {answers.images}",
+            hint="give a folder, a parquet file, a manifest (.csv, .tsv) or hf://owner/name",
         )
     if path.exists():
         raise InputError(f"{path} exists already", hint="give another --out")
     if not path.parent.is_dir():
         raise InputError(f"folder not found: {path.parent}", hint="make it, or give another --out")
-    recipe = _recipe(path, images, population=population, base=base, epsilon=epsilon)
-    path.write_text(HEAD.format(name=path.name) + "\n".join(_section(recipe, "")) + "\n", encoding="utf-8")
+    value = _value(path, answers)
+    recipe = _checked(path, value)
+    written = WRITTEN | {f"{name}.{key}" for name, part in value.items() if name != "base" for key in part}
+    lines = _section(recipe, "", written)
+    path.write_text(HEAD.format(name=path.name) + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _recipe(path: Path, images: Path, *, population: int, base: str, epsilon: float) -> Recipe:
-    """The recipe before it is written, checked."""
+def _value(path: Path, answers: Answers) -> dict[str, Any]:
+    """The recipe as plain data: what was answered, and what the kind of the images says."""
+    kind = kind_of(answers.images)
+    data: dict[str, Any] = {"path": answers.images, "label": _label(kind, answers)}
+    budget: dict[str, Any] = {"epsilon": answers.epsilon}
+    if kind == "dicom":  # every DICOM file says whose it is
+        budget["unit"] = "PatientID"
+    if is_hub(answers.images):  # nothing can be written beside it
+        budget["ledger"] = _name_of(answers.images) + ".ledger"
+    else:
+        data["path"] = _relative(Path(answers.images), path.parent)
+    if answers.unit is not None:
+        budget["unit"] = answers.unit
+    if answers.classes is not None:
+        data["classes"] = [name.strip() for name in answers.classes.split(",")]
+    return {
+        "base": answers.base,
+        "data": data,
+        "budget": budget,
+        "mechanism": {"population": answers.population},
+    }
+
+
+def _name_of(data_set: str) -> str:
+    """`xrays` of `hf://clinic/xrays:train`; nobody is asked. Raises: `DataError` for what is no name."""
+    from dp_diffusers.data.hub import parsed
+
+    return parsed(data_set).name.partition("/")[2]
+
+
+def _label(kind: str, answers: Answers) -> str | None:
+    """The answer, or where labels of this kind of source are; class folders only where there are any."""
+    if answers.label is not None:
+        return None if answers.label == "null" else answers.label
+    if kind == "folder" and not any(item.is_dir() for item in Path(answers.images).iterdir()):
+        return None
+    return default_label(kind)
+
+
+def _checked(path: Path, value: dict[str, Any]) -> Recipe:
+    """The recipe before it is written. Raises `RecipeError`."""
     from dp_diffusers.recipe.checks import cross_checks
     from dp_diffusers.recipe.file import RecipeSource, validate
 
-    kind = kind_of(images)
-    label = default_label(kind)
-    if kind == "folder" and not any(item.is_dir() for item in images.iterdir()):
-        label = None
-    # every DICOM file says whose it is
-    unit = {"unit": "PatientID"} if kind == "dicom" else {}
-    value: dict[str, Any] = {
-        "base": base,
-        "data": {"path": _relative(images, path.parent), "label": label},
-        "budget": {"epsilon": epsilon, **unit},
-        "mechanism": {"population": population},
-    }
-    source = RecipeSource(path=path, value=value)
-    return validate(Recipe, source, cross_checks(value))
+    return validate(Recipe, RecipeSource(path=path, value=value), cross_checks(value))
 
 
 def _relative(images: Path, folder: Path) -> str:
@@ -77,20 +127,20 @@ def _relative(images: Path, folder: Path) -> str:
         return str(images.resolve())
 
 
-def _section(model: BaseModel, prefix: str) -> Iterator[str]:
+def _section(model: BaseModel, prefix: str, written: Set[str]) -> Iterator[str]:
     """The lines of a section: what to look at first as keys, the rest as comments."""
     indent = "  " if prefix else ""
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)
         if isinstance(value, BaseModel) and not prefix:
             yield f"\n{name}:"
-            yield from _section(value, f"{name}.")
+            yield from _section(value, f"{name}.", written)
             continue
         plain = value.model_dump() if isinstance(value, BaseModel) else value
         text = (
-            yaml.safe_dump(plain, default_flow_style=True, sort_keys=False)
+            yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=math.inf)
             .removesuffix("\n")
             .removesuffix("\n...")
         )
-        mark = "" if prefix + name in WRITTEN else "# "
+        mark = "" if prefix + name in written else "# "
         yield f"{indent}{mark}{name}: {text}".ljust(44) + f"  # {info.description}"

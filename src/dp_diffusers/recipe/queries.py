@@ -47,7 +47,7 @@ def declared_classes(recipe: Recipe) -> int:
     """How many classes the recipe, or else the folder of its base, declares."""
     if recipe.data.classes:
         return len(recipe.data.classes)
-    count = _classes_of_base(Path(recipe.base))
+    count = classes_of_base(Path(recipe.base))
     if not count:
         raise ParameterError(
             "generation.labels: histogram needs declared classes, and the base declares none",
@@ -56,10 +56,15 @@ def declared_classes(recipe: Recipe) -> int:
     return count
 
 
-def _classes_of_base(folder: Path) -> int:
-    """Classes of a diffusers folder: its names, or all of its class embeddings but the null class."""
+def names_of_base(folder: Path) -> list[str] | None:
+    """The class names that a diffusers folder comes with, or None."""
     names = _json(folder / "classes.json")
-    if isinstance(names, list):
+    return names if isinstance(names, list) else None
+
+
+def classes_of_base(folder: Path) -> int:
+    """Classes of a diffusers folder: its names, or all of its class embeddings but the null class."""
+    if (names := names_of_base(folder)) is not None:
         return len(names)
     counted = _setting(folder / "transformer", "num_embeds_ada_norm")  # DiT does not count its null class
     embeddings = _setting(folder / "unet", "num_class_embeds")

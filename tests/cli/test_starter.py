@@ -1,0 +1,62 @@
+"""`init`: what is answered on the command line is in the recipe, and names of the Hub stay as they are."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from dp_diffusers.cli.main import main
+from dp_diffusers.recipe import Recipe
+
+
+def started(folder: Path, *words: str) -> Recipe:
+    """The recipe that `init` writes."""
+    assert main(["init", *words, "--population", "35", "--out", str(folder / "new.yaml")]) == 0
+    return Recipe.load(folder / "new.yaml")
+
+
+def test_a_name_of_the_hub_is_written_as_it_is_and_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a network was asked for")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    recipe = started(tmp_path, "hf://clinic/xrays:train")
+    assert (recipe.data.path, recipe.data.label) == ("hf://clinic/xrays:train", "label")
+    assert recipe.budget.ledger == str(tmp_path / "xrays.ledger")
+
+
+def test_the_recipe_of_a_name_of_the_hub_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "hf://clinic/xrays", "--population", "35"]) == 0
+    assert (tmp_path / "recipe.yaml").is_file()
+
+
+def test_label_unit_and_classes_are_in_the_recipe(tmp_path: Path) -> None:
+    words = ("--label", "finding", "--unit", "patient", "--classes", f"well, ill,{'x' * 90},0")
+    recipe = started(tmp_path, "hf://clinic/xrays", *words)
+    assert (recipe.data.label, recipe.budget.unit) == ("finding", "patient")
+    assert recipe.data.classes == ["well", "ill", "x" * 90, "0"]
+
+
+def test_an_answer_goes_before_what_the_images_say(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "1.dcm").write_bytes(b"never opened")
+    recipe = started(tmp_path, str(tmp_path / "films"), "--label", "Modality", "--unit", "StudyInstanceUID")
+    assert (recipe.data.label, recipe.budget.unit) == ("Modality", "StudyInstanceUID")
+
+
+def test_null_is_no_labels(tmp_path: Path) -> None:
+    assert started(tmp_path, "hf://clinic/xrays", "--label", "null").data.label is None
+
+
+def test_what_images_can_be_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    assert main(["init", "--help"]) == 0
+    assert "  Folder, parquet, CSV, or hf://owner/name; not opened.\n" in capsys.readouterr().out
