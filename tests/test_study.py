@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from dp_diffusers.errors import RecipeError
+from dp_diffusers.errors import RecipeError, RunFolderError
 from dp_diffusers.recipe.study import load_study
+from dp_diffusers.rows import RowTable
 from dp_diffusers.studying import chart, runs, study
+from dp_diffusers.studying.contents import sha256_of_base
+from dp_diffusers.studying.public_row import public_images
 from dp_diffusers.studying.results import RunRecord, StudyResult
+from dp_diffusers.studying.row_count import expected_rows_at_most, layer_queries
 from loop_support import cheap_trainings
 
 
@@ -58,7 +67,7 @@ def test_a_stopped_study_goes_on_and_no_cell_is_done_twice(
 
 
 def record(cell: str, seed: int, accuracy: float, epsilon: float | None = 5.0) -> RunRecord:
-    facts = {"delta": 1e-5, "steps": 3, "images_processed": 60, "trainable_parameters": 9, "images": 10}
+    facts = {"delta": 1e-5, "steps": 3, "expected_rows_at_most": 60, "trainable_parameters": 9, "images": 10}
     return RunRecord(cell=cell, seed=seed, epsilon=epsilon, accuracy=accuracy, seconds=1.0, **facts)
 
 
@@ -92,14 +101,124 @@ def test_cells_and_grid_make_recipes_with_their_seeds_and_no_shared_ledger(study
     assert (
         len({run.settings(Path("out")).budget.ledger for run in runs.runs_of(loaded) if not run.public}) == 8
     )
-    assert runs.images_processed(lora, 3) == 3 * 10 * 2
-    assert runs.images_processed(evolved, 4) == 4 * 30
+    assert expected_rows_at_most(lora, 3) == 3 * 10 * 2
+    assert expected_rows_at_most(evolved, 4) == 4 * 30
+
+
+def test_rows_are_those_of_all_images_of_a_person_and_of_the_query_for_layers(study_file: Path) -> None:
+    """By what the loop does: a step, or a query, passes all rows of `RowTable` for the units it meets."""
+    settings = {"unit": "patient"}, {"max_images_per_unit": 3, "augmentations": 2, "noise_draws": 2}
+    changes = {f"budget.{key}": value for key, value in settings[0].items()}
+    changes |= {f"training.{key}": value for key, value in settings[1].items()}
+    cell = load_study(study_file, [f"cells.1={json.dumps({'name': 'patients', 'set': changes})}"]).cells[1]
+    recipe = cell.recipes[0]
+    table = RowTable(np.repeat(np.arange(10), 5), noise_draws=2, max_images=3, augmentations=2, variants=2)
+    keys = SimpleNamespace(uniform=lambda domain, step, units, width: np.zeros((len(units), width)))
+    rows = sum(len(part.position) for part in table.passes(keys, 0, np.arange(10), 7))  # type: ignore[arg-type]
+    assert expected_rows_at_most(recipe, 1) == rows == 10 * 3 * 2 * 2
+    asked = [{"name": "dpsgd", "steps_charged": 4}, {"name": "saliency", "steps_charged": 2}]
+    assert expected_rows_at_most(recipe, 4, layer_queries(asked)) == 6 * rows
+
+
+@pytest.mark.parametrize(
+    ("grid", "rows"),
+    [
+        ("data.classes: [[a, b, c], [a, c, b]]", 2),
+        ("data.size: [8, 16]", 2),
+        ("data.caption: [an x-ray, a photograph]", 2),
+        ("budget.epsilon: [1, 2]", 1),
+    ],
+)
+def test_each_way_of_making_public_images_has_a_row(study_file: Path, grid: str, rows: int) -> None:
+    loaded = load_study(study_file, [f"grid={{{grid}}}"])
+    public = {run.folder(Path("out")) for run in runs.runs_of(loaded) if run.public}
+    assert len(public) == rows * len(loaded.settings.seeds)
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs that are scored without a training; the list says which were."""
+    made: list[str] = []
+
+    def trained(run: runs.Run, out: Path) -> runs.Made:
+        made.append(f"{run.cell} {run.seed}")
+        pictures = SimpleNamespace(images=[None] * 9)
+        facts = {"epsilon": 5.0, "delta": 1e-3, "steps": 3, "trainable_parameters": 9}
+        facts["expected_rows_at_most"] = expected_rows_at_most(run.recipe, 3)
+        return runs.Made(facts=facts, images=pictures, base=sha256_of_base(run.recipe.base))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runs, "_trained", trained)
+    scores = SimpleNamespace(accuracy=SimpleNamespace(mean=80.0))
+    monkeypatch.setattr(runs, "evaluate", lambda *args, **options: scores)
+    monkeypatch.setattr(chart, "draw", lambda *args: None)
+    return made
+
+
+ONE = ["public_model=false", "seeds=[0]", "cells=[{name: lora}]"]
+
+
+def test_a_result_of_a_base_that_has_changed_is_refused(
+    study_file: Path, tiny_base: Any, tmp_path: Path, untrained: list[str]
+) -> None:
+    loaded, out = load_study(study_file, ONE), tmp_path / "study"
+    first = study(loaded, out)
+    assert study(loaded, out).records == first.records
+    assert untrained == ["lora 0"]
+    tiny_base(seed=1).save(tmp_path / "base")
+    with pytest.raises(RunFolderError, match=r"base .*base has changed since cell lora in .*study was run"):
+        study(loaded, out)
+
+
+@pytest.mark.slow
+def test_a_result_of_a_reference_that_has_changed_is_refused(
+    study_file: Path, tiny_parquet: Path, tmp_path: Path, untrained: list[str]
+) -> None:
+    loaded, out = load_study(study_file, ONE), tmp_path / "study"
+    study(loaded, out)
+    table = pq.read_table(tiny_parquet)
+    pq.write_table(table.slice(1), tiny_parquet)
+    with pytest.raises(RunFolderError, match=r"evaluate\.reference .* has changed since cell lora"):
+        study(loaded, out)
+    pq.write_table(table, tiny_parquet)
+    assert len(study(loaded, out).records) == 1
+
+
+def test_a_result_from_before_contents_were_noted_is_kept_and_its_rows_are_counted_anew(
+    study_file: Path, tmp_path: Path, untrained: list[str]
+) -> None:
+    loaded, out = load_study(study_file, [*ONE, "cells.0.set={budget.unit: patient}"]), tmp_path / "study"
+    study(loaded, out)
+    file = out / "cells" / "lora" / "seed-0.json"
+    document = json.loads(file.read_text())
+    del document["contents"], document["result"]["expected_rows_at_most"]
+    document["result"]["images_processed"] = 60
+    file.write_text(json.dumps(document))
+    (record,) = study(loaded, out).records
+    assert record.expected_rows_at_most == 3 * 10 * 8 * 2
+    assert untrained == ["lora 0"]
+
+
+@pytest.mark.slow
+def test_public_images_of_a_base_that_has_changed_are_not_scored(
+    study_file: Path, tiny_base: Any, tmp_path: Path
+) -> None:
+    recipe = load_study(study_file).cells[0].recipes[0]
+    (tmp_path / "cells").mkdir()
+    images, first = public_images(recipe, tmp_path / "cells" / "seed-0")
+    assert len(images.images) == 9
+    assert public_images(recipe, tmp_path / "cells" / "seed-0")[1] == first
+    tiny_base(seed=1).save(tmp_path / "base")
+    with pytest.raises(RunFolderError, match=r"base .* has changed since the images in .* were made"):
+        public_images(recipe, tmp_path / "cells" / "seed-0")
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("cells.1.name=lora", "two cells are called 'lora'"),
+        ("cells.1.name=LoRA", "cells 'lora' and 'LoRA' would share a folder"),
+        ("cells.1.name=public-model", "called 'public-model', as the row of the public model"),
+        ("cells.1.name=Public-Model-2", "called 'Public-Model-2', as the row of the public model"),
         ("cells.1.name=a/b", "letters, digits"),
         ("seeds=[1, 1]", "distinct numbers"),
         ("grid={budget.epsilon: []}", "at least one"),

@@ -29,6 +29,7 @@ OF_THE_STUDY: Final = {
     "generation.seed": "seeds",
     "budget.ledger": "each run has a ledger of its own in --out",
 }
+PUBLIC: Final = "public model"  # the name of the ε = 0 row; a second one is called `public model 2`
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,79}")
 
 
@@ -134,16 +135,33 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> LoadedStudy:
             except RecipeError as error:
                 problems += error.problems
         cells.append(Cell(name=name, recipes=tuple(recipes)))
-    names = [cell.name for cell in cells]
-    twice = {name for name in names if names.count(name) > 1}
-    problems += [
-        (f"{file.name}: two cells are called {name!r}", "give each its own") for name in sorted(twice)
-    ]
+    problems += [(f"{file.name}: {text}", hint) for text, hint in _clashes([cell.name for cell in cells])]
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))
     reference = str(file.resolve().parent / settings.evaluate.reference)
     scored = settings.evaluate.model_copy(update={"reference": reference})
     return LoadedStudy(settings=settings.model_copy(update={"evaluate": scored}), cells=tuple(cells))
+
+
+def folder_name(cell: str) -> str:
+    """What the folder of a cell, or of the public model, is called."""
+    return cell.replace(" ", "-")
+
+
+def _clashes(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Names that mean one folder, on disks too where `A` and `a` are the same; text and hint of each."""
+    public = re.compile(rf"{re.escape(folder_name(PUBLIC))}(-\d+)?")
+    meant: dict[str, list[str]] = {}
+    for name in names:
+        meant.setdefault(folder_name(name).casefold(), []).append(name)
+    for folder, sharing in sorted(meant.items()):
+        if public.fullmatch(folder):
+            yield f"a cell is called {sharing[0]!r}, as the row of the public model", "call it otherwise"
+        if len(set(sharing)) > 1:
+            both = " and ".join(map(repr, dict.fromkeys(sharing)))
+            yield f"cells {both} would share a folder", "names must differ in more than their case"
+        elif len(sharing) > 1:
+            yield f"two cells are called {sharing[0]!r}", "give each its own"
 
 
 def _base(recipe: str | dict[str, Any], folder: Path) -> tuple[dict[str, Any], Path]:

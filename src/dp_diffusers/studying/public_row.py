@@ -6,7 +6,9 @@ and diffusers. Nothing private is opened.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.generation import sample
 from dp_diffusers.diffusion.loading import load_base
-from dp_diffusers.errors import ParameterError
+from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.evolution_population import sampling_of
 from dp_diffusers.images_out import write_images
@@ -23,12 +25,19 @@ from dp_diffusers.recipe import Recipe
 from dp_diffusers.released_classes import declared_size
 from dp_diffusers.requested_images import labels_of
 
+MADE_OF: Final = "base.sha256"  # a file beside the images, in their folder
 
-def public_images(recipe: Recipe, folder: Path) -> LabelledImages:
-    """The images, made once and kept in `folder`. Raises `ParameterError` for a base without classes."""
+
+def public_images(recipe: Recipe, folder: Path) -> tuple[LabelledImages, str]:
+    """The images, made once and kept in `folder`, and the sha256 of their base.
+
+    Raises `ParameterError` for a base without classes, `RunFolderError` where those that are kept were made
+    from a base that has changed since.
+    """
+    base = load_base(recipe.base).with_classes(recipe.data.classes)
+    assert base.sha256 is not None
     if not folder.exists():
         settings = recipe.model_dump(mode="json")
-        base = load_base(recipe.base).with_classes(recipe.data.classes)
         family = family_of(base, size=declared_size(settings))
         classes = classes_of(family, settings)
         if classes is None:
@@ -43,5 +52,16 @@ def public_images(recipe: Recipe, folder: Path) -> LabelledImages:
         assert places is not None
         numbers = np.array(classes.labels, np.int64)[places]
         pixels = np.concatenate(list(sample(family, numbers, count, sampling_of(recipe.generation))))
-        write_images(pixels, places, classes.names, folder, format="parquet")
-    return read_images(folder)
+        note = partial(_note, sha256=base.sha256)
+        write_images(pixels, places, classes.names, folder, format="parquet", check=note)
+    elif (folder / MADE_OF).exists() and (folder / MADE_OF).read_text().strip() != base.sha256:
+        raise RunFolderError(
+            f"base {recipe.base} has changed since the images in {folder} were made",
+            hint="restore it, give another --out, or delete that folder",
+        )
+    return read_images(folder), base.sha256
+
+
+def _note(built: Path, sha256: str) -> None:
+    """Writes what the images were made from, before their folder has its name."""
+    (built / MADE_OF).write_text(sha256 + "\n")

@@ -25,14 +25,17 @@ CLAIM: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """One run of a study: a cell and a seed. epsilon: None without privacy, 0 for the public model."""
+    """One run of a study: a cell and a seed. epsilon: None without privacy, 0 for the public model.
+
+    expected_rows_at_most: of private images, see `row_count`.
+    """
 
     cell: str
     seed: int
     epsilon: float | None
     delta: float | None
     steps: int
-    images_processed: int
+    expected_rows_at_most: int
     trainable_parameters: int
     images: int
     accuracy: float
@@ -51,7 +54,7 @@ class CellRow:
     epsilon: float | None
     delta: float | None
     steps: int
-    images_processed: int
+    expected_rows_at_most: int
     trainable_parameters: int
     images: int
     seeds: int
@@ -72,7 +75,7 @@ class CellRow:
             epsilon=max(known) if known else None,
             delta=first.delta,
             steps=max(record.steps for record in records),
-            images_processed=max(record.images_processed for record in records),
+            expected_rows_at_most=max(record.expected_rows_at_most for record in records),
             trainable_parameters=first.trainable_parameters,
             images=first.images,
             seeds=len(records),
@@ -140,7 +143,7 @@ class StudyResult:
             "accuracy (%)",
             "95 % interval over seeds",
             "seeds",
-            "images processed",
+            "rows expected, at most",
             "trained",
         ]
         lines = [_line(head), _line(["---", "--:", "--:", "---", "---", "--:", "--:"])]
@@ -157,5 +160,5 @@ def _cells(row: CellRow) -> list[str]:
     interval = "one seed" if row.low is None else f"{row.low:.2f} to {row.high:.2f}"
     values = ", ".join(f"{value:.2f}" for value in row.accuracies)
     epsilon = "∞" if row.epsilon is None else f"{row.epsilon:.4g}"
-    numbers = [f"{row.images_processed:,}", f"{row.trainable_parameters:,}"]
+    numbers = [f"{row.expected_rows_at_most:,}", f"{row.trainable_parameters:,}"]
     return [row.cell, epsilon, f"{row.mean:.2f}", interval, values, *numbers]

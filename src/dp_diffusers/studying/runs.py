@@ -3,7 +3,7 @@
 Guarantees:
 - each run has a folder and a ledger of its own below the study's, and its result is on disk before it counts;
 - a study that was stopped at any instant goes on; a finished run is neither trained nor scored again;
-- a run whose recipe or scoring was changed since is refused by name.
+- a run whose recipe, base, scoring or reference was changed since is refused by name.
 May import everything. Source: the contract of `study` in the design.
 """
 
@@ -21,16 +21,17 @@ from dp_diffusers.evaluation import evaluate
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.file import differing_keys
-from dp_diffusers.recipe.study import LoadedStudy, ScoreSettings
+from dp_diffusers.recipe.study import PUBLIC, LoadedStudy, ScoreSettings, folder_name
 from dp_diffusers.run_folder import make_folder
 from dp_diffusers.studying import chart
+from dp_diffusers.studying.contents import sha256_of_base, sha256_of_images
 from dp_diffusers.studying.public_row import public_images
 from dp_diffusers.studying.results import CLAIM, RunRecord, StudyResult
+from dp_diffusers.studying.row_count import expected_rows_at_most, layer_queries
 from dp_diffusers.whole_files import write_text
 
 Progress = Callable[..., None]
 CELLS: Final = "cells"
-PUBLIC: Final = "public model"
 
 
 def _silent(**_: Any) -> None:
@@ -48,13 +49,22 @@ class Run:
 
     def folder(self, out: Path) -> Path:
         """Its run folder."""
-        return out / CELLS / self.cell.replace(" ", "-") / f"seed-{self.seed}"
+        return out / CELLS / folder_name(self.cell) / f"seed-{self.seed}"
 
     def settings(self, out: Path) -> Recipe:
         """Its recipe, with the ledger that is its own."""
         ledger = str(self.folder(out).resolve()) + ".ledger"
         budget = self.recipe.budget.model_copy(update={"ledger": ledger})
         return self.recipe.model_copy(update={"budget": budget})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Made:
+    """What a run came to before it is scored. base: sha256 of the model that it was made from."""
+
+    facts: dict[str, Any]
+    images: LabelledImages
+    base: str
 
 
 def runs_of(study: LoadedStudy) -> list[Run]:
@@ -70,15 +80,25 @@ def runs_of(study: LoadedStudy) -> list[Run]:
 
 def _public_runs(study: LoadedStudy) -> Iterator[Run]:
     """Once for each base and way of making images that a cell has."""
-    known: list[tuple[str, dict[str, Any]]] = []
+    known: list[dict[str, Any]] = []
     for cell in study.cells:
-        generation = cell.recipes[0].generation.model_dump(exclude={"seed"})
-        if (cell.recipes[0].base, generation) in known:
+        decides = _decides_public_images(cell.recipes[0])
+        if decides in known:
             continue
-        known.append((cell.recipes[0].base, generation))
+        known.append(decides)
         name = PUBLIC if len(known) == 1 else f"{PUBLIC} {len(known)}"
         for seed, recipe in zip(study.settings.seeds, cell.recipes, strict=True):
             yield Run(cell=name, seed=seed, recipe=recipe, public=True)
+
+
+def _decides_public_images(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe, but for the seed, that changes the images of its base as it is."""
+    asked = {"classes", "caption", "caption_column", "size"}
+    return {
+        "base": recipe.base,
+        "generation": recipe.generation.model_dump(exclude={"seed"}),
+        "data": recipe.data.model_dump(include=asked),
+    }
 
 
 def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent) -> StudyResult:
@@ -90,6 +110,7 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
     folder, runs = Path(out), runs_of(loaded)
     make_folder(folder / CELLS)
     progress(message=CLAIM)
+    sha256_of_base.cache_clear()  # a base may have changed since the last call
     records: list[RunRecord] = []
     scoring = loaded.settings.evaluate
     for index, run in enumerate(runs):
@@ -138,7 +159,8 @@ def _known(run: Run, out: Path, scoring: ScoreSettings) -> RunRecord | None:
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        record, asked = RunRecord(**document["result"]), document["asked"]
+        record, asked = _record(document["result"], run), document["asked"]
+        contents = dict(document.get("contents", {}))  # a result from before these were noted has none
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} is damaged", hint="delete it: the run is scored again") from error
     different = differing_keys(asked, json.loads(json.dumps(_asked(run, out, scoring))), "")
@@ -147,29 +169,55 @@ def _known(run: Run, out: Path, scoring: ScoreSettings) -> RunRecord | None:
             f"cell {run.cell} in {out} was run with another {', '.join(different)}",
             hint="give another --out, or call the cell otherwise",
         )
+    _refuse_other_contents(run, out, scoring, contents)
     return record
+
+
+def _record(result: dict[str, Any], run: Run) -> RunRecord:
+    """A result from its file. Earlier ones counted one image for each unit; rows follow from the recipe."""
+    if "images_processed" in result:
+        queries = int(run.recipe.strategy.name == "sapf")
+        rows = 0 if run.public else expected_rows_at_most(run.recipe, int(result["steps"]), queries)
+        result = {name: value for name, value in result.items() if name != "images_processed"}
+        result["expected_rows_at_most"] = rows
+    return RunRecord(**result)
+
+
+def _refuse_other_contents(run: Run, out: Path, scoring: ScoreSettings, contents: dict[str, Any]) -> None:
+    """Raises `RunFolderError` where a path of the recipe holds something else than when the run was made."""
+    places = (
+        ("base", sha256_of_base, run.recipe.base),
+        ("evaluate.reference", sha256_of_images, scoring.reference),
+    )
+    for key, sha256_of, place in places:
+        if key in contents and contents[key] != sha256_of(place):
+            raise RunFolderError(
+                f"{key} {place} has changed since cell {run.cell} in {out} was run",
+                hint="restore it, give another --out, or call the cell otherwise",
+            )
 
 
 def _done(run: Run, out: Path, scoring: ScoreSettings) -> RunRecord:
     """Trains, generates and scores one run, from wherever an earlier start left it."""
     began = time.monotonic()
     make_folder(run.folder(out).parent)
-    facts, images = _public(run, out) if run.public else _trained(run, out)
-    scores = evaluate(images, scoring.reference, seeds=scoring.seeds, passes=scoring.passes)
+    made = _public(run, out) if run.public else _trained(run, out)
+    contents = {"base": made.base, "evaluate.reference": sha256_of_images(scoring.reference)}
+    scores = evaluate(made.images, scoring.reference, seeds=scoring.seeds, passes=scoring.passes)
     record = RunRecord(
         cell=run.cell,
         seed=run.seed,
-        images=len(images.images),
+        images=len(made.images.images),
         accuracy=scores.accuracy.mean,
         seconds=round(time.monotonic() - began, 1),
-        **facts,
+        **made.facts,
     )
-    document = {"asked": _asked(run, out, scoring), "result": record.to_dict()}
+    document = {"asked": _asked(run, out, scoring), "contents": contents, "result": record.to_dict()}
     write_text(_result_file(run, out), json.dumps(document, indent=2, sort_keys=True) + "\n")
     return record
 
 
-def _trained(run: Run, out: Path) -> tuple[dict[str, Any], LabelledImages]:
+def _trained(run: Run, out: Path) -> Made:
     from dp_diffusers.finetuning import train
     from dp_diffusers.release import generate
 
@@ -178,24 +226,19 @@ def _trained(run: Run, out: Path) -> tuple[dict[str, Any], LabelledImages]:
     images = generate(release)
     certificate = release.certificate
     steps = int(certificate.mechanisms[0]["steps_charged"])
+    queries = layer_queries(certificate.mechanisms)
     facts = {
         "epsilon": certificate.epsilon,
         "delta": certificate.delta,
         "steps": steps,
-        "images_processed": images_processed(recipe, steps),
+        "expected_rows_at_most": expected_rows_at_most(recipe, steps, queries),
         "trainable_parameters": int(certificate.adapter["trainable_parameters"]),
     }
-    return facts, read_images(images)
+    base = str(certificate.base_model["sha256"])
+    return Made(facts=facts, images=read_images(images), base=base)
 
 
-def images_processed(recipe: Recipe, steps: int) -> int:
-    """Rows of a training (steps x units x copies x noise draws); of `pe`, steps x population."""
-    mechanism, training = recipe.mechanism, recipe.training
-    if mechanism.name == "pe":
-        return steps * mechanism.population
-    return steps * mechanism.expected_units * training.noise_draws * training.augmentations
-
-
-def _public(run: Run, out: Path) -> tuple[dict[str, Any], LabelledImages]:
-    nothing = {"delta": None, "steps": 0, "images_processed": 0, "trainable_parameters": 0}
-    return {"epsilon": 0.0, **nothing}, public_images(run.recipe, run.folder(out))
+def _public(run: Run, out: Path) -> Made:
+    images, base = public_images(run.recipe, run.folder(out))
+    nothing = {"delta": None, "steps": 0, "expected_rows_at_most": 0, "trainable_parameters": 0}
+    return Made(facts={"epsilon": 0.0, **nothing}, images=images, base=base)

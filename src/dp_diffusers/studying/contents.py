@@ -1,0 +1,39 @@
+"""What results of a study were made from, by what is in it: the base's weights and the reference's images.
+
+Guarantees that a path whose contents were changed is another one, and that a copy elsewhere is the same. May
+import torch and diffusers through the base, and the readers of `data`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from dp_diffusers.data.sources import kind_of, open_source
+from dp_diffusers.diffusion.loading import load_base
+
+
+@cache
+def sha256_of_base(path: str) -> str:
+    """The fingerprint of a base, opened once until the cache is cleared. Raises `ModelError`."""
+    found = load_base(path).sha256
+    assert found is not None
+    return found
+
+
+def sha256_of_images(path: str) -> str:
+    """sha256 of the files of labelled images as they lie there, of their labels and of class names.
+
+    Whatever `evaluation.reading.read_images` opens. Raises `DataError`.
+    """
+    place = Path(path)
+    digest = hashlib.sha256()
+    for part in (sorted(place.rglob("*.parquet")) if place.is_dir() else []) or [place]:
+        kind = kind_of(part)
+        raw = open_source(kind, part, label="folder" if kind == "folder" else "label", unit=None)
+        digest.update(json.dumps([raw.count, raw.class_names, raw.labels], default=str).encode())
+        for _, data in raw.encoded():
+            digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()
