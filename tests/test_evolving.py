@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from peft import LoraConfig
 
 import dp_diffusers as dpd
 from dp_diffusers import evolving
@@ -20,7 +21,8 @@ from dp_diffusers.evolution_population import Population, more_images, parents, 
 from dp_diffusers.evolution_settings import EvolutionSettings
 from dp_diffusers.finetuning import train
 from dp_diffusers.privacy.certificate import Certificate
-from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe import Recipe, RuntimeSettings, TrainingSettings
+from dp_diffusers.recipe.sections.public import PublicSettings
 from dp_diffusers.release import Release, generate
 from loop_support import charges, cheap_trainings
 
@@ -141,6 +143,29 @@ def test_guarantee_votes_with_noise_alone_decide(
 def test_planted_votes_without_noise(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evolving.Evolution, "add_noise", lambda self, step, counts, receipt: counts)
     assert whole_votes_are_used(recipe, tmp_path / "run", monkeypatch), "the planted defect must be visible"
+
+
+UNUSED: list[tuple[str, dict[str, Any]]] = [
+    ("strategy.rank", {"strategy": {"name": "lora", "rank": 4}}),
+    ("strategy.rnak", {"strategy": {"name": "lora", "rnak": 4}}),
+    ("strategy", {"strategy": LoraConfig(r=4)}),
+    ("training.learning_rate", {"training": TrainingSettings(learning_rate=0.5)}),
+    ("training.public", {"training": TrainingSettings(public=PublicSettings(path="x"))}),
+    ("runtime.rows_per_pass", {"runtime": RuntimeSettings(rows_per_pass=2)}),
+]
+
+
+def test_a_call_in_python_refuses_what_a_recipe_refuses(
+    tiny_base: Callable[..., Any], tiny_parquet: Path, tmp_path: Path
+) -> None:
+    data = dpd.PrivateImages.open(str(tiny_parquet), label="label")
+    plan = dpd.Plan.calibrate(dpd.Budget(4.0, 1e-3), dpd.PE(steps=1, population=30))
+    named: dict[str, Any] = {"out": tmp_path / "run", "ledger": tmp_path / "a.ledger"}
+    for key, given in UNUSED:
+        with pytest.raises(ParameterError, match=f"^{key} has no effect with "):
+            dpd.finetune(tiny_base(), data, plan, **named, **given)
+    assert not (tmp_path / "a.ledger").exists()
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -10,16 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+import dp_diffusers as dpd
+from apart_support import SAME, films
+from dp_diffusers.cli.main import main
+from dp_diffusers.data.apart import Shown
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.errors import DataError, InputError, ParameterError
 from dp_diffusers.finetuning import train
 from dp_diffusers.images_out import write_images
 from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.public_batches import PublicBatches, public_batches
-from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe import Recipe, TrainingSettings
 from dp_diffusers.recipe.sections.public import PublicSettings
+from dp_diffusers.training import Loop
 from latent_support import tiny_latent_base
-from loop_support import cheap_trainings, small_budget
+from loop_support import charges, cheap_trainings, small_budget
 
 CLASSES = ["dark", "grey", "light"]
 
@@ -105,6 +111,17 @@ def test_labels_are_those_of_the_base(tiny_base: Callable[..., Any], tmp_path: P
         opened(family_of(base), path)
 
 
+@pytest.mark.parametrize("case", SAME)
+def test_the_private_images_under_another_name_are_no_public_ones(
+    case: str, tiny_base: Callable[..., Any], tmp_path: Path
+) -> None:
+    films(tmp_path / "x")
+    public, private = SAME[case](tmp_path / "x")
+    settings = PublicSettings(path=str(public))
+    with pytest.raises(ParameterError, match=r"training\.public\.path .* is where the private images are"):
+        public_batches(settings, family_of(tiny_base()), seed=0, recipe={"data": {"path": str(private)}})
+
+
 def test_the_private_images_are_no_public_ones(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
     family, settings = family_of(tiny_base()), PublicSettings(path=str(tmp_path / "x"))
     for private in (tmp_path, tmp_path / "x", tmp_path / "x" / "y"):
@@ -144,3 +161,92 @@ def test_guarantee_public_files_that_cannot_be_read_cost_nothing(
         train(Recipe.load(tiny_recipe), tmp_path / "run")
     assert not (tmp_path / "tiny.ledger").exists()
     assert not (tmp_path / "run").exists()
+
+
+def copied(root: Path, tiny_images: tuple[np.ndarray, np.ndarray]) -> Path:
+    """Public files in a place of their own, one of which is the last private image."""
+    images, labels = tiny_images
+    mixed = np.random.default_rng(6).integers(0, 255, (6, 8, 8, 1), dtype=np.uint8)
+    mixed[4] = images[-1]
+    write_images(mixed, np.append(labels[:5], labels[-1]), CLASSES, root / "copied", format="parquet")
+    (path,) = (root / "copied").rglob("*.parquet")
+    return path
+
+
+def nothing_spent(ledger: Path, run: Path) -> None:
+    """The one reservation of the ledger is given back, and the run's folder is free for another recipe."""
+    assert charges(ledger) == []
+    with Ledger.open(ledger) as opened:
+        assert [found.status for found in opened.runs()] == ["cancelled"]
+        assert opened.spent().epsilon == 0
+    assert not (run / "recipe.yaml").exists()
+    assert not (run / "private" / "run.json").exists()
+
+
+def test_guarantee_a_private_image_among_public_ones_is_refused_before_a_charge(
+    tiny_recipe: Path,
+    tiny_images: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cheap_trainings(monkeypatch.setattr)
+    _with_public(tiny_recipe, path := copied(tmp_path, tiny_images))
+    assert main(["train", str(tiny_recipe), "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.strip()]
+    assert lines == [
+        f"error: training.public {path} holds images that are among the private ones",
+        "hint: their gradient is taken without clip and noise: give images that anyone may see",
+    ]
+    nothing_spent(tmp_path / "tiny.ledger", tmp_path / "run")
+
+
+def from_python(
+    base: Path, folder: Path, plan: dpd.Plan, public: Path, *, out: Path, ledger: Path
+) -> dpd.Release:
+    data = dpd.PrivateImages.from_folder(folder, classes=[f"class {number}" for number in range(3)])
+    training = TrainingSettings(public=PublicSettings(path=str(public), batch_size=2))
+    return dpd.finetune(base, data, plan, out=out, ledger=ledger, training=training)
+
+
+@pytest.fixture
+def small_plan(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> dpd.Plan:
+    cheap_trainings(monkeypatch.setattr)
+    small_budget(tiny_recipe)
+    return Recipe.load(tiny_recipe).plan()
+
+
+@pytest.mark.parametrize("case", [pytest.param("its own folder", marks=pytest.mark.slow), "a manifest of it"])
+def test_guarantee_a_call_in_python_refuses_private_images_among_public_ones(
+    case: str, tiny_base_folder: Path, tmp_path: Path, small_plan: dpd.Plan
+) -> None:
+    folder = films(tmp_path / "x")
+    public = folder if case == "its own folder" else tmp_path / "x" / "films.tsv"
+    named = {"out": tmp_path / "run", "ledger": tmp_path / "a.ledger"}
+    with pytest.raises(ParameterError, match="holds images that are among the private ones") as caught:
+        from_python(tiny_base_folder, folder, small_plan, public, **named)
+    assert "patient" not in f"{caught.value} {caught.value.hint}", "which image it was is said by nothing"
+    nothing_spent(named["ledger"], named["out"])
+
+
+@pytest.mark.slow
+@pytest.mark.planted
+def test_planted_private_images_taken_for_public_ones(
+    tiny_base_folder: Path, tmp_path: Path, small_plan: dpd.Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Private images under another name: without a look at the pixels they reach the loop as public ones."""
+
+    def reached(loop: Loop) -> None:
+        assert loop.public is not None
+        found = {image.tobytes() for image in loop.public.images}
+        assert found == {image.tobytes() for image in loop.data.images}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Shown, "meets", lambda self, data: False)
+    monkeypatch.setattr(Loop, "run", reached)
+    folder = films(tmp_path / "x")
+    with pytest.raises(KeyboardInterrupt):
+        from_python(
+            tiny_base_folder, folder, small_plan, folder, out=tmp_path / "run", ledger=tmp_path / "a.ledger"
+        )

@@ -6,6 +6,7 @@ import torch. `train` is the command line's way in, `finetune` that of Python; `
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,17 @@ from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.loading import as_base
 from dp_diffusers.earlier_recipe import require_same_recipe
 from dp_diffusers.encoded_cache import forget
+from dp_diffusers.errors import ParameterError
 from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_plan
 from dp_diffusers.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
+from dp_diffusers.recipe.checks import without_effect_on_evolution
+from dp_diffusers.recipe.sections.evolution import GONE
 from dp_diffusers.release import Release
 from dp_diffusers.run_folder import RUN, RunFolder
 from dp_diffusers.running import require_unit, run
+from dp_diffusers.strategies import strategy_of
 from dp_diffusers.strategies.lora import has_adapter, load_adapter
 
 if TYPE_CHECKING:
@@ -71,7 +76,8 @@ def finetune(
         training: learning rate, noise draws and the like; nothing in it can change epsilon.
         runtime: device, dtype, rows per pass.
         progress: called with keyword arguments `step, steps, epsilon, budget, seconds` or `message`.
-        evolution: for a plan of `PE`, which trains nothing: how many images, how they vary and are drawn.
+        evolution: for a plan of `PE`, which trains nothing: how many images, how they vary and are drawn;
+            a strategy, and settings of the training that are not the defaults, are refused with it.
 
     Raises:
         InputError: something given cannot be used, or the images belong to another unit than the budget
@@ -82,6 +88,8 @@ def finetune(
     require_unit(plan, data)
     opened = as_base(base).with_classes(None if data.class_names_from_data else data.class_names)
     evolution = settings_of_plan(plan, evolution)
+    if evolution is not None:
+        _refuse_training(strategy, training, runtime)
     settings = settings_of_call(opened, data, plan, strategy, training, runtime, evolution)
     folder = RunFolder(Path(out))
     if _is_done(folder, settings):
@@ -99,6 +107,16 @@ def finetune(
         evolution=evolution,
     )
     return run(job, folder)
+
+
+def _refuse_training(strategy: Any, training: TrainingSettings, runtime: RuntimeSettings) -> None:
+    """Raises `ParameterError`, as a recipe does, for what Private Evolution would not look at."""
+    if strategy is not None and not isinstance(strategy, Mapping):
+        raise ParameterError("strategy has no effect with mechanism.name pe", hint=GONE)
+    given = {"strategy": strategy, "training": training.model_dump(), "runtime": runtime.model_dump()}
+    for _, message, hint in without_effect_on_evolution({"mechanism": {"name": "pe"}, **given}):
+        raise ParameterError(message, hint=hint)
+    strategy_of(strategy or {})  # refuses a key that no strategy has
 
 
 def _reopened(folder: RunFolder, base: Base) -> Release:

@@ -1,9 +1,9 @@
 """Public images beside the private ones: their gradient is added, without clip and noise, to the released.
 
-Guarantee: batches and draws are a function of (experiment seed, step) alone, and the public files are read
-before the ledger or a private image is touched; nothing here costs any epsilon. May import torch, and the
-data and the family that they meet. Source: public gradients beside those of DP-SGD, Amid et al. 2022 (arXiv
-2112.00193).
+Guarantees: batches and draws are a function of (experiment seed, step) alone; the public files are read
+before the ledger or a private image is touched; public images that are private ones are refused. Nothing here
+costs any epsilon. May import torch, and the data and the family that they meet. Source: public gradients
+beside those of DP-SGD, Amid et al. 2022 (arXiv 2112.00193).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_diffusers.class_numbers import numbered_for
+from dp_diffusers.data.apart import Shown, require_apart
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.public_images import PublicImages, load_public
 from dp_diffusers.diffusion.family import Family
@@ -28,13 +29,17 @@ from dp_diffusers.recipe.sections.public import PublicSettings
 
 ENCODED_AT_ONCE: Final = 64
 STREAM: Final = 0x7075626C  # keeps these draws apart from others of the same seed
+UNPROTECTED: Final = "their gradient is taken without clip and noise: give images that anyone may see"
 
 Losses = Callable[[Tensor, Tensor | None, Draws], Tensor]  # (clean, labels, draws) -> [R]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicBatches:
-    """Public images as the family takes them. clean: what the network sees; None to encode in each step."""
+    """Public images as the family takes them.
+
+    clean: what the network sees; None to encode in each step. shown: what is looked for among private images.
+    """
 
     family: Family
     images: np.ndarray  # uint8 [N, H, W, C]
@@ -42,6 +47,20 @@ class PublicBatches:
     clean: Tensor | None
     settings: PublicSettings
     seed: int
+    shown: Shown
+
+    def refuse_private(self, data: PrivateImages) -> None:
+        """Raises `ParameterError` where a public image is a private one, whatever path it was read from.
+
+        This looks at private images, before the first charge. That the run is refused tells whoever starts it
+        that a private image lies among the public ones: their own mistake, and nothing else. Neither the
+        image nor how many there are is said, nothing is released, and the reservation is given back.
+        """
+        if self.shown.meets(data):
+            raise ParameterError(
+                f"training.public {self.settings.path} holds images that are among the private ones",
+                hint=UNPROTECTED,
+            )
 
     def add_gradient(
         self,
@@ -109,11 +128,13 @@ def public_batches(
     """Opens the public images of a run; None where it has none. recipe: the run's settings, as a document.
 
     Raises `DataError` for images or labels that do not fit the model, `ParameterError` for a model that
-    learns from texts, and where the public images are the private ones.
+    learns from texts, and where the public images lie where the private ones do.
     """
     if settings is None:
         return None
-    _refuse_private(settings.path, (recipe.get("data") or {}).get("path"))
+    private = (recipe.get("data") or {}).get("path")  # a call in Python has none
+    if private is not None:
+        require_apart("training.public.path", settings.path, private, hint=UNPROTECTED)
     if family.takes_text:
         raise ParameterError(
             "training.public has labels, and the base model learns from texts",
@@ -124,7 +145,13 @@ def public_batches(
     labels = _labels(opened, family, has_labels=settings.label is not None)
     clean = _all_encoded(family, opened.images) if family.encodes_once else None
     return PublicBatches(
-        family=family, images=opened.images, labels=labels, clean=clean, settings=settings, seed=seed
+        family=family,
+        images=opened.images,
+        labels=labels,
+        clean=clean,
+        settings=settings,
+        seed=seed,
+        shown=Shown.by(settings.path, opened.images),
     )
 
 
@@ -152,18 +179,6 @@ def _all_encoded(family: Family, images: np.ndarray) -> Tensor:
     starts = range(0, len(images), ENCODED_AT_ONCE)
     with torch.no_grad():
         return torch.cat([family.encode(images[start : start + ENCODED_AT_ONCE]) for start in starts])
-
-
-def _refuse_private(public: str, private: object) -> None:
-    """Folders are read with all that lies below them."""
-    if not isinstance(private, str):
-        return
-    one, other = Path(public).resolve(), Path(private).resolve()
-    if one.is_relative_to(other) or other.is_relative_to(one):
-        raise ParameterError(
-            f"training.public.path {public} is where the private images are",
-            hint="their gradient is taken without clip and noise: give images that anyone may see",
-        )
 
 
 def _part(draws: Draws, part: slice) -> Draws:

@@ -3,6 +3,7 @@
 Guarantees:
 - plan, base, strategy and dry run come first and touch no private byte; the whole cost is in the ledger
   before the first private pixel is read; a failure before the first charge cancels the reservation;
+- public images that are private ones are refused before the first charge, however the run was called;
 - the release is certified and verified before the run calls itself done.
 May import torch.
 """
@@ -118,7 +119,7 @@ def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
         account = None if job.plan.not_private else account_of(job, folder)
         if account is not None:
             account.open_lane(keys, folder=str(folder.root.resolve()))
-        data = _data(job, folder, model.family, keys)
+        data = _data(job, folder, model, keys)
         proportions = released_proportions(
             job.plan,
             classes_of(model.family, job.settings),
@@ -161,10 +162,13 @@ def _loop(job: Job, model: Model, **shared: Any) -> Loop | Evolution:
     return Loop(training=job.training, runtime=job.runtime, public=model.public, **shared)
 
 
-def _data(job: Job, folder: RunFolder, family: Family, keys: Any) -> PrivateImages:
-    """The private images, checked against plan and model; this is where they are first read."""
+def _data(job: Job, folder: RunFolder, model: Model, keys: Any) -> PrivateImages:
+    """The private images, checked against plan, model and public images; here they are first read."""
+    family = model.family
     data = job.open_data(family)
     require_unit(job.plan, data)
+    if model.public is not None:
+        model.public.refuse_private(data)
     data, notes = conditioned(family, data, folder.captions)
     family.encode(data.images[:1])  # refuses images that the model does not take
     job.plan.sampler(data.unit_count, keys)  # refuses units without a slot, before anything is charged

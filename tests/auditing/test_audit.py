@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
+from apart_support import SAME, films
 from dp_diffusers.auditing import attacking, audit_recipe
 from dp_diffusers.cli.main import main
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.engine import private_gradient
 from dp_diffusers.engine.owners import RowOwners
-from dp_diffusers.errors import ModelError, ParameterError
+from dp_diffusers.errors import InputError, ModelError, ParameterError
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.recipe import Recipe, TrainingSettings
 from loop_support import cheap_trainings
@@ -171,6 +172,27 @@ def test_private_images_are_not_taken_for_public_ones(place: str, tiny_recipe: P
     told = recipe.model_copy(update={"audit": recipe.audit.model_copy(update={"public": str(public[place])})})
     with pytest.raises(ParameterError, match="is where the private images are"):
         audit_recipe(told)
+
+
+def taken_for_public(recipe: Path, public: object, private: object) -> bool:
+    """Whether an audit goes on, or fails for another reason."""
+    given = [f"data.path={private}", f"audit.public={public}", "audit.canaries=20"]
+    try:
+        audit_recipe(Recipe.load(recipe, given))
+    except InputError as error:
+        return "is where the private images are" not in str(error)
+    return True
+
+
+def test_private_images_under_another_name_are_not_taken_for_public_ones(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
+    taken = []
+    for number, (case, same) in enumerate(SAME.items()):
+        films(root := tmp_path / str(number) / "x")
+        if taken_for_public(tiny_recipe, *same(root)):
+            taken.append(case)
+    assert taken == []
 
 
 @pytest.mark.slow

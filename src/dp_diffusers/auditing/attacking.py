@@ -23,6 +23,7 @@ from dp_diffusers.auditing.loss_attack import mean_losses
 from dp_diffusers.auditing.results import AuditResult
 from dp_diffusers.auditing.scores import Scores, centred
 from dp_diffusers.auditing.verdict import concluded
+from dp_diffusers.data.apart import require_apart
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[..., None]
 PICTURE: Final = "audit.svg"
+PUBLIC_ONLY: Final = "an audit reads public images only; null takes procedural ones"
 
 PUBLIC_IMAGES: Final = 32
 IMAGE_CANARIES: Final = 64
@@ -54,14 +56,12 @@ def _silent(**_: Any) -> None:
 def audit_recipe(recipe: Recipe, *, out: Path | None = None, progress: Progress = _silent) -> AuditResult:
     """Audits the training that a recipe describes; see `audit`. Neither `data.path` nor the ledger is opened.
 
-    Raises `ParameterError` where one of `audit.public` and `data.path` is, or lies in, the other.
+    Raises `ParameterError` where `audit.public` lies where `data.path` does, or leads there: see
+    `data.apart.require_apart`.
     """
     public = recipe.audit.public
-    if public is not None and _share_a_folder(Path(public).resolve(), Path(recipe.data.path).resolve()):
-        raise ParameterError(
-            f"audit.public {public} is where the private images are",
-            hint="an audit reads public images only; null takes procedural ones",
-        )
+    if public is not None:
+        require_apart("audit.public", public, recipe.data.path, hint=PUBLIC_ONLY)
     return audit(
         load_base(recipe.base).with_classes(recipe.data.classes),
         recipe.plan(),
@@ -73,11 +73,6 @@ def audit_recipe(recipe: Recipe, *, out: Path | None = None, progress: Progress 
         out=out,
         progress=progress,
     )
-
-
-def _share_a_folder(one: Path, other: Path) -> bool:
-    """Whether one is, or lies in, the other: folders are read with all that lies below them."""
-    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def audit(

@@ -115,7 +115,8 @@ class Recipe(Section):
             else self.data.model_copy(update={"path": str(folder / self.data.path)})
         )
         ledger = str(folder / self.budget.ledger) if self.budget.ledger else default_ledger(data.path)
-        public = self.audit.public and str(folder / self.audit.public)
+        public = self.audit.public
+        public = public if public is None or is_hub(public) else str(folder / public)
         base = folder / self.base
         return self.model_copy(
             update={

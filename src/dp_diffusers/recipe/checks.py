@@ -23,7 +23,7 @@ def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
         *_optimizer(recipe),
         *_histogram(recipe),
         *_ledger(recipe),
-        *_evolution(recipe),
+        *without_effect_on_evolution(recipe),
         *_saliency(recipe),
     ]
 
@@ -126,8 +126,8 @@ def _saliency(recipe: Mapping[str, Any]) -> Iterator[Finding]:
         yield ("strategy", "name"), f"{message}, got 'sapf'", hint
 
 
-def _evolution(recipe: Mapping[str, Any]) -> list[Finding]:
-    """Private Evolution has no use for whatever is about training."""
+def without_effect_on_evolution(recipe: Mapping[str, Any]) -> list[Finding]:
+    """Keys of a recipe of Private Evolution that are about training: it has no use for them."""
     mechanism = recipe.get("mechanism")
     if not isinstance(mechanism, Mapping) or mechanism.get("name") != "pe":
         return []

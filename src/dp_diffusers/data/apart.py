@@ -1,0 +1,136 @@
+"""Public images kept apart from private ones: by where they lie, and by what they show.
+
+Guarantees: where they lie is told from public files and the name `data.path` alone, which is never opened; no
+message says which private image was met. May import numpy and the sources; never torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from dp_diffusers.data.csv_tables import read_csv
+from dp_diffusers.data.manifest import IMAGE_COLUMNS
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.data.sources import is_hub, kind_of, open_source
+from dp_diffusers.data.traces import Traces, picture_digest
+from dp_diffusers.errors import ParameterError
+
+MANIFESTS: Final = frozenset({".csv", ".tsv"})
+BOTH: Final = 2  # windows that `Traces` takes of a file: one alone may be a table that all of its kind share
+
+
+def require_apart(key: str, public: str | Path, private: str | Path, *, hint: str) -> None:
+    """Raises `ParameterError` where the images at `public` lie where those at `private` do, or lead there.
+
+    key: the setting that names them. A folder stands for all below it, a manifest at `private` for its folder
+    too, a data set of the Hub for all its splits. Links in a public folder, and what a public manifest lists,
+    are followed to their ends. Copies and hard links are not seen: see `Shown`.
+    """
+    if is_hub(public) or is_hub(private):
+        meets = is_hub(public) and is_hub(private) and _same_on_the_hub(str(public), str(private))
+    else:
+        meets = _meets(Path(public), Path(private))
+    if meets:
+        further = f"; the manifest {Path(private).name} stands for its whole folder"
+        raise ParameterError(
+            f"{key} {public} is where the private images are",
+            hint=hint + (further if _is_manifest(Path(private)) else ""),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What public images show, to be looked for among private ones.
+
+    pictures: digests of their pixels, as the model takes them; empty pictures (of one colour) are nobody's.
+    files: pieces of the bytes of each file that is long enough, which no cut and no window changes.
+    """
+
+    pictures: frozenset[bytes]
+    files: frozenset[tuple[bytes, ...]]
+
+    @classmethod
+    def by(cls, path: str, images: np.ndarray) -> Shown:
+        """What the public files at `path` show, of which `images` (uint8 `[N, H, W, C]`) were made.
+
+        Those of a data set of the Hub are not fetched again for their bytes.
+        """
+        files = () if is_hub(path) else _files(path)
+        return cls(pictures=frozenset(_digests(images)), files=frozenset(files))
+
+    def meets(self, data: PrivateImages) -> bool:
+        """Whether any of it is a private image, pixel for pixel or by the bytes of its file."""
+        if any(digest in self.pictures for digest in _digests(data.images)):
+            return True
+        known = {row.tobytes() for row in data.traces.windows} if self.files else set()
+        return any(known.issuperset(file) for file in self.files)
+
+
+def _digests(images: np.ndarray) -> Iterator[bytes]:
+    """Of each image that is not of one colour."""
+    return (picture_digest(image) for image in images if (image != image[:1, :1]).any())
+
+
+def _files(path: str) -> Iterator[tuple[bytes, ...]]:
+    """Of each public file the windows that `Traces` notes of a private one, where it has both."""
+    for image in open_source(kind_of(path), path, label=None, unit=None).encoded():
+        traces = Traces()
+        list(traces.watching([image]))
+        if len(traces.windows) == BOTH:
+            yield tuple(row.tobytes() for row in traces.windows)
+
+
+def _same_on_the_hub(public: str, private: str) -> bool:
+    """Who may see a data set of the Hub may see all its splits. Raises `DataError` for what is no name."""
+    from dp_diffusers.data.hub import parsed
+
+    return parsed(public).name.casefold() == parsed(private).name.casefold()
+
+
+def _meets(public: Path, private: Path) -> bool:
+    own = _real(private)
+    if _overlap(_real(public), own):
+        return True
+    roots = [own, _real(private.parent)] if _is_manifest(private) else [own]
+    return any(_overlap(place, root) for place in _places(public) for root in roots)
+
+
+def _places(public: Path) -> Iterator[Path]:
+    """Where public images lie that are files of their own; a parquet file holds its images itself."""
+    if public.is_dir():
+        yield from _folder_and_links(public)
+    elif _is_manifest(public) and public.is_file():
+        yield from (_real(public.parent / name) for name in read_csv(public, IMAGE_COLUMNS).rows)
+
+
+def _folder_and_links(folder: Path) -> Iterator[Path]:
+    """The folder, then where links below it lead: each before what lies behind it is listed."""
+    yield _real(folder)
+    seen: set[Path] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = _real(place)
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        entries = (os.path.join(place, name) for name in [*folders, *names])
+        yield from (_real(entry) for entry in entries if os.path.islink(entry))
+
+
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    """Whether one is, or lies in, the other: folders are read with all that lies below them."""
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def _is_manifest(path: Path) -> bool:
+    return path.suffix.lower() in MANIFESTS
