@@ -134,6 +134,7 @@ def test_bad_strategies_are_refused(
         ({"init_lora_weights": "eva"}, r"init_lora_weights='eva'\)", "gaussian"),
         ({"init_lora_weights": "corda"}, r"init_lora_weights='corda'\)", "gaussian"),
         ({"init_lora_weights": "lora_ga"}, r"init_lora_weights='lora_ga'\)", "gaussian"),
+        ({"init_lora_weights": "pissa_niter_4"}, r"init_lora_weights='pissa_niter_4'\)", "gaussian"),
         ({"init_lora_weights": "gausian"}, r"init_lora_weights='gausian'\)", "gaussian"),
     ],
 )

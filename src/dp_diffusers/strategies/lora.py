@@ -125,9 +125,10 @@ def _require_usable(config: LoraConfig) -> None:
             hint='use Lora(also=["bias"]) or lora_bias=True for biases of the adapter, or strategy bias',
         )
     start = config.init_lora_weights
-    if not isinstance(start, bool) and not str(start).lower().startswith(STARTS):
+    if not isinstance(start, bool) and str(start).lower() not in STARTS:
         raise ParameterError(
-            f"LoraConfig(init_lora_weights={start!r}) is not supported: no adapter starts from data here",
+            f"LoraConfig(init_lora_weights={start!r}) is not supported: an adapter starts from "
+            "nothing but the network and a seed, so that it can be read again",
             hint=f"True, or one of {', '.join(STARTS)}",
         )
 
