@@ -164,3 +164,9 @@ def test_guarantee_peft_changes_no_layer_that_was_not_named() -> None:
     """peft wraps every layer whose name ends like a named one: here a linear layer beside the norm."""
     with pytest.raises(GuaranteeError, match=r"the strategy names: last_norm$"):
         Lora(rank=2, also=["norm"]).apply(Ending())
+
+
+def test_a_layer_that_peft_cannot_adapt_is_refused() -> None:
+    network = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(4, 4, 3, groups=4))
+    with pytest.raises(InputError, match=r"peft cannot adapt a layer: .*groups=4 and rank 3"):
+        Lora(rank=3, targets="all").apply(network)

@@ -21,7 +21,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from dp_diffusers.errors import GuaranteeError, ParameterError, positive, unknown_name
+from dp_diffusers.errors import GuaranteeError, ModelError, ParameterError, positive, unknown_name
 from dp_diffusers.strategies import targets as target_names
 from dp_diffusers.strategies import tensors
 from dp_diffusers.strategies.adapter import (
@@ -81,8 +81,8 @@ class Lora:
         """Freezes the network, adds the adapter, and returns peft's configuration of it.
 
         `seed` is the experiment's public seed: it decides the start of A and nothing private. Raises
-        `ModelError` for a network with an adapter or without what `also` names, `ParameterError` for targets
-        that match nothing.
+        `ModelError` for a network with an adapter, without what `also` names, or with a layer that peft cannot
+        adapt, `ParameterError` for targets that match nothing.
         """
         require_none(network)
         # peft rewrites a configuration while it adapts a model; the caller's stays as it was given
@@ -91,7 +91,7 @@ class Lora:
         network.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            add(network, config)
+            _add(network, config)
             if self.freeze_a:
                 _orthonormal_a(network)
         _require_exactly(network, BaseTunerLayer, layers)
@@ -131,6 +131,17 @@ def _require_usable(config: LoraConfig) -> None:
             "nothing but the network and a seed, so that it can be read again",
             hint=f"True, or one of {', '.join(STARTS)}",
         )
+
+
+def _add(network: nn.Module, config: LoraConfig) -> None:
+    """`add`, with one of our errors where peft has no adapter for a layer, as for some grouped convolutions."""
+    try:
+        add(network, config)
+    except ValueError as error:
+        raise ModelError(
+            f"peft cannot adapt a layer: {error}",
+            hint="give strategy.targets as a list of endings of layer names without it, or linear",
+        ) from error
 
 
 def _require_exactly(network: nn.Module, kind: type[nn.Module], wanted: Sequence[str] | None) -> None:
