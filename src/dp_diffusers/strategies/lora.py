@@ -81,8 +81,8 @@ class Lora:
         """Freezes the network, adds the adapter, and returns peft's configuration of it.
 
         `seed` is the experiment's public seed: it decides the start of A and nothing private. Raises
-        `ModelError` for a network with an adapter, without what `also` names, or with a layer that peft cannot
-        adapt, `ParameterError` for targets that match nothing.
+        `ModelError` for a network with an adapter, without what `also` names, or with a layer that peft
+        cannot adapt, `ParameterError` for targets that match nothing.
         """
         require_none(network)
         # peft rewrites a configuration while it adapts a model; the caller's stays as it was given
@@ -134,7 +134,7 @@ def _require_usable(config: LoraConfig) -> None:
 
 
 def _add(network: nn.Module, config: LoraConfig) -> None:
-    """`add`, with one of our errors where peft has no adapter for a layer, as for some grouped convolutions."""
+    """`add`, with an error of ours where peft has no adapter for a layer, as for some grouped ones."""
     try:
         add(network, config)
     except ValueError as error:
