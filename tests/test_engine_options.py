@@ -97,7 +97,7 @@ def test_guarantee_a_resumed_run_goes_on_with_the_clip_norm_that_was_released(
     train(recipe, tmp_path / "run")
     assert starts == [saved["clipping"]]
     assert [step for step, _ in norms] == [0, 1, 2, 3]
-    assert norms[1][1] != 0.1
+    assert norms[0][1] != 0.1  # the second may be back at it: up by the noise, then down by as much
 
 
 def test_without_privacy_there_is_no_clipping_to_choose_and_no_noise_to_correct_for(

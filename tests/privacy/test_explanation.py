@@ -44,7 +44,7 @@ def _assumptions(unit: str) -> list[str]:
 def certified(**changed: str) -> dict[str, Any]:
     """What sentences need of a certificate."""
     facts = {"adjacency": "add_remove", "ledger": {"cap_epsilon": 1.0}, "not_private": False, "unit": "image"}
-    return {**facts, **changed}
+    return {**facts, "base_model": {"id": "public", "sha256": "0" * 64}, **changed}
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 2.0, 4.0])
