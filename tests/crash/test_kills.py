@@ -157,9 +157,12 @@ def test_guarantee_two_runs_at_once_stay_below_the_cap(trainings: Any, tiny_reci
 def test_guarantee_without_the_folder_lock_lanes_keep_two_processes_apart(
     trainings: Any, tiny_recipe: Path
 ) -> None:
-    """Some disks have no locks: with the lock unlinked, the newer process fences the older one."""
+    """Some disks have no locks: with the lock unlinked, the newer process fences the older one.
+
+    The older one is slow, so that it is still at work when the newer one has started on a busy machine.
+    """
     folder = tiny_recipe.parent
-    first = trainings.start(tiny_recipe, pause=0.05)
+    first = trainings.start(tiny_recipe, pause=0.5)
     until(lambda: len(read_log(folder / "log")[0]) >= 3)
     (folder / "run" / "private" / "lock").unlink()
     second = trainings.start(tiny_recipe, pause=0.0)
