@@ -229,6 +229,7 @@ assert "dp_diffusers" not in sys.modules
     subprocess.run([sys.executable, "-c", script, str(path)], check=True)
 
 
+@pytest.mark.slow
 def test_a_folder_whose_run_spent_nothing_is_free_for_another_recipe(
     tiny_recipe: Path, tmp_path: Path
 ) -> None:

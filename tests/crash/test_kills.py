@@ -73,6 +73,7 @@ def test_guarantee_killed_twice_at_random_it_ends_and_all_is_paid(trainings: Any
     assert len(done) >= 4
 
 
+@pytest.mark.slow
 def test_guarantee_killed_at_every_seam_of_one_run(trainings: Any, tiny_recipe: Path) -> None:
     folder = tiny_recipe.parent
     for instant in INSTANTS:

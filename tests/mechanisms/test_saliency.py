@@ -171,6 +171,7 @@ def test_the_least_noise_is_kept_where_it_costs_less() -> None:
     assert query.noise_multiplier == 0.3
 
 
+@pytest.mark.slow
 def test_a_plan_pays_for_it_and_reads_it_back() -> None:
     mechanism, budget = DPSGD(**SIZES), Budget(2.0, 1e-3)
     plan = Plan.calibrate(budget, mechanism, [saliency_query(budget, mechanism)])

@@ -82,6 +82,7 @@ def test_adapters_that_do_not_fit_are_refused(tiny_base: Callable[..., Any], tmp
             load_adapter(network_of("unet"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_process_without_this_package_loads_adapters(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
     tiny_base().save(tmp_path / "base")
     specs = {"lora": {"name": "lora", "rank": 2, "targets": "all"}, "bias": {"name": "bias"}}
