@@ -74,7 +74,14 @@ def test_a_second_run_beyond_the_cap_is_refused_before_anything_is_read(
         assert len(ledger.runs()) == 1
 
 
-@pytest.mark.parametrize("failure", ["missing file", "no such column", "another size"])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "missing file",
+        pytest.param("no such column", marks=pytest.mark.slow),
+        pytest.param("another size", marks=pytest.mark.slow),
+    ],
+)
 def test_a_failure_before_the_first_charge_spends_nothing(
     tiny_recipe: Path, tmp_path: Path, failure: str
 ) -> None:
@@ -122,6 +129,7 @@ def test_an_interrupted_run_resumes_and_pays_for_what_it_redoes(
     assert dpd.Certificate.verify(release.path).valid
 
 
+@pytest.mark.slow
 def test_a_crash_after_the_last_step_costs_nothing_more(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +216,7 @@ def test_more_classes_than_the_base_has_are_refused(tiny_recipe: Path, tmp_path:
         train(Recipe.load(tiny_recipe, [names]), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_certificates_verify_with_dp_accounting_alone(tiny_recipe: Path, tmp_path: Path) -> None:
     train(Recipe.load(tiny_recipe), tmp_path / "run")
     script = """

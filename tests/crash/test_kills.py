@@ -61,6 +61,7 @@ def kill_when(trainings: Any, pid: int, folder: Path, released: int, delay: floa
     return int(trainings.kill(pid))
 
 
+@pytest.mark.slow
 def test_guarantee_killed_twice_at_random_it_ends_and_all_is_paid(trainings: Any, tiny_recipe: Path) -> None:
     folder, chance = tiny_recipe.parent, random.Random(0)
     for _ in range(2):

@@ -19,6 +19,7 @@ def _digits(count: int, seed: int, fonts: float = 0.0) -> Labelled:
     return images[..., None], labels
 
 
+@pytest.mark.slow
 def test_learns_drawn_digits_and_recognises_others() -> None:
     result = train_and_test(_digits(2000, 0), _digits(500, 1), seed=0, passes=8000, classes=10)
     assert result.accuracy > 85

@@ -87,6 +87,7 @@ def accounted() -> float:
     return float(accountant.get_epsilon(1e-5))
 
 
+@pytest.mark.slow
 def test_planted_a_count_that_nobody_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The noise of the gradient not raised for the count beside it."""
     right = spent_by_the_boxes_noise()

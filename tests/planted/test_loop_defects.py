@@ -183,6 +183,7 @@ def test_planted_redone_steps_for_free(tiny_recipe: Path, monkeypatch: pytest.Mo
     assert "fewer steps were paid for than released" in account_of(tiny_recipe, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_noise_from_the_experiment_seed(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def seeded() -> RunKeys:

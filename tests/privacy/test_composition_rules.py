@@ -138,6 +138,7 @@ def test_guarantee_the_filters_order_is_the_first_one(ledger) -> None:
     assert holds_at_the_first_order(ledger, 1.2)
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_the_filters_order_is_chosen_after_the_fact(ledger, monkeypatch) -> None:
     plan = Plan.calibrate(Budget(0.5, 1e-4, cap={"epsilon": 4.5, "delta": 1e-4}), DPSGD(**SMALL))
