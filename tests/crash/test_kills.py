@@ -161,13 +161,13 @@ def test_guarantee_without_the_folder_lock_lanes_keep_two_processes_apart(
 ) -> None:
     """Some disks have no locks: with the lock unlinked, the newer process fences the older one.
 
-    The older one is slow, so that it is still at work when the newer one has started on a busy machine.
+    Both are slow, so that both are at work for a while on a busy machine too.
     """
     folder = tiny_recipe.parent
     first = trainings.start(tiny_recipe, pause=0.5)
     until(lambda: len(read_log(folder / "log")[0]) >= 3)
     (folder / "run" / "private" / "lock").unlink()
-    second = trainings.start(tiny_recipe, pause=0.0)
+    second = trainings.start(tiny_recipe, pause=0.5)
     assert trainings.wait(first) == 2
     assert trainings.wait(second) == 0
     assert "taken over by another process" in (folder / "output").read_text()
