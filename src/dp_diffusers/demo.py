@@ -94,7 +94,7 @@ def demo(out: Path, progress: Progress) -> DemoResult:
     pretrain(PretrainRecipe.load(out / "pretrain.yaml"), out / "public-model", progress)
     release = train(Recipe.load(out / "recipe.yaml"), out / "run", progress)
     images = generate(release, images=IMAGES, progress=progress)
-    scores = evaluate(images, out / "held-out-digits", progress=progress)
+    scores = evaluate(images, out / "held-out-digits", features=None, progress=progress)
     verify_in_a_fresh_process(release.path)
     picture = draw(images, out / "synthetic-digits.png")
     public = scores.public_model

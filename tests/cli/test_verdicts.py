@@ -165,7 +165,7 @@ def test_evaluate_goes_on_without_the_base_of_a_run(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(evaluating, "public_model_images", gone)
     monkeypatch.setattr(evaluating, "public_images_of", lambda *_: None)
-    scores = evaluating.evaluate(folder, folder, seeds=2, passes=64)
+    scores = evaluating.evaluate(folder, folder, features=None, seeds=2, passes=64)
     assert scores.public_model is None
     assert "no row of the public model (ε = 0): base model /nowhere is not there" in scores.notes
     assert "/nowhere" in scores.explain()

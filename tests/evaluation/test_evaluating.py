@@ -29,7 +29,7 @@ def _digits(count: int, size: int, seed: int, fonts: float = 0.0) -> tuple[np.nd
 def test_files_of_another_size_are_resized_and_said(tmp_path: Path, format: str) -> None:
     write_images(*_digits(500, 12, 0), NAMES, tmp_path / "synthetic", format=format)
     write_images(*_digits(200, 28, 1), NAMES, tmp_path / "reference", format="parquet")
-    scores = evaluate(tmp_path / "synthetic", tmp_path / "reference", seeds=2, passes=2560)
+    scores = evaluate(tmp_path / "synthetic", tmp_path / "reference", features=None, seeds=2, passes=2560)
     assert scores.accuracy.mean > 20
     assert scores.accuracy.low <= scores.accuracy.mean <= scores.accuracy.high
     assert any("another size are brought to 12x12" in note for note in scores.notes)
@@ -41,7 +41,14 @@ def test_rows_and_document_with_public_images() -> None:
     public = load_public([{"source": "drawn_digits", "count": 200}], 12, 1, 0)
     synthetic, reference = _digits(200, 12, 1), _digits(100, 12, 2)
     scores = evaluate(
-        synthetic, reference, public=public, public_model=synthetic, with_public=True, seeds=2, passes=512
+        synthetic,
+        reference,
+        public=public,
+        public_model=synthetic,
+        with_public=True,
+        features=None,
+        seeds=2,
+        passes=512,
     )
     document = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
     assert {"accuracy", "fid", "kid", "features", "reads_private"} <= document.keys()
@@ -57,7 +64,7 @@ def test_rows_and_document_with_public_images() -> None:
 def test_progress_is_told_of_each_seed() -> None:
     told: list[str] = []
     data = _digits(40, 8, 0)
-    evaluate(data, data, seeds=2, passes=256, progress=lambda message: told.append(message))
+    evaluate(data, data, features=None, seeds=2, passes=256, progress=lambda message: told.append(message))
     assert len(told) == 2
 
 

@@ -65,7 +65,7 @@ def test_images_of_the_base_have_the_same_labels_and_are_kept(run: Path) -> None
 
 def test_evaluating_a_release_adds_the_public_model(run: Path) -> None:
     images = run / "release" / "images"
-    scores = evaluate(images, images, seeds=2, passes=256)
+    scores = evaluate(images, images, features=None, seeds=2, passes=256)
     assert scores.public_model is not None
     assert [row.trained_on for row in scores.rows] == ["synthetic", "public model, ε = 0"]
     assert [row.images for row in scores.rows] == [30, 30]

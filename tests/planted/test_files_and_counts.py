@@ -119,7 +119,7 @@ def says_that_it_is_not_covered() -> bool:
     """The property: a score on real images says, as text and as JSON, that no budget covers it."""
     rng = np.random.default_rng(0)
     pair = rng.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8), np.arange(12) % 3
-    found = evaluate(pair, pair, seeds=2, passes=256)
+    found = evaluate(pair, pair, features=None, seeds=2, passes=256)
     return "not covered by ε" in found.explain() and found.to_dict()["covered_by_epsilon"] is False
 
 

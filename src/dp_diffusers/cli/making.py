@@ -129,15 +129,28 @@ def evaluate(
         list[Path] | None,
         typer.Option("--public", metavar="PATH", help="Public images, labelled alike; may be repeated."),
     ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            "--features",
+            metavar="NAME",
+            help="What FID, KID … compare: efficientnet-lite0-64, inception-v3[:WEIGHTS] or none.",
+        ),
+    ] = "efficientnet-lite0-64",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score synthetic images: train on them, test on real ones."""
+    """Score synthetic images: train on them, test on real ones; distances to real ones."""
     configure(json=json, quiet=quiet)
     from dp_diffusers.evaluation import evaluate as run_evaluation
 
     result = run_evaluation(
-        images, reference=reference, with_public=with_public, public=public or [], progress=Terminal()
+        images,
+        reference=reference,
+        with_public=with_public,
+        public=public or [],
+        features=None if features == "none" else features,
+        progress=Terminal(),
     )
     answer(result.explain(), result.to_dict())
 

@@ -10,12 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dp_diffusers.evaluation.distances import Distances
     from dp_diffusers.evaluation.evaluating import evaluate
+    from dp_diffusers.evaluation.features import Features
     from dp_diffusers.evaluation.scores import Interval, Row, Scores
 
-__all__ = ["Interval", "Row", "Scores", "evaluate"]
+__all__ = ["Distances", "Features", "Interval", "Row", "Scores", "evaluate"]
 
-_HOME = {"evaluate": "evaluating", "Interval": "scores", "Row": "scores", "Scores": "scores"}
+_HOME = {
+    "Distances": "distances",
+    "evaluate": "evaluating",
+    "Features": "features",
+    "Interval": "scores",
+    "Row": "scores",
+    "Scores": "scores",
+}
 
 
 def __getattr__(name: str) -> Any:

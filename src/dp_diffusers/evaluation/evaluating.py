@@ -1,7 +1,8 @@
-"""Are synthetic images useful: a classifier learns from them alone, and is tested on real ones.
+"""Are synthetic images useful: a classifier learns from them alone; and like real ones: distances say so.
 
-Guarantees a fixed schedule for every row, no selection by test accuracy, and the ε = 0 rows beside the
-synthetic one wherever the public model or public images are at hand. May import numpy and torch.
+Guarantees a fixed schedule for every row, no selection by test accuracy, the ε = 0 rows beside the synthetic
+one wherever the public model or public images are at hand, and that real images are read through their gate
+alone. May import numpy and torch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import numpy as np
 
 from dp_diffusers.data.public_images import PublicImages
 from dp_diffusers.errors import DataError, ModelError, ParameterError, RunFolderError, counted, within
-from dp_diffusers.evaluation import classifier
+from dp_diffusers.evaluation import classifier, distances
+from dp_diffusers.evaluation.distances import Distances
+from dp_diffusers.evaluation.features import DEFAULT, Features, features_named
+from dp_diffusers.evaluation.held_out import HeldOut
 from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.evaluation.scores import Row, Scores
@@ -36,11 +40,12 @@ def evaluate(
     public: Images | Sequence[Images] = (),
     public_model: Images | None = None,
     with_public: bool = False,
+    features: str | Features | None = DEFAULT,
     seeds: int = 3,
     passes: int | None = None,
     progress: Progress = _silent,
 ) -> Scores:
-    """Trains a small classifier on `images`, tests it on the held-out `reference`, once per seed.
+    """Trains a small classifier on `images`, tests it on the held-out `reference`, once per seed; distances.
 
     Args:
         images: synthetic images: parquet, folder, or arrays (uint8 [N, H, W, C], int64 [N]). Where they lie
@@ -49,20 +54,26 @@ def evaluate(
         public: public images for a row of their own. public_model: images of the public model, elsewhere.
         with_public: also trains on synthetic and public images together. Without `public`, the public data
             recorded beside the release's base are taken, if they have the synthetic classes.
+        features: what the distances compare, by name (a table in `evaluation.features`), an extractor of your
+            own, or None for no distances. They are computed for `images` and for those of the public model.
         passes: images seen in one training; None takes the default for the size.
 
-    Returns accuracies in per cent. Raises `DataError`, `ParameterError`.
+    Returns accuracies in per cent, and distances. Raises `DataError`, `ParameterError`; `ModelError` where an
+    extractor's package or weights are missing.
     """
     within(2, 100, seeds=seeds, hint="an interval needs two seeds")
+    extractor = features_named(features) if isinstance(features, str) else features
     synthetic = _opened(images, None)
     shape = synthetic.images.shape[1:]
     names = synthetic.class_names
-    test = _reference(_opened(reference, shape), names)
+    held_out = HeldOut(_reference(_opened(reference, shape), names))
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
     of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
     sets = {SYNTHETIC: synthetic, **of_the_base}
+    compared, too_few = _distances(sets, held_out, extractor, progress)
     sets |= _public_sets(synthetic, _public(public, run, shape, names), with_public)
     passes = classifier.default_passes(shape[0]) if passes is None else passes
+    test = held_out.read("accuracy")
     rows = [_row(name, part, test, seeds, passes, progress) for name, part in sets.items()]
     found = {row.trained_on: row.accuracy for row in rows}
     return Scores(
@@ -72,13 +83,39 @@ def evaluate(
         with_public=found.get(UNION),
         rows=tuple(rows),
         class_names=names,
-        features=classifier.NAME,
+        reference_images=held_out.count,
+        classifier=classifier.NAME,
         seeds=seeds,
         passes=passes,
+        distances=compared,
+        read_by=held_out.readers,
         notes=tuple(
-            dict.fromkeys([*(note for part in (*sets.values(), test) for note in part.notes), *missing])
+            dict.fromkeys(
+                [*(note for part in (*sets.values(), test) for note in part.notes), *missing, *too_few]
+            )
         ),
     )
+
+
+def _distances(
+    sets: dict[str, LabelledImages], held_out: HeldOut, features: Features | None, progress: Progress
+) -> tuple[tuple[Distances, ...], list[str]]:
+    """Of each set of made images; and what to say where there are too few, of them or of real ones."""
+    if features is None:
+        return (), []
+    found, notes = [], []
+    for name, part in sets.items():
+        fewest = min(len(part.images), held_out.count)
+        if fewest < distances.FEWEST:
+            notes.append(f"{name}: no distances by {counted(fewest, 'image')}, {distances.FEWEST} are needed")
+            continue
+        found.append(distances.measure(name, part, held_out, features, progress))
+        if fewest <= features.dim:
+            notes.append(
+                f"{name}: {features.frechet_name} of {fewest} images in {features.dim} dimensions is biased "
+                "upwards; compare it with that of as many images only"
+            )
+    return tuple(found), notes
 
 
 def _of_the_public_model(

@@ -1,7 +1,7 @@
-"""What an evaluation found: accuracies with their intervals, and what they may be compared with.
+"""What an evaluation found: accuracies with their intervals, distances, and what they may be compared with.
 
-Guarantees that an accuracy comes with its interval over seeds, and synthetic data with its ε = 0 rows where
-they are known. May import numpy and scipy. Student's interval for the mean over seeds.
+Guarantees that an accuracy comes with its interval over seeds, a distance with its extractor, and synthetic
+data with its ε = 0 rows where they are known. May import numpy and scipy. Student's interval over seeds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 from scipy import stats
 
 from dp_diffusers.evaluation.classifier import TestResult
+from dp_diffusers.evaluation.distances import Distances, figure_names, require_one_extractor
+from dp_diffusers.evaluation.distances_table import table
 
 NOT_COVERED = "held-out reference: not covered by ε"
 
@@ -63,11 +65,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Test accuracy of a classifier trained on synthetic images, beside the same on public data.
+    """Test accuracy of a classifier trained on synthetic images, and distances, beside those of public data.
 
     synthetic: the images alone. public_model: images of the base without adapter (ε = 0), where it is known.
     public: public images themselves (ε = 0). with_public: synthetic and public images together.
-    features: the classifier. reads_private: real images were read, for testing only.
+    distances: of the synthetic images, then of the public model's where they are known; empty without them.
+    read_by: the figures that real images went into. Raises `ParameterError` for distances by two extractors.
     """
 
     synthetic: Row
@@ -76,11 +79,26 @@ class Scores:
     with_public: Interval | None = None
     rows: tuple[Row, ...]
     class_names: tuple[str, ...]
-    features: str
+    reference_images: int
+    classifier: str
     seeds: int
     passes: int
-    reads_private: bool = True
+    distances: tuple[Distances, ...] = ()
+    read_by: tuple[str, ...]
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_one_extractor(self.distances)
+
+    @property
+    def features(self) -> str | None:
+        """The extractor of the distances, None without distances."""
+        return self.distances[0].features if self.distances else None
+
+    @property
+    def reads_private(self) -> bool:
+        """Whether real images went into any figure."""
+        return bool(self.read_by)
 
     @property
     def accuracy(self) -> Interval:
@@ -88,18 +106,21 @@ class Scores:
         return self.synthetic.accuracy
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON document of `evaluate`; accuracies in per cent, distances null in this version."""
+        """The JSON document of `evaluate`; accuracies in per cent, distances null where not asked for."""
         known = {"public_model": self.public_model, "public": self.public, "with_public": self.with_public}
         return {
             "accuracy": self.accuracy.to_dict(),
-            "fid": None,
-            "kid": None,
+            **self._figures(self.synthetic.trained_on),
             **{name: None if value is None else value.to_dict() for name, value in known.items()},
             "rows": [self._row(row) for row in self.rows],
             "features": self.features,
+            "features_sha256": self.distances[0].sha256 if self.distances else None,
+            "reference_images": self.reference_images,
+            "classifier": self.classifier,
             "seeds": self.seeds,
             "passes": self.passes,
             "reads_private": self.reads_private,
+            "read_by": list(self.read_by),
             "covered_by_epsilon": not self.reads_private,
             "notes": list(self.notes),
         }
@@ -110,13 +131,20 @@ class Scores:
             for name, value in zip(self.class_names, row.per_class)
         }
         facts = {"trained_on": row.trained_on, "images": row.images, **row.accuracy.to_dict()}
-        return {**facts, "per_class": per_class}
+        return {**facts, **self._figures(row.trained_on), "per_class": per_class}
+
+    def _figures(self, of: str) -> dict[str, float | None]:
+        """Every figure of distance of one row; None where it was not computed."""
+        found = {name: value for one in self.distances if one.of == of for name, value in one.figures.items()}
+        return {name: found.get(name) for name in figure_names()}
 
     def explain(self) -> str:
         """The rows as text, for a terminal."""
         width = max(len(row.trained_on) for row in self.rows)
-        lines = [f"accuracy of {self.features} on the reference, 95 % interval over {self.seeds} seeds:"]
+        lines = [f"accuracy of {self.classifier} on the reference, 95 % interval over {self.seeds} seeds:"]
         lines += [f"  {row.trained_on:<{width}}  {row.accuracy}  {row.images} images" for row in self.rows]
         named = [pair for pair in zip(self.synthetic.per_class, self.class_names) if not math.isnan(pair[0])]
         weakest = ", ".join(f"{name} ({value:.1f} %)" for value, name in sorted(named)[:3])
-        return "\n".join([*lines, f"weakest classes: {weakest}", *self.notes, NOT_COVERED])
+        lines += [f"weakest classes: {weakest}", *table(self.distances), *self.notes]
+        # every figure so far reads real images; one that does not would still stand under this line, safely
+        return "\n".join([*lines, NOT_COVERED])

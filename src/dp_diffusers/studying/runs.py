@@ -203,7 +203,9 @@ def _done(run: Run, out: Path, scoring: ScoreSettings) -> RunRecord:
     make_folder(run.folder(out).parent)
     made = _public(run, out) if run.public else _trained(run, out)
     contents = {"base": made.base, "evaluate.reference": sha256_of_images(scoring.reference)}
-    scores = evaluate(made.images, scoring.reference, seeds=scoring.seeds, passes=scoring.passes)
+    scores = evaluate(
+        made.images, scoring.reference, features=None, seeds=scoring.seeds, passes=scoring.passes
+    )
     record = RunRecord(
         cell=run.cell,
         seed=run.seed,
