@@ -18,6 +18,7 @@ from dp_diffusers.evaluation import classifier
 from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.evaluation.scores import Row, Scores
+from dp_diffusers.kept_scores import keep_scores
 
 Images = str | Path | classifier.Labelled | PublicImages | LabelledImages
 Progress = Callable[..., None]
@@ -51,7 +52,8 @@ def evaluate(
             recorded beside the release's base are taken, if they have the synthetic classes.
         passes: images seen in one training; None takes the default for the size.
 
-    Returns accuracies in per cent. Raises `DataError`, `ParameterError`.
+    Returns accuracies in per cent; those of a run's own images are also kept in its private folder. Raises
+    `DataError`, `ParameterError`.
     """
     within(2, 100, seeds=seeds, hint="an interval needs two seeds")
     synthetic = _opened(images, None)
@@ -65,7 +67,7 @@ def evaluate(
     passes = classifier.default_passes(shape[0]) if passes is None else passes
     rows = [_row(name, part, test, seeds, passes, progress) for name, part in sets.items()]
     found = {row.trained_on: row.accuracy for row in rows}
-    return Scores(
+    scores = Scores(
         synthetic=rows[0],
         public_model=found.get(PUBLIC_MODEL),
         public=found.get(PUBLIC),
@@ -79,6 +81,9 @@ def evaluate(
             dict.fromkeys([*(note for part in (*sets.values(), test) for note in part.notes), *missing])
         ),
     )
+    if isinstance(images, str | Path):
+        keep_scores(Path(images), scores.to_dict())
+    return scores
 
 
 def _of_the_public_model(
