@@ -80,10 +80,12 @@ class Report:
         return str(self.certificate["base_model"]["id"])
 
     @property
-    def officer(self) -> list[str]:
-        """The promise in words: answers of the certificate's statements."""
-        answers = {entry["topic"]: entry["answer"] for entry in self.certificate["statements"]}
-        return [answers[topic] for topic in _TOPICS if topic in answers]
+    def officer(self) -> list[tuple[str, str]]:
+        """The promise in words: (question, answer) of the certificate's statements."""
+        known = {
+            entry["topic"]: (entry["question"], entry["answer"]) for entry in self.certificate["statements"]
+        }
+        return [known[topic] for topic in _TOPICS if topic in known]
 
     @property
     def belief(self) -> str:
@@ -133,7 +135,7 @@ class Report:
         return {
             "name": self.name,
             "not_private": self.not_private,
-            "promise": self.officer,
+            "promise": [answer for _, answer in self.officer],
             "numbers": dict(self.numbers),
             "beliefs": [{"before": before, "at_most": after} for before, after in self.beliefs],
             **{name: None if part is None else part.to_dict() for name, part in parts.items()},

@@ -134,7 +134,12 @@ def _placed(release: Release, facts: Report, progress: Progress) -> Path:
         require_no_leak(nothing, secrets, release.folder.private / FOUND, also={FILE: page.encode()})
     finally:
         nothing.rmdir()
+    old = target.read_bytes() if target.is_file() else None
     write_text(target, page)
-    certify_again(release, secrets, progress, FILE)
+    try:
+        certify_again(release, secrets, progress, FILE)
+    except BaseException:  # the certificate is as it was, so the folder has to be
+        target.unlink() if old is None else target.write_bytes(old)
+        raise
     _require_valid(release)
     return target
