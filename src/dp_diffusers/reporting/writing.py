@@ -106,6 +106,7 @@ def _elsewhere(releases: list[Release], out: Path, *, audit: Any, progress: Prog
 def _into_release(release: Release, *, scores: bool, audit: Any, progress: Progress) -> Path:
     release.folder.create()
     with release.folder.lock():
+        release.certificate = Certificate.read(release.path)  # another process may have added images
         release.certificate.require_listed(release.path, replaced=[FILE])
         found = None if audit is None else read_audit(audit)
         facts = Report.of(release.folder, scores=scores, audit=found)
