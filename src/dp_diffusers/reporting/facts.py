@@ -109,7 +109,8 @@ class Report:
         rows += [(name, value) for name, value in certified_rows(known) if value is not None]
         ledger = {f"ledger: {name}": value for name, value in known["ledger"].items()}
         rows += [(name, value) for name, value in ledger.items() if value is not None]
-        return [*rows, ("accountant", known["accountant"]["library"]), ("software", known["software"])]
+        library = known["accountant"]["library"]
+        return [*rows, *([("accountant", library)] if library else []), ("software", known["software"])]
 
     @property
     def assumptions(self) -> list[tuple[str, str]]:
