@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dp_diffusers.privacy.certificate import Certificate
     from dp_diffusers.privacy.ledger import Ledger
     from dp_diffusers.release import Release, generate
+    from dp_diffusers.reporting import Report, report
 
 __version__ = "0.1.0"
 
@@ -37,12 +38,14 @@ __all__ = [
     "Plan",
     "PrivateImages",
     "Release",
+    "Report",
     "audit",
     "errors",
     "evaluate",
     "finetune",
     "generate",
     "merge",
+    "report",
 ]
 
 _HOME = {
@@ -55,11 +58,13 @@ _HOME = {
     "Plan": "dp_diffusers.plan",
     "PrivateImages": "dp_diffusers.data.private_images",
     "Release": "dp_diffusers.release",
+    "Report": "dp_diffusers.reporting",
     "audit": "dp_diffusers.auditing",
     "evaluate": "dp_diffusers.evaluation",
     "finetune": "dp_diffusers.finetuning",
     "generate": "dp_diffusers.release",
     "merge": "dp_diffusers.merging",
+    "report": "dp_diffusers.reporting",
 }
 
 

@@ -59,6 +59,7 @@ class DemoResult:
     picture: Path
     accuracy_interval: tuple[float, float]
     public_interval: tuple[float, float] | None
+    report: Path | None = None
 
     def explain(self) -> str:
         """Readable lines for a terminal."""
@@ -74,7 +75,8 @@ class DemoResult:
                 "the same, trained on images of the public model alone: "
                 + _accuracy(self.public_accuracy, self.public_interval)
             )
-        return "\n".join([*lines, f"picture: {self.picture}"])
+        lines.append(f"picture: {self.picture}")
+        return "\n".join([*lines, *([f"report: {self.report}"] if self.report else [])])
 
 
 def _accuracy(mean: float, interval: tuple[float, float]) -> str:
@@ -88,6 +90,7 @@ def demo(out: Path, progress: Progress) -> DemoResult:
     from dp_diffusers.pretraining import pretrain
     from dp_diffusers.recipe import PretrainRecipe, Recipe
     from dp_diffusers.release import generate, verify_in_a_fresh_process
+    from dp_diffusers.reporting import report
 
     make_folder(out)
     prepare(out)
@@ -95,6 +98,8 @@ def demo(out: Path, progress: Progress) -> DemoResult:
     release = train(Recipe.load(out / "recipe.yaml"), out / "run", progress)
     images = generate(release, images=IMAGES, progress=progress)
     scores = evaluate(images, out / "held-out-digits", features=None, progress=progress)
+    report(release)
+    page = report(release, out=out / "report.html", progress=progress)
     verify_in_a_fresh_process(release.path)
     picture = draw(images, out / "synthetic-digits.png")
     public = scores.public_model
@@ -107,6 +112,7 @@ def demo(out: Path, progress: Progress) -> DemoResult:
         picture=picture,
         accuracy_interval=(scores.accuracy.low, scores.accuracy.high),
         public_interval=None if public is None else (public.low, public.high),
+        report=page,
     )
 
 

@@ -190,4 +190,5 @@ def machine_names() -> frozenset[str]:
 def own_words() -> str:
     """The source of this package: a word that stands in it is no secret of anyone's."""
     place = Path(__file__).parent
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(place.rglob("*.py")))
+    sources = [path for path in sorted(place.rglob("*")) if path.suffix in (".py", ".html", ".css", ".js")]
+    return "\n".join(path.read_text(encoding="utf-8") for path in sources)

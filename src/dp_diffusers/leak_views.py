@@ -1,6 +1,6 @@
 """What is in a released file, once what packs it is undone: text, bytes and pictures.
 
-Guarantees that every byte of a file is in a view as it lies, and again where it was UTF-16, base64,
+Guarantees that every byte of a file is in a view as it lies, and again where it was HTML, UTF-16, base64,
 hexadecimal, a value in a parquet file or a picture. May import numpy, PIL and pyarrow; never torch. Other
 packing (archives, encryption) is not undone.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import html
 import io
 import json
 import re
@@ -39,6 +40,8 @@ class View:
 def views(data: bytes, depth: int = 0) -> Iterator[View]:
     """All that can be seen in the bytes of a file."""
     yield View(data=data, is_text=_is_text(data))
+    if depth == 0 and b"&" in data and _is_text(data):  # a page writes & < > and quotes in another way
+        yield View(data=html.unescape(data.decode()).encode("utf-8", "replace"), is_text=True)
     if depth >= _DEEPEST:
         return
     if data.startswith(_PICTURES):

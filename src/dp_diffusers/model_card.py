@@ -6,6 +6,7 @@ read. May import the standard library only. The front matter is that of Hugging 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dp_diffusers.loading_lines import loading_lines
@@ -80,7 +81,13 @@ def _promise(certificate: dict[str, Any]) -> str:
 
 def certified_table(certificate: dict[str, Any]) -> str:
     """The numbers of a certificate as rows of a table."""
+    rows = certified_rows(certificate)
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def certified_rows(certificate: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Name and value of each of them."""
     rows = [("trainable parameters", certificate["adapter"]["trainable_parameters"])]
     for entry in certificate["mechanisms"]:
         rows += [(f"{entry['name']}: {key}", value) for key, value in entry.items() if key != "name"]
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    return rows

@@ -13,7 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.released_classes import ReleasedClasses, declared_names, declared_size
+from dp_diffusers.reporting.facts import FILE as REPORT
+from dp_diffusers.reporting.facts import Report
 from dp_diffusers.requested_images import labels_of, request_of
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.run_secrets import has_traces, kept_traces, note_traces, secrets_of
@@ -76,6 +78,9 @@ class Release:
         folder = RunFolder(Path(run))
         folder.require_finished()
         return cls(folder=folder, certificate=Certificate.read(folder.release), base=base)
+
+    def _repr_html_(self) -> str:
+        return Report.of(self.folder)._repr_html_()
 
     def settings(self) -> dict[str, Any]:
         """The resolved recipe, as a plain document."""
@@ -267,7 +272,7 @@ def generate(
         kept = KeptImages(release.folder)
         if not has_traces(release.folder):
             progress(message="nothing private was noted beside this release, so the scan knows less")
-        secrets = _known_secrets(release, chosen.prompts or ())
+        secrets = known_secrets(release, chosen.prompts or ())
         if out is None:
             release.certificate.require_listed(release.path, replaced=[IMAGES])
         if out is None and kept.uncertified(release.certificate.files):
@@ -304,9 +309,9 @@ def generate(
     return target
 
 
-def _known_secrets(release: Release, prompts: Sequence[str] = ()) -> Secrets:
-    """What the training of the release noted as private; `prompts` are public, being asked for."""
-    words = [*_public_words(release.certificate), *prompts]
+def known_secrets(release: Release, public: Iterable[str] = ()) -> Secrets:
+    """What the training of the release noted as private; `public`: words that are none, such as prompts."""
+    words = [*_public_words(release.certificate), *public]
     return secrets_of(release.folder, kept_traces(release.folder), words)
 
 
@@ -316,10 +321,20 @@ def _leak_check(release: Release, secrets: Secrets) -> Callable[[Path], None]:
 
 
 def _certify_images(release: Release, secrets: Secrets, progress: Progress) -> None:
+    certify_again(release, secrets, progress, IMAGES)
+    if REPORT in release.certificate.files:
+        progress(message=f"{REPORT} does not show these images yet: `dp-diffusers report` writes it again")
+
+
+def certify_again(release: Release, secrets: Secrets, progress: Progress, added: str) -> None:
+    """Issues the certificate again with what is at `added` now, once the whole release was looked through.
+
+    Raises `VerificationError` where anything else was changed, or something private is in it.
+    """
     if release.certificate.signature is not None:
-        progress(message="the signature of the certificate did not cover these images: sign it again")
+        progress(message=f"the signature of the certificate did not cover this {added}: sign it again")
     check = _scan(release.folder, secrets)
-    release.certificate = release.certificate.reissue(release.path, replaced=[IMAGES], check=check)
+    release.certificate = release.certificate.reissue(release.path, replaced=[added], check=check)
 
 
 def _sampled(

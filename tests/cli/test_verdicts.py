@@ -183,6 +183,7 @@ def test_the_demo_is_summed_up_in_readable_lines(
         picture=Path("out/synthetic-digits.png"),
         accuracy_interval=(90.1, 92.5),
         public_interval=(68.0, 72.4),
+        report=Path("out/report.html"),
     )
     monkeypatch.setattr("dp_diffusers.demo.demo", lambda *_: result)
     code, out = _called(capsys, "demo", "--out", str(tmp_path))
@@ -194,6 +195,7 @@ def test_the_demo_is_summed_up_in_readable_lines(
         "91.3 % (95 % interval 90.1 to 92.5)",
         "the same, trained on images of the public model alone: 70.2 % (95 % interval 68.0 to 72.4)",
         "picture: out/synthetic-digits.png",
+        "report: out/report.html",
     ]
     document = json.loads(_called(capsys, "demo", "--out", str(tmp_path), "--json")[1])
     assert document["release"] == "out/run/release"
@@ -231,4 +233,5 @@ def test_a_killed_demo_goes_on(
     assert not Certificate.verify(tmp_path / "demo" / "run" / "release").valid
     result = demo.demo(tmp_path / "demo", lambda **_: None)
     assert Certificate.verify(result.release).valid
+    assert "report.html" in Certificate.read(result.release).files
     assert demo.demo(tmp_path / "demo", lambda **_: None).release == result.release

@@ -17,7 +17,16 @@ from typing import Annotated
 
 import typer
 
-from dp_diffusers.cli import auditing, certificates, inspection, making, merging, preparation, studying
+from dp_diffusers.cli import (
+    auditing,
+    certificates,
+    inspection,
+    making,
+    merging,
+    preparation,
+    reporting,
+    studying,
+)
 from dp_diffusers.cli.options import Verb
 from dp_diffusers.cli.output import complain, configure, settings
 from dp_diffusers.cli.usage import usage_of
@@ -40,6 +49,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "generate": making.generate,
     "merge": merging.merge,
     "evaluate": making.evaluate,
+    "report": reporting.report,
     "audit": auditing.audit,
     "study": studying.study,
 }

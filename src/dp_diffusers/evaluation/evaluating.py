@@ -22,6 +22,7 @@ from dp_diffusers.evaluation.held_out import HeldOut
 from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.evaluation.scores import Row, Scores
+from dp_diffusers.kept_scores import keep_scores
 
 Images = str | Path | classifier.Labelled | PublicImages | LabelledImages
 Progress = Callable[..., None]
@@ -58,8 +59,9 @@ def evaluate(
             own, or None for no distances. They are computed for `images` and for those of the public model.
         passes: images seen in one training; None takes the default for the size.
 
-    Returns accuracies in per cent, and distances. Raises `DataError`, `ParameterError`; `ModelError` where an
-    extractor's package or weights are missing.
+    Returns accuracies in per cent, and distances; those of a run's own images are also kept in its private
+    folder. Raises `DataError`, `ParameterError`; `ModelError` where an extractor's package or weights are
+    missing.
     """
     within(2, 100, seeds=seeds, hint="an interval needs two seeds")
     extractor = features_named(features) if isinstance(features, str) else features
@@ -76,7 +78,7 @@ def evaluate(
     test = held_out.read("accuracy")
     rows = [_row(name, part, test, seeds, passes, progress) for name, part in sets.items()]
     found = {row.trained_on: row.accuracy for row in rows}
-    return Scores(
+    scores = Scores(
         synthetic=rows[0],
         public_model=found.get(PUBLIC_MODEL),
         public=found.get(PUBLIC),
@@ -95,6 +97,9 @@ def evaluate(
             )
         ),
     )
+    if isinstance(images, str | Path):
+        keep_scores(Path(images), scores.to_dict())
+    return scores
 
 
 def _distances(

@@ -17,7 +17,7 @@ from dp_diffusers.privacy.quantile_noise import gradient_noise
 from dp_diffusers.privacy.theorems import theorem_of
 
 _ABOUT: Final = {"add_remove": "the presence", "zero_out": "the images", "replace": "the images"}
-_BELIEF: Final = {
+BELIEF: Final = {
     "add_remove": "being in the data",
     "zero_out": "having images in the data",
     "replace": "having these images and not others",
@@ -95,7 +95,7 @@ def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
     shown = _rounded_up(epsilon)
     lines = [
         f"Protected is each {_unit(budget)}: {_adjacency_sentence(budget)}",
-        f"Whatever anyone believed beforehand about one {_name(budget)} {_BELIEF[budget.adjacency]}, the "
+        f"Whatever anyone believed beforehand about one {_name(budget)} {BELIEF[budget.adjacency]}, the "
         f"model and its images can change the odds by a factor of at most e^{shown:g} = {_factor(shown)}. "
         + _odds_sentence(epsilon),
         f"This may fail with a probability of at most about delta = {budget.delta:g}, less than one in the "

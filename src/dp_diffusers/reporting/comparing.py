@@ -1,0 +1,83 @@
+"""Several releases beside each other, as plain data.
+
+Guarantees that what makes their numbers incomparable (another unit, adjacency or delta) is said, and that
+their epsilons are never added up here: only a ledger knows which runs share people. May import what `facts`
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dp_diffusers.reporting.facts import Report, distinct_names, framed
+
+_ALIKE: Final = {"unit": "units of privacy", "adjacency": "adjacencies", "delta": "deltas"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Reports of several runs, in the order given."""
+
+    reports: tuple[Report, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """A name of each run, all different."""
+        return distinct_names(self.reports)
+
+    @property
+    def any_not_private(self) -> bool:
+        """Whether one of them promises nothing."""
+        return any(report.not_private for report in self.reports)
+
+    @property
+    def any_scores(self) -> bool:
+        """Whether one of them has scores, which epsilon does not cover."""
+        return any(report.scores is not None for report in self.reports)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What keeps the epsilons from being compared."""
+        private = [report.certificate for report in self.reports if not report.not_private]
+        return [
+            f"The runs have different {words}, so their epsilons say different things: "
+            + ", ".join(sorted({str(known[field]) for known in private}))
+            + "."
+            for field, words in _ALIKE.items()
+            if len({known[field] for known in private}) > 1
+        ]
+
+    @property
+    def differences(self) -> list[tuple[str, list[Any]]]:
+        """Numbers of the certificates that are not the same in all runs, each with its values in order."""
+        tables = [dict(report.numbers) for report in self.reports]
+        names = dict.fromkeys(name for table in tables for name in table if name != "ledger: head")
+        rows = [(name, [table.get(name) for table in tables]) for name in names]
+        return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
+
+    @property
+    def classes(self) -> list[str]:
+        """Classes with an accuracy in a run, in the order met."""
+        scored = [report.scores for report in self.reports if report.scores is not None]
+        return list(dict.fromkeys(name for scores in scored for name in scores.classes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that the page shows, for JSON."""
+        runs = [{**report.to_dict(), "name": name} for name, report in zip(self.names, self.reports)]
+        return {"runs": runs, "warnings": self.warnings}
+
+    def to_html(self) -> str:
+        """The page: one file that needs no other."""
+        from dp_diffusers.reporting.page import comparison_page
+
+        return comparison_page(self)
+
+    def _repr_html_(self) -> str:
+        return framed(self.to_html())
+
+
+def compared(reports: Sequence[Report]) -> Comparison:
+    """The reports as one page."""
+    return Comparison(reports=tuple(reports))

@@ -1,0 +1,146 @@
+"""Writes a report: into a release, where the certificate lists it, or elsewhere for its owner.
+
+Guarantees:
+- a release that does not verify gets no report, and one with a report verifies before the call says done;
+- what goes into a release is looked through for everything private first, and has no scores unless they are
+  asked for: they were measured on real images, and epsilon does not cover them;
+- a file outside a release changes nothing in it.
+May import what `release` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dp_diffusers.errors import InputError, ParameterError, VerificationError
+from dp_diffusers.leak_scan import FOUND, require_no_leak
+from dp_diffusers.privacy.canonical import sha256_of_text
+from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.files import sha256_of_file
+from dp_diffusers.release import Release, certify_again, known_secrets
+from dp_diffusers.reporting.audits import read_audit
+from dp_diffusers.reporting.comparing import compared
+from dp_diffusers.reporting.facts import FILE, Report
+from dp_diffusers.whole_files import write_text
+
+Progress = Callable[..., None]
+
+
+def _silent(**_: Any) -> None:
+    """Progress that nobody sees."""
+
+
+def report(
+    *runs: Release | str | Path,
+    out: str | Path | None = None,
+    scores: bool = False,
+    audit: str | Path | None = None,
+    progress: Progress = _silent,
+) -> Path:
+    """Writes one HTML page that needs no other file; returns its path.
+
+    Args:
+        runs: a finished run (a release, or the run folder of one); several, to compare them.
+        out: where to write; None: `release/report.html` of the one run, whose certificate then lists it. A
+            page elsewhere changes nothing in a release and shows the scores too, where `evaluate` left some.
+        scores: puts them into the release as well. Epsilon does not cover them.
+        audit: `audit.json`, or its folder, of the run's recipe.
+        progress: called with `message`.
+
+    Raises `VerificationError` for a release that does not verify, or where something private would get into
+    it; `ParameterError` for an `out` that is missing or lies in a release, or an audit of another claim;
+    `RunFolderError` for a run that has not finished.
+    """
+    opened = [run if isinstance(run, Release) else Release.open(run) for run in runs]
+    if not opened:
+        raise ParameterError("no run to report on")
+    for release in opened:
+        _require_valid(release)
+    if out is None:
+        if len(opened) > 1:
+            raise ParameterError(
+                "a comparison of several runs belongs to no release", hint="say where to write: --out FILE"
+            )
+        return _into_release(opened[0], scores=scores, audit=audit, progress=progress)
+    if len(opened) > 1 and audit is not None:
+        raise ParameterError("an audit is shown with one run", hint="leave --audit out, or give one run")
+    return _elsewhere(opened, Path(out), audit=audit, progress=progress)
+
+
+def _require_valid(release: Release) -> None:
+    """Raises `VerificationError` unless the release verifies, whatever its report is now."""
+    found = Certificate.verify(release.path)
+    wrong = [problem for problem in found.problems if not problem.startswith(f"{FILE} ")]
+    if wrong:
+        raise VerificationError(
+            f"{release.path} does not verify: {'; '.join(wrong)}",
+            hint="`dp-diffusers certificate verify` lists what is wrong",
+        )
+
+
+def _elsewhere(releases: list[Release], out: Path, *, audit: Any, progress: Progress) -> Path:
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ParameterError(f"expected --out to end in .html, got {out.name!r}")
+    if any(out.resolve().is_relative_to(release.path.resolve()) for release in releases):
+        raise ParameterError(
+            f"{out} lies in a release, whose certificate would not list it",
+            hint="leave --out out to write report.html there",
+        )
+    found = None if audit is None else read_audit(audit)
+    reports = [Report.of(release.folder, scores=True, audit=found) for release in releases]
+    if any(report.scores is not None for report in reports):
+        progress(
+            message="the page shows scores of real images, which ε does not cover: it is not for release"
+        )
+    page = reports[0] if len(reports) == 1 else compared(reports)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(out, page.to_html())
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}", hint="choose another --out") from error
+    return out
+
+
+def _into_release(release: Release, *, scores: bool, audit: Any, progress: Progress) -> Path:
+    release.folder.create()
+    with release.folder.lock():
+        release.certificate = Certificate.read(release.path)  # another process may have added images
+        release.certificate.require_listed(release.path, replaced=[FILE])
+        found = None if audit is None else read_audit(audit)
+        facts = Report.of(release.folder, scores=scores, audit=found)
+        if scores and facts.scores is None:
+            raise ParameterError(
+                "there are no scores of the images in this release",
+                hint=f"`dp-diffusers evaluate {release.path / 'images'} --reference PATH` measures them",
+            )
+        if facts.scores is not None:
+            progress(message="the release tells scores of real images, which ε does not cover")
+        return _placed(release, facts, progress)
+
+
+def _placed(release: Release, facts: Report, progress: Progress) -> Path:
+    """The page in the release and in its certificate, or neither changed where both hold it already."""
+    target = release.path / FILE
+    page = facts.to_html()
+    before = release.certificate.files.get(FILE)
+    if before == sha256_of_text(page) and target.is_file() and sha256_of_file(target) == before:
+        progress(message=f"{target} is up to date")
+        return target
+    secrets = known_secrets(release, public=map(str, facts.public_counts))
+    nothing = release.folder.private / "report.new"  # an empty folder: only the page is looked through
+    nothing.mkdir(exist_ok=True)
+    try:
+        require_no_leak(nothing, secrets, release.folder.private / FOUND, also={FILE: page.encode()})
+    finally:
+        nothing.rmdir()
+    old = target.read_bytes() if target.is_file() else None
+    write_text(target, page)
+    try:
+        certify_again(release, secrets, progress, FILE)
+    except BaseException:  # the certificate is as it was, so the folder has to be
+        target.unlink() if old is None else target.write_bytes(old)
+        raise
+    _require_valid(release)
+    return target
