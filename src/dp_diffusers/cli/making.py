@@ -140,7 +140,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score synthetic images: train on them, test on real ones; distances to real ones."""
+    """Score synthetic images: accuracy, and distances to real ones."""
     configure(json=json, quiet=quiet)
     from dp_diffusers.evaluation import evaluate as run_evaluation
 

@@ -46,11 +46,12 @@ def network(channels: int, size: int, classes: int) -> nn.Sequential:
     """Convolutions of 32, 64 and 128 channels (256 more above 48 pixels), each halving the image."""
     layers: list[nn.Module] = []
     for width in (32, 64, 128, 256)[: 3 if size <= 48 else 4]:
-        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        layers += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+        layers += [nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()]  # as ReLU first, on a quarter of the values
         channels, size = width, -(-size // 2)
     layers += [nn.Dropout2d(0.1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(channels * size * size, classes)]
-    return nn.Sequential(*layers)
+    # in rows of channels max-pooling is ten times as fast on a CPU
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def train_and_test(
