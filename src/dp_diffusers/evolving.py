@@ -117,7 +117,7 @@ class Evolution:
             began = time.monotonic()
             try:
                 if self.released is None:
-                    self.refuse_exhausted()
+                    self.account.require_affordable()
                     counts = self.count(step, voters, labels)
                     # pay, then noise; everything below is post-processing
                     self.released = self.add_noise(step, counts, self.account.charge(step))
@@ -131,11 +131,6 @@ class Evolution:
             self.report(step + 1, steps, time.monotonic() - began)
         self.complete = True
         self.save()
-
-    def refuse_exhausted(self) -> None:
-        """Raises `BudgetExhausted` before the work of an iteration that could not be paid for."""
-        if self.account.steps_charged >= self.account.limit:
-            raise BudgetExhausted(f"{self.account.limit} steps are charged, all that the budget carries")
 
     def voter_classes(self) -> np.ndarray | None:
         """int64 `[N]`: the class among whose images each private one votes; -1 for none."""

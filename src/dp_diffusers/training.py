@@ -96,7 +96,8 @@ class Loop:
         for step in range(self.step, steps):
             began = time.monotonic()
             try:
-                self.refuse_exhausted()
+                if self.account:
+                    self.account.require_affordable()
                 for rows in self.passes(step, sampler.units(step)):
                     self.accumulate(box, rows, step)
                 # pay, then noise; everything below is post-processing
@@ -123,11 +124,6 @@ class Loop:
         """One pass: the rows' losses, whose they are, and their weights."""
         owner, weight = _tensor(rows.owner, self.device), _tensor(rows.weight, self.device)
         box.accumulate(self.row_losses(rows, step), owner, weight)
-
-    def refuse_exhausted(self) -> None:
-        """Raises `BudgetExhausted` before the work of a step that could not be paid for."""
-        if self.account and self.account.steps_charged >= self.account.limit:
-            raise BudgetExhausted(f"{self.account.limit} steps are charged, all that the budget carries")
 
     def passes(self, step: int, units: np.ndarray) -> Any:
         """The rows of a step, cut to fit in memory."""

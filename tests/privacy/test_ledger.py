@@ -133,6 +133,26 @@ def test_guarantee_older_lane_is_void(ledger, plan, new_keys):
     assert second.steps_charged == 2
 
 
+def test_guarantee_older_lane_is_void_after_the_newer_one_has_finished(ledger, plan, new_keys):
+    """It must not take the other's end for a budget that is spent, and release beside it."""
+    first = ledger.reserve(plan)
+    first.open_lane(new_keys())
+    first.charge(0)
+    first.require_affordable()
+    second = ledger.resume(first.run_id)
+    second.open_lane(new_keys())
+    step = 1
+    while second.steps_charged < second.limit:
+        second.charge(step)
+        step += 1
+    with pytest.raises(BudgetExhausted):
+        second.require_affordable()
+    for _ in range(2):  # at the limit, and settled
+        with pytest.raises(LedgerError, match="taken over"):
+            first.require_affordable()
+        second.settle()
+
+
 def charges_beyond(reservation: Reservation, lanes) -> int:
     """Charges redone steps until refused; returns how many were charged."""
     while True:

@@ -138,6 +138,19 @@ class Reservation:
             self._read_again()  # an older lane may have asked a query again and lowered the limit
         self._lane, self._newest = bytes(lane), opened.hash
 
+    def require_affordable(self) -> None:
+        """Raises, before the work of a step, what `charge` would after it.
+
+        `LedgerError` first, if another process opened a newer lane, even where that one has finished: nobody
+        may take its end for his own. Then `BudgetExhausted` at the limit.
+        """
+        last = self._not_cancelled()
+        newest = self._file.last_of_run(self.run_id, "lane")
+        if self._lane is not None and newest is not None and newest.content["lane"] != self._lane.hex():
+            raise self._taken_over()
+        if last.content["count"] >= self.limit:
+            raise self._exhausted()
+
     def charge(self, step: int) -> Receipt:
         """Pays for one release of `step`; the receipt exists only after the row is on disk.
 
@@ -288,16 +301,19 @@ class Reservation:
         if self._lane is None:
             raise GuaranteeError("charge before open_lane: the ledger does not know these keys")
         if last.content.get("lane") != self._lane.hex():
-            raise LedgerError(
-                f"run {self.run_id} was taken over by another process",
-                hint="only the process that opened the run last may charge it",
-            )
+            raise self._taken_over()
         if last.hash != self._newest:
             raise LedgerError(
                 f"the ledger {self._file.path} has forgotten what run {self.run_id} was charged",
                 hint="it was replaced by an older copy; put back the one that the run was charged to",
             )
         return self._lane
+
+    def _taken_over(self) -> LedgerError:
+        return LedgerError(
+            f"run {self.run_id} was taken over by another process",
+            hint="only the process that opened the run last may charge it",
+        )
 
     def _exhausted(self) -> BudgetExhausted:
         return BudgetExhausted(
