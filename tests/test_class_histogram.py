@@ -180,6 +180,7 @@ def test_undeclared_classes_are_refused_before_anything_is_spent(recipe: Path, t
     assert not (tmp_path / "tiny.ledger").exists()
 
 
+@pytest.mark.slow
 def test_a_run_without_histogram_cannot_generate_by_one(recipe: Path, tmp_path: Path) -> None:
     release = train(Recipe.load(recipe), tmp_path / "run")
     assert "proportions" not in release.certificate.to_dict()["classes"]

@@ -88,6 +88,7 @@ def test_one_text_for_all(recipe: Path) -> None:
     assert _names(dpd.generate(release)) == (["a chest x-ray"], [0, 0, 0, 0])
 
 
+@pytest.mark.slow
 def test_prompts_may_be_others_than_those_of_the_training(recipe: Path) -> None:
     release = _trained(recipe, "data.caption=a chest x-ray", "data.classes=null")
     settings = GenerationSettings(images=3, steps=2, prompts=["a hand", "a foot", "an x/ray: *"])
@@ -95,6 +96,7 @@ def test_prompts_may_be_others_than_those_of_the_training(recipe: Path) -> None:
     assert dpd.Certificate.verify(release.path).valid
 
 
+@pytest.mark.slow
 def test_a_histogram_counts_the_classes_of_a_template(recipe: Path) -> None:
     release = _trained(recipe, "data.caption=an x-ray, {label}", "generation.labels=histogram")
     assert release.certificate.classes is not None
@@ -129,6 +131,7 @@ def test_guarantee_private_captions_stay_in_the_safe(
     assert "Quillfeather" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_the_same_in_python(recipe: Path) -> None:
     data = dpd.PrivateImages.from_parquet(
         recipe.parent / "images.parquet", caption="an x-ray, {label}", classes=["normal", "opacity"]
@@ -142,6 +145,7 @@ def test_the_same_in_python(recipe: Path) -> None:
     assert release.certificate.classes["prompts"] == ["an x-ray, normal", "an x-ray, opacity"]
 
 
+@pytest.mark.slow
 def test_another_size(recipe: Path) -> None:
     release = _trained(recipe, "data.caption=an x-ray, {label}", "data.size=24")
     assert release.family().size == 24

@@ -30,6 +30,7 @@ UNITS = 24
 OF_DIFFUSERS = {"stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "sana"}
 """Families whose stock pipelines read diffusers' own file."""
 FAMILIES = [*PIPELINES, "latent"]
+FAST = {"stable_diffusion", "pixart", "latent"}  # one of each kind: cross-attention, transformer, classes
 SLOW = [(name, kind) for name in FAMILIES for kind in ("attention", "bias", "full")]
 
 
@@ -138,7 +139,10 @@ def _runs_its_card(release: dpd.Release, base: Path, monkeypatch: pytest.MonkeyP
     assert 0 <= images.min() <= images.max() <= 1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in FAMILIES],
+)
 def test_low_rank_adapters(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = _whole_path(name, tmp_path, {"name": "lora", "rank": 2})
     assert (release.path / "adapter" / DIFFUSERS_FILE).exists() == (name in OF_DIFFUSERS)

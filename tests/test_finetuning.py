@@ -55,6 +55,7 @@ def test_the_whole_path(tiny_recipe: Path, tmp_path: Path) -> None:
         assert len(ledger.runs()) == 1
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_is_refused_with_the_fields_that_differ(tiny_recipe: Path, tmp_path: Path) -> None:
     train(Recipe.load(tiny_recipe), tmp_path / "run")
     changed = Recipe.load(tiny_recipe, ["training.learning_rate=0.5", "mechanism.steps=4"])

@@ -111,6 +111,7 @@ def whole(recipe: Any, tmp_path: Path) -> dict[str, torch.Tensor]:
     return weights(pretrain(recipe("vq", training=", flip: true"), tmp_path / "whole", silent))
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_it_ends_with_the_same_weights(recipe: Any, whole: Any, tmp_path: Path) -> None:
     settings = recipe("vq", training=", flip: true")
     for at in (3, 5, 8, 14, 15):  # in both stages, and while images are encoded between them

@@ -65,6 +65,7 @@ def test_a_resume_uses_what_was_kept_and_pays_nothing_for_it(
     assert [entry["steps_charged"] for entry in release.certificate.mechanisms] == [3, 1]
 
 
+@pytest.mark.slow
 def test_a_result_that_was_lost_is_paid_for_again(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

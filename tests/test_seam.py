@@ -181,6 +181,7 @@ def test_plan_event_matches_execution(tmp_path: Path, monkeypatch: pytest.Monkey
         assert not matches(seen, wrong), "the test must be able to tell"
 
 
+@pytest.mark.slow
 def test_plan_event_with_a_limit_matches_execution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of the event is the largest step of the execution, its rate the one of a limited step."""
     most = 48  # often reached, and far enough above the mean to tell a rate from one a fifth larger

@@ -53,6 +53,7 @@ def tiny_audit(base: Any, epsilon: float = 4.0, **options: Any) -> Any:
     return dpd.audit(base, plan_of(epsilon), **(settings | options))
 
 
+@pytest.mark.slow
 def test_an_audit_of_the_right_mechanism(tiny_base: Callable[..., Any], tmp_path: Path) -> None:
     base = tiny_base()
     before = {name: value.clone() for name, value in base.network.state_dict().items()}
@@ -71,6 +72,7 @@ def test_an_audit_of_the_right_mechanism(tiny_base: Callable[..., Any], tmp_path
     assert all(torch.equal(base.network.state_dict()[name], value) for name, value in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 @pytest.mark.parametrize("epsilon", [1.0, pytest.param(4.0, marks=pytest.mark.slow)])
 def test_planted_clipping_of_each_draw(

@@ -42,6 +42,7 @@ def test_the_bound_is_that_of_the_gaussian_family(correct: int, expected: float 
         assert 0.94 * expected <= found <= expected
 
 
+@pytest.mark.slow
 def test_the_bound_passes_the_claim_only_where_the_claim_is_refuted() -> None:
     sigma = get_sigma_gaussian(1.0, 1e-5)
 

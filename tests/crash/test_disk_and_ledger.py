@@ -42,7 +42,7 @@ def trained(recipe: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
     "path",
     [
         pytest.param("private/run.json.{pid}.tmp", marks=pytest.mark.slow),
-        "private/checkpoint.pt.{pid}.tmp",
+        pytest.param("private/checkpoint.pt.{pid}.tmp", marks=pytest.mark.slow),
         pytest.param("release/adapter/adapter_config.json", marks=pytest.mark.slow),
         "release/README.md",
     ],
@@ -101,6 +101,7 @@ def test_a_run_whose_name_cannot_be_written_leaves_no_reservation(
     assert trained(tiny_recipe, capsys) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_reservation_survives_a_start_that_cannot_open_the_ledger(
     tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +208,7 @@ def test_guarantee_a_ledger_that_forgot_or_changed_is_refused_before_anything_is
     assert len(charges(ledger)) == 12
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_checkpoint_without_the_ledgers_head(
     tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -123,6 +123,7 @@ def test_guarantee_twenty_kills(trainings: Any, tiny_recipe: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_130_and_resumable(trainings: Any, tiny_recipe: Path) -> None:
     folder = tiny_recipe.parent
     pid = trainings.start(tiny_recipe, pause=0.02)

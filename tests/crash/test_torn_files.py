@@ -85,6 +85,7 @@ def finished(tiny_recipe: Path) -> Copies:
     return kept(tiny_recipe.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -191,6 +191,7 @@ def apart(lanes: list[str], noise: Noise) -> bool:
     return len(set(lanes)) == 2 and len(one) == len(two) and unrelated(one, two)
 
 
+@pytest.mark.slow
 def test_guarantee_a_restored_copy_repeats_no_noise(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

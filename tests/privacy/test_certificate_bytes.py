@@ -79,6 +79,7 @@ def one_bit(place: int) -> list[int]:
     return [1 << place % 8]
 
 
+@pytest.mark.slow
 def test_guarantee_every_byte_of_the_certificate(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = (release / "certificate.json").read_bytes()
     assert Certificate.verify(release).valid
