@@ -1,25 +1,24 @@
 """The card of a release of Private Evolution: synthetic images in the place of an adapter.
 
 Guarantee: every number comes from the certificate and from the public base model; nothing private is read.
-May import the standard library only. The front matter is that of Hugging Face data set cards.
+May import what `card_parts` does. The front matter is that of Hugging Face data set cards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dp_diffusers.model_card import certified_table
+from dp_diffusers import card_parts as parts
+from dp_diffusers.model_card import alarm, certified_table
 
 if TYPE_CHECKING:
     from dp_diffusers.diffusion.family import Family
 
-_CARD = """---
-tags: [differential-privacy, diffusion, synthetic-images]
----
-# Synthetic images made with {base}, {headline}
+_CARD = """{head}{alarm}# Synthetic images made with {base}, {headline}
 
 No model was trained: private images voted, with noise on every count, for images that the public model
-made, and those were varied (Private Evolution). {promise}
+made, and those were varied (Private Evolution, Lin et al. 2024). {promise}
 
 ## Load it
 From this folder:
@@ -30,42 +29,61 @@ population = load_file("population/population.safetensors")
 images = population["images"]  # uint8 [N, H, W, C]
 classes = population.get("classes")  # int64 [N], places among the classes of certificate.json
 ```
-`dp-diffusers generate RUN --images N` writes N of them, and variations of them, with their labels. The public
-model's configuration and weights have sha256 `{sha256}`.
+`dp-diffusers generate RUN --images N` writes N of them, and variations of them, with their labels and a card
+of their own. The public model's configuration and weights have sha256 `{sha256}`.
+
+## Use
+Meant to stand in for private images where these may not be shown: to train or test other models, to teach, to
+try software out. Not meant for statements about any person, for decisions about people, or as evidence.
+
+## Private data
+{data}
+
+## Limits and bias
+{limits}
+- The images are as near to the private ones as the public model can draw: what it cannot draw is missing.
 
 ## Numbers
 {numbers}
 
 ## Verify it
-`dp-diffusers certificate verify .` recomputes epsilon from the mechanisms in `certificate.json` with
-dp-accounting alone, and hashes every file of this folder.
+{verify}
 
 ## Assumptions
 {assumptions}
+
+## Licence
+{licence}
 """
-
-
-_NOT_PRIVATE = "NOT PRIVATE. The noise of the votes came from keys that are known."
 
 
 def population_card(certificate: dict[str, Any], family: Family) -> str:
     """The text of `README.md` in a release folder that holds a population."""
     del family
-    base, private = certificate["base_model"], not certificate["not_private"]
+    base = certificate["base_model"]
     return _CARD.format(
-        base=base["id"],
+        head=_head(certificate),
+        alarm=alarm(certificate, "this population"),
+        base=parts.plain(base["id"]),
         sha256=base["sha256"],
-        headline=f"epsilon = {certificate['epsilon']:.4g}" if private else "NOT PRIVATE",
-        promise=_promise(certificate) if private else _NOT_PRIVATE,
+        headline=parts.headline(certificate),
+        promise=_promise(certificate),
+        data=parts.private_data(certificate),
+        limits=parts.LIMITS,
         numbers=certified_table(certificate),
-        assumptions="\n".join(f"- {line}" for line in certificate["assumptions"]),
+        verify=parts.VERIFY.format(place="."),
+        assumptions=parts.assumptions(certificate),
+        licence=parts.LICENCE,
     )
 
 
-def _promise(certificate: dict[str, Any]) -> str:
-    return (
-        f"It is differentially private: (epsilon, delta) = ({certificate['epsilon']:.4g}, "
-        f"{certificate['delta']:.3g}) per {certificate['unit']}, adjacency {certificate['adjacency']}. "
-        f"Whatever anyone does with these images, the odds of telling whether one {certificate['unit']} was "
-        "among the private data change by a factor of at most e^epsilon, except with probability delta."
-    )
+def _head(certificate: Mapping[str, Any]) -> str:
+    task = "image-classification" if certificate.get("classes") else "unconditional-image-generation"
+    tags = parts.tags(certificate, "synthetic", "diffusion")
+    return parts.front_matter({"task_categories": [task], "tags": tags})
+
+
+def _promise(certificate: Mapping[str, Any]) -> str:
+    if certificate["not_private"]:
+        return "Nothing is promised to anyone in the data."
+    return f"It is differentially private: {parts.promise(certificate, 'these images')}"

@@ -21,6 +21,8 @@ from PIL import Image
 from dp_diffusers.errors import ParameterError
 
 FORMATS = ("parquet", "imagefolder")
+CARD = "README.md"
+_TABLE = "metadata.csv"
 PARQUET = "data/train-00000-of-00001.parquet"
 
 
@@ -31,18 +33,20 @@ def write_images(
     folder: Path,
     *,
     format: str,
+    card: str | None = None,
     check: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Writes uint8 `[N, H, W, C]` images with int64 `[N]` labels into `folder`, which must not exist yet.
 
-    `check` looks at the finished files before they get their name; what it raises leaves nothing behind.
+    `card`: the text of a `README.md` beside them. `check` looks at the finished files before they get their
+    name; what it raises leaves nothing behind.
     Raises `ParameterError` for an unknown format or a folder that is there.
     """
     require_writable(folder, format)
     temporary = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        build_images(images, labels, names, temporary, format=format)
+        build_images(images, labels, names, temporary, format=format, card=card)
         check(temporary)
     except Exception:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -51,11 +55,19 @@ def write_images(
 
 
 def build_images(
-    images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path, *, format: str
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    names: Sequence[str] | None,
+    folder: Path,
+    *,
+    format: str,
+    card: str | None = None,
 ) -> None:
     """As `write_images`, straight into `folder`: the caller moves it to its final name when it is whole."""
     write = _write_parquet if format == "parquet" else _write_folder
     write(images, labels, names, folder)
+    if card is not None:
+        (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def require_writable(folder: Path, format: str) -> None:
@@ -95,7 +107,13 @@ def _write_parquet(
 
 def _names_a_folder(name: str) -> bool:
     """Whether a class's name, which may be a prompt, can be that of a folder everywhere."""
-    return len(name.encode()) < 200 and name == name.strip(" .") and not set(name) & set('/\\:*?"<>|\0\n')
+    own = name.casefold() in (CARD.casefold(), _TABLE)
+    return (
+        not own
+        and len(name.encode()) < 200
+        and name == name.strip(" .")
+        and not set(name) & set('/\\:*?"<>|\0\n')
+    )
 
 
 def _write_folder(
@@ -111,7 +129,7 @@ def _write_folder(
         name = f"{index:06d}.png" if label is None else f"{place}/{index:06d}.png"
         (folder / name).write_bytes(png(image))
         rows.append([name] if label is None else [name, label])
-    with (folder / "metadata.csv").open("w", newline="") as stream:
+    with (folder / _TABLE).open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file_name"] if labels is None else ["file_name", "label"])
         writer.writerows(rows)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,26 @@ class KeptImages:
         shutil.rmtree(path, ignore_errors=True)
         return path
 
-    def place(self, built: Path, request: Mapping[str, Any]) -> None:
-        """Moves a finished folder into the release, after writing down what it is."""
-        self.folder.write(RECORD, {"request": dict(request), "files": hashes(built)})
+    def place(self, built: Path, request: Mapping[str, Any], numbers: Sequence[int] = ()) -> None:
+        """Moves a finished folder into the release, after writing down what it is.
+
+        numbers: what its card says of the images, which is no secret whatever it is.
+        """
+        record = {"request": dict(request), "files": hashes(built), "numbers": list(numbers)}
+        self.folder.write(RECORD, record)
         built.rename(self.target)
 
     def request(self) -> dict[str, Any] | None:
         """What the images now in the release were asked for with; None where that is not known."""
         record = self.folder.read(RECORD)
         return record["request"] if record is not None and self._is_whole(record) else None
+
+    def public_words(self) -> list[str]:
+        """What the images were asked for with, as it stands on their card: classes, texts and numbers."""
+        record = self.folder.read(RECORD) or {"request": {}}
+        classes = record["request"].get("classes") or {}
+        words = [*(classes.get("names") or ()), *(classes.get("prompts") or ())]
+        return [*words, *map(str, record.get("numbers", ()))]
 
     def uncertified(self, listed: Mapping[str, str]) -> bool:
         """Whether the images are in place, whole, and not yet what the certificate lists.

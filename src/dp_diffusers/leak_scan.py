@@ -17,7 +17,7 @@ import json
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import quote
@@ -55,6 +55,10 @@ class Secrets:
             if not is_number(text)
             for written in _spellings(text)
         }
+
+    def but_for(self, numbers: Iterable[int]) -> Secrets:
+        """The same without numbers that are public."""
+        return replace(self, public_numbers=self.public_numbers | set(numbers))
 
     @property
     def _named(self) -> Mapping[str, Iterable[str]]:

@@ -51,6 +51,8 @@ def merge(release: Release | str | Path, out: str | Path, *, base: str | Path | 
         ParameterError: `out` is not free, the release holds no adapter, or no base is known.
         ModelError: the base is not the one that the certificate names, or the adapter cannot be merged.
     """
+    from dp_diffusers.diffusion.family import family_of
+
     folder = _folder_of(release)
     target = Path(out)
     _require_free(target, folder)
@@ -60,7 +62,9 @@ def merge(release: Release | str | Path, out: str | Path, *, base: str | Path | 
     with _placing(target.resolve()) as built:
         _write(opened, built)
         merged_from.save(built, origins)
-        (built / "README.md").write_text(merged_card(certificate.to_dict(), origins), encoding="utf-8")
+        takes_text = family_of(opened).takes_text
+        card = merged_card(certificate.to_dict(), origins, takes_text=takes_text)
+        (built / "README.md").write_text(card, encoding="utf-8")
     return target
 
 

@@ -1,27 +1,24 @@
 """The card of a merged model: what is in it, what it promises, and that it has no certificate of its own.
 
-Guarantee: every number comes from certificates that were verified; nothing private is read. Imports the
-standard library only. The front matter is that of Hugging Face model cards.
+Guarantee: every number comes from certificates that were verified; nothing private is read. May import
+what `card_parts` does. The front matter is that of Hugging Face model cards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dp_diffusers import card_parts as parts
 from dp_diffusers.diffusion.merged_from import SIDECAR, Origin
+from dp_diffusers.model_card import pipeline_tag
 
-_CARD = """---
-library_name: diffusers
-tags: [differential-privacy, diffusion]
-base_model: {base}
----
-# {base} with an adapter merged into it, {headline}
+_CARD = """{head}{alarm}# {base} with an adapter merged into it, {headline}
 
 {promise}
 
 ## Where it comes from
-The network's weights are those of `{base}` (sha256 `{base_sha256}`) plus the adapter of a release.
+The network's weights are those of {base} (sha256 `{base_sha256}`) plus the adapter of a release.
 {origins}
 
 Merging is post-processing: it costs nothing, and what the release promises holds for this folder, which has
@@ -38,23 +35,52 @@ pipe = DiffusionPipeline.from_pretrained(".")
 ## As a base model
 It is not a public model, and `{sidecar}` says so: the certificate of a later training on it names what is
 above, and whoever is in the data of both is protected by the sum of the epsilons and deltas.
+
+## Use, limits and bias
+Meant for images that stand in for private ones where these may not be shown. Not meant for statements about
+any person, for decisions about people, or as evidence.
+
+{limits}
+
+## Licence
+{licence} A licence file of the base model, where it came with one, lies in this folder.
 """
 _NOT_PRIVATE = (
-    "NOT PRIVATE. A part of these weights was trained without noise, or with keys that are known; they may "
-    "reveal the images that they were trained on."
+    "**NOT PRIVATE.** A part of these weights was trained without noise, or with keys that are known; they "
+    "may reveal the images that they were trained on."
 )
 
 
-def merged_card(certificate: dict[str, Any], origins: Sequence[Origin]) -> str:
-    """The text of `README.md` in a merged folder. origins: as in the sidecar, the earliest first."""
+def merged_card(certificate: dict[str, Any], origins: Sequence[Origin], *, takes_text: bool = False) -> str:
+    """The text of `README.md` in a merged folder.
+
+    origins: as in the sidecar, the earliest first. takes_text: whether the model draws by prompts.
+    """
     private = not any(origin["not_private"] for origin in origins)
+    certificate = {**certificate, "not_private": not private}
     return _CARD.format(
-        base=certificate["base_model"]["id"],
+        head=_head(certificate, takes_text),
+        alarm="" if private else f"{_NOT_PRIVATE}\n\n",
+        base=parts.plain(certificate["base_model"]["id"]),
         base_sha256=certificate["base_model"]["sha256"],
-        headline=f"epsilon = {certificate['epsilon']:.4g}" if private else "NOT PRIVATE",
-        promise=_promise(origins) if private else _NOT_PRIVATE,
+        headline=parts.headline(certificate),
+        promise=_promise(origins) if private else "Nothing is promised to anyone in the data.",
         origins="\n".join(map(_origin, origins)),
         sidecar=SIDECAR,
+        limits=parts.LIMITS,
+        licence=parts.LICENCE,
+    )
+
+
+def _head(certificate: Mapping[str, Any], takes_text: bool) -> str:
+    """These are whole weights, so the Hub's word for what they are of their base is `finetune`."""
+    return parts.front_matter(
+        {
+            "library_name": "diffusers",
+            **parts.base_fields(certificate, "finetune"),
+            "pipeline_tag": pipeline_tag(takes_text),
+            "tags": parts.tags(certificate, "diffusion"),
+        }
     )
 
 
@@ -70,8 +96,8 @@ def _promise(origins: Sequence[Origin]) -> str:
 
 def _bound(origin: Origin) -> str:
     return (
-        f"(epsilon, delta) = ({origin['epsilon']:.4g}, {origin['delta']:.3g}) per {origin['unit']}, "
-        f"adjacency {origin['adjacency']}"
+        f"(epsilon, delta) = ({origin['epsilon']:.4g}, {origin['delta']:.3g}) per "
+        f"{parts.plain(origin['unit'])}, adjacency {origin['adjacency']}"
     )
 
 

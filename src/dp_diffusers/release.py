@@ -32,6 +32,7 @@ from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.errors import ModelError, ParameterError, VerificationError
 from dp_diffusers.evolution_card import population_card
 from dp_diffusers.evolution_population import Population, more_images, sampling_of, saved_population
+from dp_diffusers.images_card import ImagesCard
 from dp_diffusers.images_out import build_images, require_writable, write_images
 from dp_diffusers.kept_images import FOLDER as IMAGES
 from dp_diffusers.kept_images import KeptImages, Parts
@@ -168,7 +169,8 @@ def write_release(
             pipeline_class=getattr(diffusers, base.pipeline),
             component=base.component,
         )
-        card = partial(model_card, diffusers_file=also)
+        low_rank = any("lora_" in name for name, _ in network.named_parameters())
+        card = partial(model_card, diffusers_file=also, low_rank=low_rank)
         trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     else:
         assert level is not None
@@ -185,7 +187,7 @@ def write_release(
         classes=None if classes is None else classes.to_dict(),
         public_images=public_images,
     )
-    (folder.release / "README.md").write_text(card(certificate.to_dict(), family))
+    (folder.release / "README.md").write_text(card(certificate.to_dict(), family), encoding="utf-8")
     traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)
     (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)
     secrets = secrets_of(folder, traces, _public_words(certificate))
@@ -292,26 +294,36 @@ def generate(
         target = kept.target if out is None else Path(out)
         require_writable(target, format)
         parts = Parts(release.folder, request)
-        check = _leak_check(release, secrets)
         wanted = labels_of(request["count"], classes, request)
         evolved = release.population
         pixels, labels = _sampled(family, classes, wanted, request["count"], chosen, parts, progress, evolved)
         names = None if classes is None else classes.names
+        card = ImagesCard(
+            certificate=release.certificate.to_dict(),
+            request=request,
+            labels=labels,
+            size=pixels.shape[1:],
+            format=format,
+            certified=out is None,
+        )
+        secrets = secrets.but_for(card.numbers)
+        check = _leak_check(release, secrets)
         if out is None:
             built = kept.building
-            build_images(pixels, labels, names, built, format=format)
+            build_images(pixels, labels, names, built, format=format, card=card.text())
             check(built)
-            kept.place(built, {**request, "format": format})
+            kept.place(built, {**request, "format": format}, card.numbers)
             _certify_images(release, secrets, progress)
         else:
-            write_images(pixels, labels, names, target, format=format, check=check)
+            write_images(pixels, labels, names, target, format=format, card=card.text(), check=check)
         parts.clear()
     return target
 
 
 def known_secrets(release: Release, public: Iterable[str] = ()) -> Secrets:
     """What the training of the release noted as private; `public`: words that are none, such as prompts."""
-    words = [*_public_words(release.certificate), *public]
+    told = KeptImages(release.folder).public_words()
+    words = [*_public_words(release.certificate), *told, *public]
     return secrets_of(release.folder, kept_traces(release.folder), words)
 
 

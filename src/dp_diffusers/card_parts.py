@@ -1,0 +1,124 @@
+"""What all cards have in common: front matter of Hugging Face's, the promise in words, its limits.
+
+Guarantees:
+- a text of a certificate (a class, a model) is one line of plain text in a card, and never markup;
+- a card that is NOT PRIVATE says so before anything else and carries no tag that says otherwise;
+- what is not known, such as a licence, is left out of the front matter and named in the text.
+May import yaml and the standard library. The fields are those of the Hub's cards for models and data sets.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import yaml
+
+_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+# as entities, which the leak scan undoes: nothing hides from it behind a backslash
+_MARKUP: Final = re.compile(r"[\\`*\[\]|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
+VERIFY: Final = """On any computer with dp-diffusers, without a network and without the private images:
+```sh
+dp-diffusers certificate verify {place}
+```
+It computes epsilon again from the mechanisms in `certificate.json` with dp-accounting alone and hashes every
+file of the release; it must say `valid`. A signature, where there is one, is checked with `--public-key`."""
+
+LIMITS: Final = """- Clipping and noise cost small groups and rare cases more than frequent ones: measure each
+  group before use.
+- Biases of the base model and of the private images are passed on, and nothing here removes them.
+- What is true of the whole population can be learnt from a release: that is its purpose. Epsilon bounds what
+  can be learnt of one unit.
+- No score is part of this card. One that was measured on private images is not covered by epsilon."""
+
+LICENCE: Final = """Not stated: what the base model's licence asks for is not known here, and whoever
+publishes this decides under which terms. The front matter names none."""
+
+
+def front_matter(fields: Mapping[str, Any]) -> str:
+    """The head of a card: fields without a value are left out."""
+    known = {name: value for name, value in fields.items() if value is not None}
+    text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{text}---\n"
+
+
+def plain(text: object) -> str:
+    """A text as one line of Markdown that shows it letter by letter."""
+    escaped = html.escape(" ".join(str(text).split()), quote=False)
+    return _MARKUP.sub(lambda found: f"&#{ord(found.group())};", escaped)
+
+
+def listed(words: Sequence[object]) -> str:
+    """Words one after the other, as plain text."""
+    return ", ".join(map(plain, words))
+
+
+def base_fields(certificate: Mapping[str, Any], relation: str) -> dict[str, Any]:
+    """`base_model` and how it is used, where the base is one that the Hub can know: `owner/name`."""
+    identity = str(certificate["base_model"]["id"])
+    on_hub = _HUB_ID.fullmatch(identity) is not None
+    return {"base_model": identity, "base_model_relation": relation} if on_hub else {}
+
+
+def tags(certificate: Mapping[str, Any], *more: str) -> list[str]:
+    """Tags of a card; `differential-privacy` only where that is what was done."""
+    names = {entry["name"] for entry in certificate["mechanisms"]}
+    kind = ["dp-sgd"] if "dpsgd" in names else ["private-evolution"] if "pe" in names else []
+    first = ["not-private"] if certificate["not_private"] else ["differential-privacy", *kind]
+    return [*first, *more, "dp-diffusers"]
+
+
+def headline(certificate: Mapping[str, Any]) -> str:
+    """The end of a title."""
+    if certificate["not_private"]:
+        return "NOT PRIVATE"
+    return f"epsilon = {certificate['epsilon']:.4g}"
+
+
+def unprotected(certificate: Mapping[str, Any], what: str) -> str:
+    """What a card that is NOT PRIVATE says first. what: this adapter, these images."""
+    why = "without noise" if certificate["unit"] is None else "with noise from keys that are known"
+    return f"**NOT PRIVATE.** Made {why}: {what} may reveal the private images."
+
+
+def promise(certificate: Mapping[str, Any], what: str) -> str:
+    """The bound in words. what: this adapter or its images, these images."""
+    unit = plain(certificate["unit"])
+    return (
+        f"(epsilon, delta) = ({certificate['epsilon']:.4g}, {certificate['delta']:.3g}) per {unit}, "
+        f"adjacency {certificate['adjacency']}. Whatever anyone does with {what}, the odds of telling "
+        f"whether one {unit} was among the private data change by a factor of at most e^epsilon, except with "
+        "probability delta."
+    )
+
+
+def private_data(certificate: Mapping[str, Any]) -> str:
+    """What is public about the private images, as bullet points: unit, declared number, classes."""
+    lines = ["Private images; what they are called and where they lie is no part of a release."]
+    unit = certificate["unit"]
+    if unit is not None:
+        whole = "" if unit == "image" else ", with all images that carry its id together"
+        lines.append(f"Unit of privacy: one {plain(unit)}{whole}.")
+    declared = {entry["population"] for entry in certificate["mechanisms"] if entry.get("population")}
+    lines += [
+        f"Units: {count}, declared by whoever ran this and not counted from the data."
+        for count in sorted(declared)
+    ]
+    classes = certificate.get("classes") or {}
+    if classes.get("names"):
+        whose = "declared by whoever ran this" if classes.get("declared") else "those of the base model"
+        lines.append(f"Classes, {whose}: {listed(classes['names'])}.")
+    mixed_in = certificate.get("public_images")
+    if mixed_in:
+        lines.append(
+            f"Beside them, without noise: {mixed_in['images']} public images {plain(mixed_in['name'])}."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def assumptions(certificate: Mapping[str, Any]) -> str:
+    """What the bound rests on, as bullet points."""
+    return "\n".join(f"- {plain(line)}" for line in certificate["assumptions"])
