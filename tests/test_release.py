@@ -12,17 +12,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import DatasetCard, ModelCard
 
 import dp_diffusers as dpd
 from certificate_support import forge, read
 from dp_diffusers import images_out, kept_images, release, running
+from dp_diffusers.data.traces import Traces
 from dp_diffusers.diffusion import generation
 from dp_diffusers.errors import ParameterError, RunFolderError, VerificationError
+from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.finetuning import train
+from dp_diffusers.images_card import ImagesCard
 from dp_diffusers.privacy import certificate
 from dp_diffusers.privacy.files import release_files
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.release import Release, generate
+from dp_diffusers.run_secrets import TRACES
 from dp_diffusers.whole_files import temporary_of
 
 
@@ -205,6 +210,39 @@ def test_the_same_generation_again_changes_nothing(run: Path, monkeypatch: pytes
     assert (run / "release" / "certificate.json").read_bytes() == before
     with pytest.raises(ParameterError, match="is there already"):
         generate(run, images=6)
+
+
+@pytest.mark.parametrize("format", images_out.FORMATS)
+def test_guarantee_images_come_with_a_certified_card(run: Path, format: str, tmp_path: Path) -> None:
+    """Its numbers are no secret, even where one is that of the private images."""
+    traces = Traces(names=set(), ids=set(), paths=set())
+    traces.counts = {4321}
+    traces.save(run / "private" / TRACES)
+    chosen = GenerationSettings(seed=4321, steps=2)
+    made = generate(run, images=9, settings=chosen, format=format)
+    known = Release.open(run)
+    assert "images/README.md" in known.certificate.files
+    card = DatasetCard.load(made / "README.md")
+    assert card.content.split("\n---\n", 1)[1].strip().startswith("**NOT PRIVATE.**")
+    assert "seed 4321" in card.text
+    release.certify_again(known, release.known_secrets(known), lambda **_: None, "images")
+    assert dpd.Certificate.verify(run / "release").valid
+    assert len(read_images(made).images) == 9
+    elsewhere = generate(run, images=9, settings=chosen, format=format, out=tmp_path / "out")
+    assert "no certificate of its own" in (elsewhere / "README.md").read_text()
+    assert len(read_images(elsewhere).images) == 9
+    model = ModelCard.load(run / "release" / "README.md")
+    assert (model.data.library_name, model.data.pipeline_tag) == ("peft", "unconditional-image-generation")
+    assert model.data.tags == ["not-private", "diffusion", "lora", "dp-diffusers"]
+
+
+def test_a_release_whose_images_have_no_card_verifies_and_is_done(run: Path) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ImagesCard, "text", lambda _: None)
+        made = generate(run, images=9)
+    assert not (made / "README.md").exists()
+    assert generate(run, images=9) == made
+    assert dpd.Certificate.verify(run / "release").valid
 
 
 def test_images_that_were_deleted_are_replaced(run: Path) -> None:
