@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser_support import FOUND, Browser, browser
-from report_support import audit_file, make_run, score
+from report_support import audit_file, make_run
 
 from dp_diffusers.reporting import report
 
@@ -19,15 +19,13 @@ COLUMN = f"[...{TABLE}.tBodies[0].rows].map(row => row.cells[1].textContent)"
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(shown: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    one, other = make_run(folder / "one"), make_run(folder / "other", private=False, names=("plain", "b"))
-    score(one)
-    owner = report(one, out=folder / "owner.html", audit=audit_file(folder / "audit"))
+    other = make_run(folder / "other", private=False, names=("plain", "b"))
     return {
-        "release": report(one),
-        "owner": owner,
-        "several": report(one, other, out=folder / "several.html"),
+        "release": shown / "release" / "report.html",
+        "owner": report(shown, out=folder / "owner.html", audit=audit_file(folder / "audit")),
+        "several": report(shown, other, out=folder / "several.html"),
     }
 
 

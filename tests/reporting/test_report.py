@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -60,6 +62,12 @@ def problems(text: str) -> list[str]:
     found += [
         f"a th without scope: {each}" for each in page.all("th") if each.get("scope") not in ("col", "row")
     ]
+    boxes = [each for each in page.all("div") if each.get("class") == "scroll"]
+    found += [
+        f"a box that no key scrolls: {each}"
+        for each in boxes
+        if (each.get("tabindex"), each.get("role")) != ("0", "region") or not each.get("aria-label")
+    ]
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     if levels[:1] != [1] or levels.count(1) != 1 or any(b > a + 1 for a, b in pairwise(levels)):
         found.append(f"headings {levels}")
@@ -71,15 +79,6 @@ def problems(text: str) -> list[str]:
     found += ["too large"] if len(text.encode()) >= 3_000_000 else []
     found += ["a script of another"] if len(page.all("script")) != 1 else []
     return found
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with scores and a report in its release; not to be changed."""
-    run = make_run(tmp_path_factory.mktemp("shown") / "run")
-    score(run)
-    report(run)
-    return run
 
 
 def test_guarantee_the_page_is_in_the_release_and_certified(shown: Path) -> None:
@@ -123,9 +122,9 @@ def test_scores_of_other_images_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_guarantee_a_changed_page_is_a_negative_verdict_and_written_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = make_run(tmp_path / "run")
+    run = Path(shutil.copytree(shown, tmp_path / "run"))
     assert main(["report", str(run), "--json"]) == 0
     page = run / "release" / "report.html"
     assert json.loads(capsys.readouterr().out)["report"] == str(page)
@@ -213,6 +212,18 @@ def test_a_run_without_privacy_says_so_first(tmp_path: Path) -> None:
     assert page.text.strip().startswith("NOT PRIVATE")
     assert "alarm" in [each.get("class") for each in page.all("p")]
     assert page.text.index("NOT PRIVATE") < page.text.index("What is promised")
+    assert "The bound holds" not in page.text
+    assert "Before you say yes" not in page.text
+
+
+def test_what_to_ask_follows_from_the_unit(shown: Path) -> None:
+    facts = Report.of(shown)
+    assert "an image, not a person" in facts.to_html()
+    patients = replace(facts, certificate={**facts.certificate, "unit": "patient_id"})
+    assert "<code>patient_id</code> names each person once" in patients.to_html()
+    voted = [{**dict(entry), "name": "pe"} for entry in facts.certificate["mechanisms"]]
+    evolved = replace(facts, certificate={**facts.certificate, "mechanisms": voted})
+    assert "Fine-tuned" not in evolved.to_html()
 
 
 def test_the_words_are_those_of_the_certificate(shown: Path) -> None:
@@ -310,7 +321,13 @@ def test_notebooks_show_a_page_in_a_frame(shown: Path) -> None:
 @pytest.mark.planted
 @pytest.mark.parametrize(
     "defect",
-    ['<img src="https://example.org/x.png" alt="x">', '<img src="data:,">', "<h5>deep</h5>", "<th>bare</th>"],
+    [
+        '<img src="https://example.org/x.png" alt="x">',
+        '<img src="data:,">',
+        "<h5>deep</h5>",
+        "<th>bare</th>",
+        '<div class="scroll"></div>',
+    ],
 )
 def test_planted_defects_of_a_page_are_seen(shown: Path, defect: str) -> None:
     text = (shown / "release" / "report.html").read_text()

@@ -75,6 +75,11 @@ class Report:
         return bool(self.certificate["not_private"])
 
     @property
+    def from_votes(self) -> bool:
+        """Whether no model was trained: private images voted (Private Evolution)."""
+        return any(entry["name"] == "pe" for entry in self.certificate["mechanisms"])
+
+    @property
     def base(self) -> str:
         """The public model, as the certificate names it."""
         return str(self.certificate["base_model"]["id"])
