@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import DatasetCard
 from peft import LoraConfig
 
 import dp_diffusers as dpd
@@ -52,6 +53,8 @@ def test_a_run_is_certified_and_makes_images_of_each_class(recipe: Recipe, tmp_p
     assert np.bincount(saved[0].classes).tolist() == [3, 3, 2]
     images = read_images(generate(release, images=15))
     assert np.bincount(images.labels).tolist() == [5, 5, 5]
+    for card in ("README.md", "images/README.md"):
+        assert "private-evolution" in DatasetCard.load(release.path / card).data.tags
     assert Certificate.verify(release.path).valid
     for label in range(3):
         mine, kept = images.images[images.labels == label], saved[0].images[saved[0].classes == label]
