@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dp_diffusers import errors
     from dp_diffusers.auditing import audit
     from dp_diffusers.data.private_images import PrivateImages
-    from dp_diffusers.evaluation import evaluate
+    from dp_diffusers.evaluation import Scores, evaluate
     from dp_diffusers.evolution_settings import EvolutionSettings
     from dp_diffusers.finetuning import finetune
     from dp_diffusers.mechanisms.dpsgd import DPSGD
@@ -39,6 +39,7 @@ __all__ = [
     "PrivateImages",
     "Release",
     "Report",
+    "Scores",
     "audit",
     "errors",
     "evaluate",
@@ -59,6 +60,7 @@ _HOME = {
     "PrivateImages": "dp_diffusers.data.private_images",
     "Release": "dp_diffusers.release",
     "Report": "dp_diffusers.reporting",
+    "Scores": "dp_diffusers.evaluation",
     "audit": "dp_diffusers.auditing",
     "evaluate": "dp_diffusers.evaluation",
     "finetune": "dp_diffusers.finetuning",

@@ -207,7 +207,7 @@ def test_a_killed_demo_goes_on(
 ) -> None:
     """The demo's stages on tiny ones: killed between placing the images and certifying them."""
     from dp_diffusers import demo, evaluation, finetuning, pretraining, release
-    from dp_diffusers.evaluation.scores import Interval
+    from dp_diffusers.evaluation.intervals import Interval
     from dp_diffusers.recipe import PretrainRecipe, Recipe
 
     interval = Interval(mean=1.0, low=0.5, high=1.5)

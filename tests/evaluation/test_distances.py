@@ -12,8 +12,9 @@ from metric_support import PIXELS
 from dp_diffusers.data.drawn_digits import drawn_digits
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.evaluation.distances import METRICS, figure_names, measure, require_one_extractor
+from dp_diffusers.evaluation.diversity import OF_REFERENCE
 from dp_diffusers.evaluation.embedding import silent
-from dp_diffusers.evaluation.evaluating import evaluate
+from dp_diffusers.evaluation.evaluating import TESTED, evaluate
 from dp_diffusers.evaluation.features import Features
 from dp_diffusers.evaluation.held_out import HeldOut
 from dp_diffusers.evaluation.reading import LabelledImages
@@ -77,7 +78,7 @@ def test_document_and_table_name_the_extractor() -> None:
     first, second = document["rows"]
     assert {name: document[name] for name in FIGURES} == {name: first[name] for name in FIGURES}
     assert first["fid"] != second["fid"] is not None
-    assert document["read_by"] == [*FIGURES, "accuracy"]
+    assert document["read_by"] == [*FIGURES, *OF_REFERENCE, *TESTED]
     assert document["covered_by_epsilon"] is False
     text = scores.explain()
     assert "distances to 50 reference images, by pixels-4:" in text
@@ -93,7 +94,7 @@ def test_without_distances_every_figure_is_null() -> None:
     document = scores.to_dict()
     assert document["features"] is None
     assert [document[name] for name in FIGURES] == [None] * 7
-    assert document["read_by"] == ["accuracy"]
+    assert document["read_by"] == [*TESTED]
     assert "distances" not in scores.explain()
 
 

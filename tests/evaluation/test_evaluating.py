@@ -13,8 +13,8 @@ from dp_diffusers.data.drawn_digits import drawn_digits
 from dp_diffusers.data.public_images import load_public
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation.evaluating import evaluate
+from dp_diffusers.evaluation.intervals import Interval
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
-from dp_diffusers.evaluation.scores import Interval
 from dp_diffusers.images_out import write_images
 
 NAMES = tuple("0123456789")
@@ -62,10 +62,11 @@ def test_rows_and_document_with_public_images() -> None:
 
 
 def test_progress_is_told_of_each_seed() -> None:
-    told: list[str] = []
+    told: list[dict[str, object]] = []
     data = _digits(40, 8, 0)
-    evaluate(data, data, features=None, seeds=2, passes=256, progress=lambda message: told.append(message))
-    assert len(told) == 2
+    evaluate(data, data, features=None, seeds=2, passes=256, progress=lambda **facts: told.append(facts))
+    assert sum("message" in facts for facts in told) == 2
+    assert {"step": 1, "steps": 1} in told
 
 
 def test_classes_meet_by_name_or_else_by_number() -> None:

@@ -89,7 +89,7 @@ def make_run(
     return folder
 
 
-def score(run: Path, mean: float = 91.25) -> None:
+def score(run: Path, mean: float = 91.25, classifier: str = "small CNN") -> None:
     """Leaves scores of the run's images, with a note that is nobody's business."""
     row = {
         "images": 30,
@@ -97,16 +97,26 @@ def score(run: Path, mean: float = 91.25) -> None:
         "low": mean - 1,
         "high": mean + 1,
         "per_class": {"plain": 90.0, HOSTILE: None},
+        "per_class_interval": {"plain": {"mean": 90.0, "low": 88.5, "high": 91.5}, HOSTILE: None},
+        "calibration_error": {"mean": 3.25, "low": 2.5, "high": 4.0},
+    }
+    judged = {
+        "label_fidelity": {"mean": 86.75, "low": 85.0, "high": 88.5},
+        "label_fidelity_per_class": {"plain": 86.5, HOSTILE: 87.0},
+        "diversity_ratio": 0.8125,
+        "diversity_ratio_per_class": {"plain": 0.8125, HOSTILE: None},
     }
     rows = [
-        {"trained_on": "synthetic", **row},
+        {"trained_on": "synthetic", **row, **judged},
         {"trained_on": "public model, ε = 0", **row, "mean": 80.5, "low": 79.0, "high": 82.0},
+        {"trained_on": "real images, not private", **row, "images": 74_321, "mean": 97.5, "high": 98.0},
     ]
     document = {
         "rows": rows,
         "seeds": 3,
-        "features": "small CNN",
-        "fid": None,
+        "classifier": classifier,
+        "features": "pixels-4",
+        "fid": 12.5,
         "notes": ["secret-name.png: cut"],
     }
     keep_scores(run / "release" / "images", document)

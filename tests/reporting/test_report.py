@@ -110,6 +110,28 @@ def test_guarantee_the_page_in_a_release_has_no_scores_unless_asked_for(shown: P
     assert dpd.Certificate.verify(run / "release").valid
 
 
+def test_further_measures_are_shown_and_no_count_of_real_images(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", names=("plain", HOSTILE))
+    score(run)
+    text = report(run, out=tmp_path / "page.html").read_text()
+    page = Page(text)
+    assert "A classifier (small CNN) learns" in page.text
+    assert "Distances, by pixels-4" in page.text
+    for shown in ("real images, not private", "86.8", "3.2", "0.81", "88.5 to 91.5"):
+        assert shown in page.text
+    assert "74321" not in text
+    assert problems(text) == []
+
+
+def test_accuracies_by_two_classifiers_are_refused_side_by_side(tmp_path: Path) -> None:
+    one, other = make_run(tmp_path / "one"), make_run(tmp_path / "other")
+    score(one)
+    report(one, other, out=tmp_path / "page.html")
+    score(other, classifier="wrn-40-4")
+    with pytest.raises(ParameterError, match="by small CNN and by wrn-40-4 cannot be compared"):
+        report(one, other, out=tmp_path / "page.html")
+
+
 @pytest.mark.slow
 def test_scores_of_other_images_are_not_shown(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", format="imagefolder", names=("a", "b"))

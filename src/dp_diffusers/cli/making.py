@@ -129,6 +129,22 @@ def evaluate(
         list[Path] | None,
         typer.Option("--public", metavar="PATH", help="Public images, labelled alike; may be repeated."),
     ] = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(
+            "--real", metavar="PATH", help="Real images to train on: the ceiling; not covered by ε."
+        ),
+    ] = None,
+    fidelity: Annotated[
+        bool, typer.Option("--fidelity", help="Judge the labels without --real: one training more.")
+    ] = False,
+    classifier: Annotated[
+        str,
+        typer.Option("--classifier", metavar="NAME", help="cnn-32-64-128, or wrn-40-4 (for a GPU)."),
+    ] = "cnn-32-64-128",
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="Where wrn-40-4 is trained: auto, cpu or cuda.")
+    ] = "auto",
     features: Annotated[
         str,
         typer.Option(
@@ -149,6 +165,10 @@ def evaluate(
         reference=reference,
         with_public=with_public,
         public=public or [],
+        real=real,
+        fidelity=fidelity,
+        classifier=classifier,
+        device=device,
         features=None if features == "none" else features,
         progress=Terminal(),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,14 +50,17 @@ class Decoder:
         self._sizes: dict[tuple[int, int], str] = {}
         self._met_dicom = False
 
-    def decode(self, encoded: Iterable[tuple[str, bytes]], count: int) -> np.ndarray:
-        """Returns: uint8 `[count, H, W, C]`. Raises: `DataError` naming the image."""
+    def decode(
+        self, encoded: Iterable[tuple[str, bytes]], count: int, room: Callable[..., np.ndarray] | None = None
+    ) -> np.ndarray:
+        """Returns: uint8 `[count, H, W, C]`, made by `room(shape)`. Raises: `DataError` naming the image."""
         images: np.ndarray | None = None
         for index, (name, data) in enumerate(encoded):
             image = self._shaped(self._coloured(self._open(name, data), name), name)
             pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
             if images is None:
-                images = np.empty((count, *pixels.shape), np.uint8)
+                shape = count, *pixels.shape
+                images = np.empty(shape, np.uint8) if room is None else room(shape)
             images[index] = pixels
         if images is None:
             raise DataError("no images")

@@ -11,18 +11,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dp_diffusers.evaluation.distances import Distances
+    from dp_diffusers.evaluation.diversity import Diversity
     from dp_diffusers.evaluation.evaluating import evaluate
     from dp_diffusers.evaluation.features import Features
-    from dp_diffusers.evaluation.scores import Interval, Row, Scores
+    from dp_diffusers.evaluation.fidelity import Fidelity
+    from dp_diffusers.evaluation.intervals import Interval
+    from dp_diffusers.evaluation.rows import Row
+    from dp_diffusers.evaluation.scores import Scores
 
-__all__ = ["Distances", "Features", "Interval", "Row", "Scores", "evaluate"]
+__all__ = ["Distances", "Diversity", "Features", "Fidelity", "Interval", "Row", "Scores", "evaluate"]
 
 _HOME = {
     "Distances": "distances",
+    "Diversity": "diversity",
     "evaluate": "evaluating",
     "Features": "features",
-    "Interval": "scores",
-    "Row": "scores",
+    "Fidelity": "fidelity",
+    "Interval": "intervals",
+    "Row": "rows",
     "Scores": "scores",
 }
 

@@ -16,23 +16,26 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dp_diffusers.errors import DataError, positive
+from dp_diffusers.errors import DataError, ParameterError, positive
 from dp_diffusers.evaluation.augmentation import distorted
+from dp_diffusers.evaluation.calibration import Calibration, calibration_of
+from dp_diffusers.evaluation.classifiers import DEFAULT, Classifier
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.int64]]
-NAME = "cnn-32-64-128"
+NAME = DEFAULT
 BATCH = 256
 RATE = 3e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestResult:
-    """Accuracy in per cent, in all and of each class (NaN for a class without test images)."""
+    """Accuracy in per cent, in all and of each class (NaN for a class without test images); calibration."""
 
     __test__ = False
 
     accuracy: float
     per_class: tuple[float, ...]
+    calibration: Calibration
 
 
 def default_passes(size: int) -> int:
@@ -56,6 +59,15 @@ def network(channels: int, size: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+def classifier(device: str) -> Classifier:
+    """For `classifiers.CLASSIFIERS`. Raises `ParameterError` for any device but the CPU."""
+    if device not in ("auto", "cpu"):
+        raise ParameterError(
+            f"{NAME} is trained on the CPU, not on {device!r}", hint="leave --device out, or choose wrn-40-4"
+        )
+    return Classifier(name=NAME, default_passes=default_passes, trained=trained)
+
+
 def train_and_test(
     train: Labelled,
     test: Labelled,
@@ -64,17 +76,20 @@ def train_and_test(
     passes: int | None = None,
     classes: int,
     progress: Callable[[int, int], None] | None = None,
-) -> TestResult:
-    """Trains on `train` for `passes` images, then tests once on `test`.
+    chosen: Classifier | None = None,
+) -> tuple[nn.Module, TestResult]:
+    """Trains on `train` for `passes` images, then tests once on `test`: the classifier, and how it did.
 
     `train`, `test`: images uint8 [N, H, W, C] of one shape, labels int64 [N] in range(classes). `progress`
-    gets (steps done, steps in all). Raises `DataError`, `ParameterError`.
+    gets (steps done, steps in all). `chosen`: another classifier than the small one of this file. Raises
+    `DataError`, `ParameterError`.
     """
     _check(train, test, classes)
-    passes = default_passes(train[0].shape[1]) if passes is None else passes
+    chosen = classifier("cpu") if chosen is None else chosen
+    passes = chosen.default_passes(train[0].shape[1]) if passes is None else passes
     positive(passes=passes)
-    model = trained(train, seed=seed, passes=passes, classes=classes, progress=progress)
-    return accuracy_of(model, test, classes)
+    model = chosen.trained(train, seed=seed, passes=passes, classes=classes, progress=progress)
+    return model, accuracy_of(model, test, classes)
 
 
 def trained(
@@ -107,23 +122,40 @@ def trained(
     return model
 
 
-def accuracy_of(model: nn.Sequential, test: Labelled, classes: int) -> TestResult:
-    """Accuracy of `model` on `test`, in per cent."""
-    images, labels = torch.from_numpy(test[0]), test[1]
-    with torch.no_grad():
-        guesses = [
-            model(_pixels(images[start : start + 1000])).argmax(1) for start in range(0, len(images), 1000)
-        ]
-    right = torch.cat(guesses).numpy() == labels
+def accuracy_of(model: nn.Module, test: Labelled, classes: int) -> TestResult:
+    """How `model` does on `test`: accuracy in per cent, calibration."""
+    labels = test[1]
+    probabilities = probabilities_of(model, test[0])
+    right = probabilities.argmax(1) == labels
     totals = np.bincount(labels, minlength=classes)
     hits = np.bincount(labels, weights=right, minlength=classes)
     per_class = np.divide(100 * hits, totals, out=np.full(classes, np.nan), where=totals > 0)
-    return TestResult(accuracy=100 * float(right.mean()), per_class=tuple(float(x) for x in per_class))
+    return TestResult(
+        accuracy=100 * float(right.mean()),
+        per_class=tuple(float(x) for x in per_class),
+        calibration=calibration_of(probabilities, labels),
+    )
+
+
+def probabilities_of(model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What `model` makes of uint8 [N, H, W, C], on the device that it lies on: float64 [N, classes]."""
+    pixels, device = torch.from_numpy(images), next(model.parameters()).device
+    with torch.no_grad():
+        found = [
+            model(pixels_of(pixels[start : start + 1000]).to(device)).double().softmax(1).cpu()
+            for start in range(0, len(pixels), 1000)
+        ]
+    return np.asarray(torch.cat(found).numpy(), np.float64)
+
+
+def pixels_of(images: Tensor) -> Tensor:
+    """uint8 [N, H, W, C] to float32 [N, C, H, W] in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def _loss(model: nn.Sequential, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
     # mirrored objects are objects, mirrored characters are not: colour stands for photographs
-    pixels = distorted(_pixels(images), generator, flip=images.shape[3] == 3)
+    pixels = distorted(pixels_of(images), generator, flip=images.shape[3] == 3)
     scores = model(pixels.contiguous(memory_format=torch.channels_last))
     return functional.cross_entropy(scores, labels, label_smoothing=0.05)
 
@@ -136,11 +168,6 @@ def _batch(count: int, step: int, seed: int) -> Tensor:
         here = places // count == epoch
         chosen[here] = np.random.default_rng([seed, int(epoch)]).permutation(count)[places[here] % count]
     return torch.from_numpy(chosen)
-
-
-def _pixels(images: Tensor) -> Tensor:
-    """uint8 [N, H, W, C] to float32 [N, C, H, W] in [-1, 1]."""
-    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def _check(train: Labelled, test: Labelled, classes: int) -> None:

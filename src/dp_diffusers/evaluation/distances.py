@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dp_diffusers.evaluation.embedding import Embedded, embed, same_features
 from dp_diffusers.evaluation.features import Features
@@ -18,6 +18,9 @@ from dp_diffusers.evaluation.held_out import HeldOut, Reader
 from dp_diffusers.evaluation.kernel_distance import kernel_distance
 from dp_diffusers.evaluation.neighbours import neighbourhood
 from dp_diffusers.evaluation.reading import LabelledImages
+
+if TYPE_CHECKING:
+    from dp_diffusers.evaluation.diversity import Diversity
 
 Progress = Callable[..., None]
 Metric = Callable[[Embedded, Reader, Progress], dict[str, float]]
@@ -73,7 +76,12 @@ def measure(
 ) -> Distances:
     """All figures of `images` against the reference, each metric through a gate of its own."""
     progress(message=f"{of}: features {features.name}")
-    synthetic = embed(features, images.images, progress)
+    return measured(of, embed(features, images.images, progress), reference, progress)
+
+
+def measured(of: str, synthetic: Embedded, reference: HeldOut, progress: Progress) -> Distances:
+    """The same of images that an extractor has seen."""
+    features = synthetic.features
     figures: dict[str, float] = {}
     for names, metric in METRICS.items():
         progress(message=f"{of}: {', '.join(names)}")
@@ -90,7 +98,7 @@ def measure(
     )
 
 
-def require_one_extractor(distances: Sequence[Distances]) -> None:
+def require_one_extractor(figures: Sequence[Distances | Diversity]) -> None:
     """Raises `ParameterError` where figures that are to stand side by side come from different extractors."""
-    for one in distances:
-        same_features((distances[0].features, distances[0].sha256), (one.features, one.sha256))
+    for one in figures:
+        same_features((figures[0].features, figures[0].sha256), (one.features, one.sha256))

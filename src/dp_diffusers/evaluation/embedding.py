@@ -57,7 +57,7 @@ def embed(features: Features, images: NDArray[np.uint8], progress: Callable[...,
     count = len(images)
     if count < 2:
         raise DataError(f"expected two images or more, got {count}")
-    kept = _kept(count)
+    kept = kept_of(count)
     vectors = np.empty((int(kept.sum()), features.dim), np.float32)
     sums, filled = _Sums(features.dim), 0
     for start in range(0, count, BLOCK):
@@ -104,8 +104,8 @@ class _Sums:
         return found
 
 
-def _kept(count: int) -> NDArray[np.bool_]:
-    """Which images keep their vectors, by a public seed."""
+def kept_of(count: int) -> NDArray[np.bool_]:
+    """bool [count]: which of `count` images keep their vectors, by a public seed."""
     kept = np.zeros(count, np.bool_)
     kept[np.random.default_rng(0).permutation(count)[:LIMIT]] = True
     return kept

@@ -14,7 +14,10 @@ from dp_diffusers.evaluation.reading import LabelledImages
 
 
 class HeldOut:
-    """The reference of an evaluation. It keeps its vectors, so that several figures cost one pass."""
+    """Real images of an evaluation: its reference, or real ones to train on.
+
+    It keeps their vectors, so that several figures cost one pass.
+    """
 
     def __init__(self, images: LabelledImages) -> None:
         self._images = images
@@ -31,9 +34,9 @@ class HeldOut:
         """The figures that real images went into, in the order of their first reading."""
         return tuple(self._readers)
 
-    def read(self, figure: str) -> LabelledImages:
-        """The images themselves, for `figure`."""
-        self._readers[figure] = None
+    def read(self, *figures: str) -> LabelledImages:
+        """The images themselves, for `figures`."""
+        self._readers |= dict.fromkeys(figures)
         return self._images
 
     def reader(self, *figures: str) -> Reader:

@@ -1,21 +1,27 @@
 """Labelled images from disk for an evaluation: a parquet file, a folder of them, or an image folder.
 
-Guarantees that labels of two sets mean the same: by class name where they share names, else by number. May
-import numpy and the readers of `data` (PIL, pyarrow).
+Guarantees that labels of two sets mean the same, by class name where they share names, else by number; and
+that pixels are decoded once, into their place. May import numpy and the readers of `data` (PIL, pyarrow).
 """
 
 from __future__ import annotations
 
+import math
+import tempfile
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.data.decoding import Decoder
 from dp_diffusers.data.labels import label_numbers
-from dp_diffusers.data.sources import kind_of, open_source
+from dp_diffusers.data.sources import RawImages, kind_of, open_source
 from dp_diffusers.errors import DataError
+
+ON_DISK_FROM: Final = 1 << 30  # bytes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,32 +46,50 @@ class LabelledImages:
         return LabelledImages(images=images, labels=labels[kept], class_names=names, notes=self.notes)
 
 
-def read_images(path: str | Path, *, size: int | None = None, channels: int | None = None) -> LabelledImages:
+def read_images(
+    path: str | Path, *, size: int | None = None, channels: int | None = None, on_disk: bool = False
+) -> LabelledImages:
     """Labelled images at `path`; `size` and `channels` None take those of the first image.
 
     A parquet file needs a column `label`; a folder holds parquet files at any depth, or a folder per class.
-    Raises `DataError`.
+    on_disk: more than `ON_DISK_FROM` bytes of pixels go to an unnamed temporary file, from which the system
+    reads what is needed; not for images that must stay where they are. Raises `DataError`.
     """
     place = Path(path)
-    files = sorted(place.rglob("*.parquet")) if place.is_dir() else []
-    parts = [_read(file, size, channels) for file in files or [place]]
-    if len({part.class_names for part in parts}) > 1:
+    files = (sorted(place.rglob("*.parquet")) if place.is_dir() else []) or [place]
+    sources = [_opened(file) for file in files]
+    labelled = [_labels(file, raw) for file, raw in zip(files, sources)]
+    if len({names for _, names in labelled}) > 1:
         raise DataError(f"{place}: the parquet files differ in their classes")
+    decoder = Decoder(size=size, channels=channels, resize=None if size is None else "crop")
+    encoded = chain.from_iterable(raw.encoded() for raw in sources)
+    room = room_for if on_disk else None
+    images = decoder.decode(encoded, sum(raw.count for raw in sources), room)
+    notes = [f"{file.name}: {note}" for file, raw in zip(files, sources) for note in raw.notes]
+    notes += [f"{place.name}: {note}" for note in decoder.notes]
     return LabelledImages(
-        images=np.concatenate([part.images for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        class_names=parts[0].class_names,
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        images=images,
+        labels=np.concatenate([labels for labels, _ in labelled]),
+        class_names=labelled[0][1],
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _read(place: Path, size: int | None, channels: int | None) -> LabelledImages:
+def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """uint8 of `shape`: in memory, or where it is large in a file that is gone when nobody uses it."""
+    if math.prod(shape) <= ON_DISK_FROM:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def _opened(place: Path) -> RawImages:
     kind = kind_of(place)
-    raw = open_source(kind, place, label="folder" if kind == "folder" else "label", unit=None)
+    return open_source(kind, place, label="folder" if kind == "folder" else "label", unit=None)
+
+
+def _labels(place: Path, raw: RawImages) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     labels, names = label_numbers(raw, None)
     if labels is None or names is None:
         raise DataError(f"{place}: the images have no labels", hint="a folder per class, or a column `label`")
-    decoder = Decoder(size=size, channels=channels, resize=None if size is None else "crop")
-    images = decoder.decode(raw.encoded(), raw.count)
-    notes = tuple(f"{place.name}: {note}" for note in (*raw.notes, *decoder.notes))
-    return LabelledImages(images=images, labels=labels, class_names=names, notes=notes)
+    return labels, names

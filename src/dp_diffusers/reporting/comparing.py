@@ -1,8 +1,8 @@
 """Several releases beside each other, as plain data.
 
-Guarantees that what makes their numbers incomparable (another unit, adjacency or delta) is said, and that
-their epsilons are never added up here: only a ledger knows which runs share people. May import what `facts`
-does.
+Guarantees that what makes their numbers incomparable (another unit, adjacency or delta) is said, that
+accuracies by different classifiers are refused, and that epsilons are never added up here: only a ledger
+knows which runs share people. May import what `facts` does.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dp_diffusers.errors import ParameterError
 from dp_diffusers.reporting.facts import Report, distinct_names, framed
 
 _ALIKE: Final = {"unit": "units of privacy", "adjacency": "adjacencies", "delta": "deltas"}
@@ -79,5 +80,15 @@ class Comparison:
 
 
 def compared(reports: Sequence[Report]) -> Comparison:
-    """The reports as one page."""
+    """The reports as one page. Raises `ParameterError` for scores by different classifiers."""
+    _require_one_classifier([report.scores.classifier for report in reports if report.scores is not None])
     return Comparison(reports=tuple(reports))
+
+
+def _require_one_classifier(names: Sequence[str]) -> None:
+    for name in names:
+        if name != names[0]:
+            raise ParameterError(
+                f"accuracies by {names[0]} and by {name} cannot be compared",
+                hint=f"`dp-diffusers evaluate … --classifier {names[0]}` for each",
+            )

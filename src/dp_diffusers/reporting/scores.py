@@ -1,23 +1,39 @@
 """What an evaluation left, as a page may show it.
 
-Guarantees that nothing of it is shown but names of rows and classes, accuracies with their intervals and
-distances: no path, no note about a file, no count of real images. May import the standard library only.
+Guarantees that nothing of it is shown but names of rows, classes, classifier and extractor, accuracies with
+their intervals and other figures: no path, no note about a file, no count of real images. May import the
+standard library only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 # rows whose images are synthetic or public, so that their number is no secret
 _COUNTED: Final = ("synthetic", "public model, ε = 0", "public images, ε = 0", "synthetic and public")
+# figure → what a column of it is called
+MEASURES: Final = {
+    "label_fidelity": "label fidelity, %",
+    "calibration_error": "calibration error, %",
+    "diversity_ratio": "diversity ÷ real",
+}
+# what a column is called → the field of a row of `evaluate` that has it, class → value
+BY_CLASS: Final = {
+    "interval": "per_class_interval",
+    "label fidelity, %": "label_fidelity_per_class",
+    "diversity ÷ real": "diversity_ratio_per_class",
+}
 _DISTANCES: Final = ("fid", "kid", "precision", "recall", "density", "coverage")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
-    """Accuracy in per cent and its 95 % interval. images: how many were learnt from; None if not public."""
+    """Accuracy in per cent and its 95 % interval. images: how many were learnt from; None if not public.
+
+    measures: name → mean, of those of `MEASURES` that were computed. by_class: the same for each class.
+    """
 
     trained_on: str
     mean: float
@@ -25,21 +41,42 @@ class ScoreRow:
     high: float
     images: int | None
     per_class: Mapping[str, float | None]
+    measures: Mapping[str, float] = field(default_factory=dict)
+    by_class: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShownScores:
-    """rows: the synthetic images first. distances: name → value, of those that were measured."""
+    """rows: the synthetic images first. distances: name → value, of those that were measured.
+
+    features: the extractor, None where nothing was measured by one.
+    """
 
     rows: tuple[ScoreRow, ...]
     seeds: int
-    features: str
+    classifier: str
+    features: str | None
     distances: Mapping[str, float]
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes of the synthetic images."""
         return list(self.rows[0].per_class)
+
+    @property
+    def measures(self) -> list[str]:
+        """Names in `MEASURES` that a row has."""
+        return [name for name in MEASURES if any(name in row.measures for row in self.rows)]
+
+    @property
+    def heads(self) -> Mapping[str, str]:
+        """What the columns of `measures` are called."""
+        return MEASURES
+
+    @property
+    def class_measures(self) -> list[str]:
+        """Names in `BY_CLASS` that the synthetic images have."""
+        return [name for name in BY_CLASS if name in self.rows[0].by_class]
 
     @property
     def counts(self) -> list[int]:
@@ -58,7 +95,8 @@ def shown_scores(document: Mapping[str, Any] | None) -> ShownScores | None:
     return ShownScores(
         rows=tuple(_row(row) for row in document["rows"]),
         seeds=int(document["seeds"]),
-        features=str(document["features"]),
+        classifier=str(document["classifier"]),
+        features=None if document["features"] is None else str(document["features"]),
         distances={name: value for name in _DISTANCES if (value := _value(document.get(name))) is not None},
     )
 
@@ -69,6 +107,8 @@ def _row(row: Mapping[str, Any]) -> ScoreRow:
         trained_on=name,
         images=int(row["images"]) if name in _COUNTED else None,
         per_class=dict(row["per_class"]),
+        measures={name: value for name in MEASURES if (value := _value(row.get(name))) is not None},
+        by_class={name: dict(row[key]) for name, key in BY_CLASS.items() if row.get(key)},
         **{bound: float(row[bound]) for bound in ("mean", "low", "high")},
     )
 

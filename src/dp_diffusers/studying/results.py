@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from dp_diffusers.evaluation.scores import NOT_COVERED, Interval
+from dp_diffusers.evaluation.intervals import Interval
+from dp_diffusers.evaluation.scores import NOT_COVERED
 
 CLAIM: Final = (
     "each cell claims its own ε; together they are not covered by any of them, nor is a choice among them: a "

@@ -1,0 +1,117 @@
+"""The sets of images of an evaluation: opened, of one shape, numbered by the classes of the synthetic ones.
+
+Guarantees that no class of real images is left out unsaid. May import numpy and the readers of `data`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_diffusers.data.public_images import PublicImages
+from dp_diffusers.errors import DataError, ParameterError, counted
+from dp_diffusers.evaluation.classifier import Labelled
+from dp_diffusers.evaluation.public_model import public_images_of
+from dp_diffusers.evaluation.reading import LabelledImages, read_images
+
+Images = str | Path | Labelled | PublicImages | LabelledImages
+
+
+def real_images(real: LabelledImages, names: tuple[str, ...], called: str) -> LabelledImages:
+    """Real images, numbered as the synthetic ones are. `called`: in an error, `reference` or `real`.
+
+    Raises `DataError` for a class that the synthetic images lack: it must not be left out.
+    """
+    found = real.numbered_as(names)
+    if len(found.images) < len(real.images):
+        missing = len(real.images) - len(found.images)
+        raise DataError(
+            f"{counted(missing, f'{called} image has', f'{called} images have')} a class that the synthetic "
+            "images lack",
+            hint=f"synthetic classes: {', '.join(names[:10])}",
+        )
+    return found
+
+
+def repeated(real: LabelledImages, reference: LabelledImages) -> list[str]:
+    """What to say where images to train on are in the reference as well, pixel for pixel."""
+    tested = set(map(_digest, reference.images))
+    again = sum(_digest(image) in tested for image in real.images)
+    if not again:
+        return []
+    return [
+        f"{counted(again, 'real image is', 'real images are')} in the reference too: the accuracy of real "
+        "images comes out too high"
+    ]
+
+
+def with_public_sets(
+    synthetic: LabelledImages, public: LabelledImages | None, together: bool
+) -> list[LabelledImages]:
+    """The public images, and where they are wanted `together`, the synthetic and public ones."""
+    if public is None:
+        if together:
+            raise ParameterError("no public images to train with", hint="name them: --public PATH")
+        return []
+    return [public, _together([synthetic, public])] if together else [public]
+
+
+def opened(images: Images, shape: tuple[int, ...] | None, *, on_disk: bool = True) -> LabelledImages:
+    """Images of any kind; files are brought to `shape` (H, W, C), arrays must have it.
+
+    on_disk: many pixels may go to a temporary file; not those of real images, which stay where they are.
+    """
+    if isinstance(images, str | Path):
+        size, channels = (None, None) if shape is None else (shape[0], shape[2])
+        return read_images(images, size=size, channels=channels, on_disk=on_disk)
+    if isinstance(images, tuple):
+        pixels, labels = images
+        names = tuple(map(str, range(int(np.max(labels)) + 1)))
+        images = LabelledImages(images=pixels, labels=np.asarray(labels, np.int64), class_names=names)
+    if shape is not None and images.images.shape[1:] != shape:
+        raise DataError(f"expected images of shape {shape}, got {images.images.shape[1:]}")
+    if isinstance(images, LabelledImages):
+        return images
+    return LabelledImages(
+        images=images.images, labels=images.labels, class_names=images.class_names, notes=images.notes
+    )
+
+
+def public_images(
+    public: Images | Sequence[Images], run: Path | None, shape: tuple[int, ...], names: tuple[str, ...]
+) -> LabelledImages | None:
+    """All public images of the synthetic classes; those of the run's base where none are given."""
+    single = isinstance(public, str | Path | PublicImages | LabelledImages) or _is_arrays(public)
+    chosen: list[Any] = [public] if single else list(public)  # type: ignore[arg-type]
+    if not chosen:
+        recorded = None if run is None else public_images_of(run, shape[0], shape[2])
+        # other classes are another task: a row for them would compare nothing
+        alike = recorded is not None and set(names) <= set(recorded.class_names)
+        return recorded.numbered_as(names) if recorded is not None and alike else None
+    return _together([opened(part, shape).numbered_as(names) for part in chosen])
+
+
+def _digest(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def _is_arrays(value: object) -> bool:
+    return (
+        isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, np.ndarray) for part in value)
+    )
+
+
+def _together(parts: Sequence[LabelledImages]) -> LabelledImages:
+    if len(parts) == 1:  # no second copy in memory
+        return parts[0]
+    return LabelledImages(
+        images=np.concatenate([part.images for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        class_names=parts[0].class_names,
+        notes=tuple(note for part in parts for note in part.notes),
+    )
