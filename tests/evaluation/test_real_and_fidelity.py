@@ -136,10 +136,13 @@ def test_large_sets_lie_in_a_file_but_real_ones_do_not(
     opened = sets.opened
     monkeypatch.setattr(
         "dp_diffusers.evaluation.evaluating.opened",
-        lambda *a, on_disk=True: (asked.append(on_disk), opened(*a, on_disk=on_disk))[1],
+        lambda *a, on_disk=True, **k: (asked.append(on_disk), opened(*a, on_disk=on_disk, **k))[1],
     )
-    evaluate(found, tmp_path, real=tmp_path, features=None, seeds=2, passes=8)
+    told: list[dict[str, object]] = []
+    progress = lambda **facts: told.append(facts)  # noqa: E731
+    evaluate(found, tmp_path, real=tmp_path, features=None, seeds=2, passes=8, progress=progress)
     assert asked == [True, False, False]
+    assert told[0] == {"step": 20, "steps": 20, "unit": "images"}
 
 
 def test_files_of_other_sizes_are_refused(tmp_path: Path) -> None:

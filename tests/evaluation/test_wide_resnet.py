@@ -16,6 +16,11 @@ def test_it_has_the_published_number_of_parameters() -> None:
     assert 8.9e6 < count < 9.0e6
 
 
+def test_two_groups_of_three_halve_the_image() -> None:
+    before_pooling = network(3, 10, depth=10)[:-3]
+    assert before_pooling(torch.zeros(1, 3, 32, 32)).shape == (1, 256, 8, 8)
+
+
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (12, 3)])
 def test_any_size_and_colour(size: int, channels: int) -> None:
     assert network(channels, 5, depth=10, width=1)(torch.zeros(2, channels, size, size)).shape == (2, 5)

@@ -88,11 +88,15 @@ def evaluate(
     within(2, 100, seeds=seeds, hint="an interval needs two seeds")
     extractor = features_named(features) if isinstance(features, str) else features
     learner = classifier_named(classifier, device)
-    synthetic = opened(images, None)
+    synthetic = opened(images, None, progress=progress)
     shape, names = synthetic.images.shape[1:], synthetic.class_names
-    held_out = HeldOut(real_images(opened(reference, shape, on_disk=False), names, "reference"))
+    held_out = HeldOut(
+        real_images(opened(reference, shape, on_disk=False, progress=progress), names, "reference")
+    )
     ceiling = (
-        None if real is None else HeldOut(real_images(opened(real, shape, on_disk=False), names, "real"))
+        None
+        if real is None
+        else HeldOut(real_images(opened(real, shape, on_disk=False, progress=progress), names, "real"))
     )
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
     of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)

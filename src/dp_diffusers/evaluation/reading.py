@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -47,7 +48,12 @@ class LabelledImages:
 
 
 def read_images(
-    path: str | Path, *, size: int | None = None, channels: int | None = None, on_disk: bool = False
+    path: str | Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    on_disk: bool = False,
+    progress: Callable[..., None] | None = None,
 ) -> LabelledImages:
     """Labelled images at `path`; `size` and `channels` None take those of the first image.
 
@@ -62,9 +68,9 @@ def read_images(
     if len({names for _, names in labelled}) > 1:
         raise DataError(f"{place}: the parquet files differ in their classes")
     decoder = Decoder(size=size, channels=channels, resize=None if size is None else "crop")
+    count = sum(raw.count for raw in sources)
     encoded = chain.from_iterable(raw.encoded() for raw in sources)
-    room = room_for if on_disk else None
-    images = decoder.decode(encoded, sum(raw.count for raw in sources), room)
+    images = decoder.decode(_told(encoded, count, progress), count, room_for if on_disk else None)
     notes = [f"{file.name}: {note}" for file, raw in zip(files, sources) for note in raw.notes]
     notes += [f"{place.name}: {note}" for note in decoder.notes]
     return LabelledImages(
@@ -81,6 +87,16 @@ def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
         return np.empty(shape, np.uint8)
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def _told(
+    encoded: Iterator[tuple[str, bytes]], count: int, progress: Callable[..., None] | None
+) -> Iterator[tuple[str, bytes]]:
+    """The same images, with `progress` told of each hundred."""
+    for place, item in enumerate(encoded, 1):
+        yield item
+        if progress is not None and (place % 100 == 0 or place == count):
+            progress(step=place, steps=count, unit="images")
 
 
 def _opened(place: Path) -> RawImages:

@@ -6,7 +6,7 @@ Guarantees that no class of real images is left out unsaid. May import numpy and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,20 @@ def with_public_sets(
     return [public, _together([synthetic, public])] if together else [public]
 
 
-def opened(images: Images, shape: tuple[int, ...] | None, *, on_disk: bool = True) -> LabelledImages:
+def opened(
+    images: Images,
+    shape: tuple[int, ...] | None,
+    *,
+    on_disk: bool = True,
+    progress: Callable[..., None] | None = None,
+) -> LabelledImages:
     """Images of any kind; files are brought to `shape` (H, W, C), arrays must have it.
 
     on_disk: many pixels may go to a temporary file; not those of real images, which stay where they are.
     """
     if isinstance(images, str | Path):
         size, channels = (None, None) if shape is None else (shape[0], shape[2])
-        return read_images(images, size=size, channels=channels, on_disk=on_disk)
+        return read_images(images, size=size, channels=channels, on_disk=on_disk, progress=progress)
     if isinstance(images, tuple):
         pixels, labels = images
         names = tuple(map(str, range(int(np.max(labels)) + 1)))

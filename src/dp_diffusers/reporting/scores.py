@@ -25,6 +25,7 @@ BY_CLASS: Final = {
     "label fidelity, %": "label_fidelity_per_class",
     "diversity ÷ real": "diversity_ratio_per_class",
 }
+REAL: Final = "real images, not private"
 _DISTANCES: Final = ("fid", "kid", "precision", "recall", "density", "coverage")
 
 
@@ -77,6 +78,11 @@ class ShownScores:
     def class_measures(self) -> list[str]:
         """Names in `BY_CLASS` that the synthetic images have."""
         return [name for name in BY_CLASS if name in self.rows[0].by_class]
+
+    @property
+    def real_row(self) -> bool:
+        """Whether a row learnt from real images."""
+        return any(row.trained_on == REAL for row in self.rows)
 
     @property
     def counts(self) -> list[int]:
