@@ -22,5 +22,7 @@ def device_of(name: str) -> torch.device:
     except RuntimeError as error:
         raise ParameterError(f"unknown device {name!r}", hint="auto, cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ParameterError(f"the device {name!r} is not there", hint="auto or cpu, as runtime.device in a recipe or --device of evaluate")
+        raise ParameterError(
+            f"the device {name!r} is not there", hint="set runtime.device, or --device, to auto or cpu"
+        )
     return device

@@ -151,7 +151,7 @@ def test_generate_takes_overrides(
 
 def test_evaluate_goes_on_without_the_base_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dp_diffusers.errors import ModelError
-    from dp_diffusers.evaluation import evaluating
+    from dp_diffusers.evaluation import evaluating, sets
     from dp_diffusers.images_out import write_images
 
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1)).astype(np.uint8)
@@ -164,7 +164,7 @@ def test_evaluate_goes_on_without_the_base_of_a_run(tmp_path: Path, monkeypatch:
         raise ModelError("base model /nowhere is not there")
 
     monkeypatch.setattr(evaluating, "public_model_images", gone)
-    monkeypatch.setattr(evaluating, "public_images_of", lambda *_: None)
+    monkeypatch.setattr(sets, "public_images_of", lambda *_: None)
     scores = evaluating.evaluate(folder, folder, features=None, seeds=2, passes=64)
     assert scores.public_model is None
     assert "no row of the public model (ε = 0): base model /nowhere is not there" in scores.notes

@@ -127,6 +127,7 @@ def test_large_sets_lie_in_a_file_but_real_ones_do_not(
     for part in ("one", "two"):
         write_images(images, labels, ("a", "b"), tmp_path / part, format="parquet")
     monkeypatch.setattr(reading, "ON_DISK_FROM", 100)
+    monkeypatch.setattr(reading, "TOLD_EVERY", 15)
     found = sets.opened(tmp_path, None)
     assert isinstance(found.images, np.memmap)
     assert np.array_equal(found.images, np.concatenate([images, images]))
@@ -142,7 +143,7 @@ def test_large_sets_lie_in_a_file_but_real_ones_do_not(
     progress = lambda **facts: told.append(facts)  # noqa: E731
     evaluate(found, tmp_path, real=tmp_path, features=None, seeds=2, passes=8, progress=progress)
     assert asked == [True, False, False]
-    assert told[0] == {"step": 20, "steps": 20, "unit": "images"}
+    assert told[0] == {"step": 15, "steps": 20, "unit": "images"}
 
 
 def test_files_of_other_sizes_are_refused(tmp_path: Path) -> None:

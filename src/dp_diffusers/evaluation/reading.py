@@ -23,6 +23,7 @@ from dp_diffusers.data.sources import RawImages, kind_of, open_source
 from dp_diffusers.errors import DataError
 
 ON_DISK_FROM: Final = 1 << 30  # bytes
+TOLD_EVERY: Final = 1000  # images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,10 +93,10 @@ def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 def _told(
     encoded: Iterator[tuple[str, bytes]], count: int, progress: Callable[..., None] | None
 ) -> Iterator[tuple[str, bytes]]:
-    """The same images, with `progress` told of each hundred."""
+    """The same images, with `progress` told of every `TOLD_EVERY`."""
     for place, item in enumerate(encoded, 1):
         yield item
-        if progress is not None and (place % 100 == 0 or place == count):
+        if progress is not None and place % TOLD_EVERY == 0:
             progress(step=place, steps=count, unit="images")
 
 
