@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,10 @@ def test_every_row_has_intervals_by_class_and_its_calibration(with_real: Scores)
 
 @pytest.mark.slow
 def test_a_notebook_shows_tables_with_names_escaped(with_real: Scores) -> None:
-    page = with_real._repr_html_()
+    hostile = "<script>"
+    page = replace(with_real, class_names=(hostile, "b"), notes=(hostile,))._repr_html_()
+    assert hostile not in page
+    assert page.count("&lt;script&gt;") == 2
     assert page.index("not covered by ε") < page.index("<table>")
     assert page.count("<tr>") == 1 + 3 + 1 + 2
     assert REAL in page
@@ -111,6 +115,7 @@ def test_bad_calls_read_no_image(tmp_path: Path) -> None:
         evaluate(data, data, real=(data[0], np.array([0, 1, 0, 1, 0, 1, 0, 2])))
 
 
+@pytest.mark.slow
 def test_real_images_that_are_tested_too_are_said() -> None:
     data = halves(20, 0)
     real = np.concatenate([data[0][:3], halves(17, 5)[0]]), data[1]
@@ -146,6 +151,7 @@ def test_large_sets_lie_in_a_file_but_real_ones_do_not(
     assert told[0] == {"step": 15, "steps": 20, "unit": "images"}
 
 
+@pytest.mark.slow
 def test_files_of_other_sizes_are_refused(tmp_path: Path) -> None:
     for part, size in (("one", 8), ("two", 12)):
         images = np.zeros((4, size, size, 1), np.uint8)

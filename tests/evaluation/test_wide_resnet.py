@@ -10,6 +10,7 @@ from dp_diffusers.evaluation.classifiers import CLASSIFIERS, classifier_named
 from dp_diffusers.evaluation.wide_resnet import network, trained
 
 
+@pytest.mark.slow
 def test_it_has_the_published_number_of_parameters() -> None:
     """Zagoruyko & Komodakis (2016), table 4: 8.9 million for CIFAR-10."""
     count = sum(parameter.numel() for parameter in network(3, 10).parameters())

@@ -110,6 +110,7 @@ def test_guarantee_the_page_in_a_release_has_no_scores_unless_asked_for(shown: P
     assert dpd.Certificate.verify(run / "release").valid
 
 
+@pytest.mark.slow
 def test_further_measures_are_shown_and_no_count_of_real_images(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", names=("plain", HOSTILE))
     score(run)
@@ -123,6 +124,7 @@ def test_further_measures_are_shown_and_no_count_of_real_images(tmp_path: Path) 
     assert problems(text) == []
 
 
+@pytest.mark.slow
 def test_accuracies_by_two_classifiers_are_refused_side_by_side(tmp_path: Path) -> None:
     one, other = make_run(tmp_path / "one"), make_run(tmp_path / "other")
     score(one)

@@ -86,8 +86,8 @@ def evaluate(
     missing.
     """
     within(2, 100, seeds=seeds, hint="an interval needs two seeds")
-    extractor = features_named(features) if isinstance(features, str) else features
     learner = classifier_named(classifier, device)
+    extractor = features_named(features) if isinstance(features, str) else features
     synthetic = opened(images, None, progress=progress)
     shape, names = synthetic.images.shape[1:], synthetic.class_names
     held_out = HeldOut(
