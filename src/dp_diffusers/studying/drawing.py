@@ -22,6 +22,7 @@ NUMBERS: Final = ("#440154", "#2f6c8e", "#27ad81", "#9bbb1f")  # viridis, withou
 ONE: Final = "#0072b2"
 PUBLIC: Final = "#b03a2e"
 FAINT: Final = "#5f5f5f"
+WIDTH: Final = 48  # letters above a panel
 MARKS: Final = "osD^vP*X"
 STYLE: Final = {
     "svg.hashsalt": "dp-diffusers",
@@ -55,14 +56,14 @@ def draw_panel(axes: Any, panel: Panel) -> None:
     if logarithmic:
         axes.set_xscale("log")
     for index, line in enumerate(panel.lines):
-        shift = 0.02 * (index - (len(panel.lines) - 1) / 2)
+        shift = min(0.02, 0.1 / len(panel.lines)) * (index - (len(panel.lines) - 1) / 2)
         _draw_line(
             axes, panel, line, index, [_beside(point.x, places, logarithmic, shift) for point in line.points]
         )
     if panel.public is not None:
         dotted = (0, (1, 2))
-        axes.axhline(panel.public, color=PUBLIC, linestyle=dotted, linewidth=1.6, label="public model, ε = 0")
-    axes.set_xticks(places, [number(value) for value in places], minor=False)
+        axes.axhline(panel.public, color=PUBLIC, linestyle=dotted, linewidth=1.6, label="public model")
+    axes.set_xticks(places, _labels(places, logarithmic), minor=False)
     axes.set_xticks([], minor=True)
     axes.set_xlim(
         *(
@@ -77,10 +78,26 @@ def draw_panel(axes: Any, panel: Panel) -> None:
     footnote(axes, _said(panel))
 
 
+def _labels(places: Sequence[float], logarithmic: bool) -> list[str]:
+    """The values in words, without those that would lie on the one before."""
+    first, last, before = places[0], places[-1], -1.0
+    texts = []
+    for value in places:
+        part = (
+            math.log(value / first) / math.log(last / first)
+            if logarithmic
+            else (value - first) / (last - first)
+        )
+        shown = part - before >= 0.13
+        before = part if shown else before
+        texts.append(number(value) if shown else "")
+    return texts
+
+
 def footnote(axes: Any, text: str) -> None:
     """Small print below the title of the axis."""
     place, below = (0, 0), (0, -38)
-    lines = textwrap.fill(text, 56)
+    lines = textwrap.fill(text, 60)
     axes.annotate(lines, place, below, "axes fraction", "offset points", fontsize=7.5, color=FAINT, va="top")
 
 
@@ -104,7 +121,7 @@ def _draw_legend(axes: Any, panel: Panel) -> None:
     handles, names = axes.get_legend_handles_labels()
     if not names:
         return
-    columns = min(len(names), 2 if panel.other is None or isinstance(panel.lines[0].value, str) else 4)
+    columns = next(count for count in (4, 3, 2, 1) if count == 1 or _widest(names, count) <= WIDTH)
     order = [place for column in range(columns) for place in range(column, len(names), columns)]
     axes.legend(
         [handles[place] for place in order],
@@ -120,11 +137,18 @@ def _draw_legend(axes: Any, panel: Panel) -> None:
     )
 
 
+def _widest(names: Sequence[str], columns: int) -> int:
+    """Letters of the widest line of a legend; a mark and the space around it are as wide as six."""
+    return sum(6 + max(map(len, names[place::columns])) for place in range(min(columns, len(names))))
+
+
 def _named(panel: Panel, line: Line) -> str | None:
+    """`rank = 4`, `16`, `64`: the setting's name once, so that a legend fits into a line."""
     if panel.other is None:
         return None
-    value = line.value
-    return str(value) if isinstance(value, str) else f"{panel.other.short} = {number(value)}"
+    if isinstance(line.value, str):
+        return line.value
+    return f"{panel.other.short} = {number(line.value)}" if line is panel.lines[0] else number(line.value)
 
 
 def _colour(panel: Panel, index: int) -> str:
@@ -146,6 +170,8 @@ def _said(panel: Panel) -> str:
         text += ", one seed"
     if any(point.low is not None for point in points):
         text += "; bars: 95 % over seeds"
+    if over and not panel.balanced:
+        text += "; not all combinations have run"
     return text
 
 

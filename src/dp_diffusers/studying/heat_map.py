@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.studying.drawing import footnote, number
-from dp_diffusers.studying.trade_offs import LINES, SAME, Metric, Rows, short_name
+from dp_diffusers.studying.trade_offs import EPSILON, LINES, SAME, Metric, Rows, short_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,7 +60,7 @@ def heat_map_of(rows: Rows, metric: Metric, grid: Sequence[str]) -> HeatMap | No
 
 
 def _importance(key: str) -> int:
-    columns = [axis.column for axis in LINES]
+    columns = [EPSILON.column, *(axis.column for axis in LINES)]
     column = SAME.get(key, key)
     return columns.index(column) if column in columns else len(columns)
 

@@ -120,7 +120,7 @@ class Images:
 
 BENCHMARK: Final = Images(
     public_stand_in=False,
-    note="data.path and evaluate.reference are taken as public benchmark data",
+    note="benchmark data: data.path and evaluate.reference are taken to be public",
 )
 
 

@@ -67,6 +67,7 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
     scoring, runs = Scoring(settings=loaded.settings.evaluate, extractor=extractor), runs_of(loaded)
     settings = settings_of([(run.recipe, run.public) for run in runs])
     records: list[RunRecord] = []
+    drawn = Drawn(folder=folder)
     for index, run in enumerate(runs):
         earlier = known(run, folder, scoring)
         records.append(_done(run, folder, scoring) if earlier is None else earlier)
@@ -79,8 +80,8 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
             images=images,
             distances=None if extractor is None else extractor.frechet_name,
         )
-        if earlier is None or result.complete:  # a picture of each known run would cost seconds for nothing
-            result = _written(result, folder)
+        if earlier is None or result.complete:
+            result = drawn.written(result)
         progress(message=f"cell {index + 1}/{len(runs)}  {_said(records[-1], again=earlier is not None)}")
     return result
 
@@ -102,15 +103,27 @@ def _classifier() -> str:
     return NAME
 
 
-def _written(result: StudyResult, folder: Path) -> StudyResult:
-    """The result with the pictures that were drawn of it."""
-    write_text(folder / "results.csv", result.to_csv())
-    write_text(folder / "results.json", result.to_json())
-    with replacing(folder / "results.parquet") as stream:
-        stream.write(result.to_parquet())
-    result = replace(result, pictures=tuple(pictures.draw(result, folder)))
-    write_text(folder / "table.md", result.to_markdown())
-    return result
+@dataclass(kw_only=True)
+class Drawn:
+    """The files of a study, written after each run; its trade-offs are drawn in a twentieth of the time."""
+
+    folder: Path
+    pictures: tuple[str, ...] = ()
+    due: float = 0.0
+
+    def written(self, result: StudyResult) -> StudyResult:
+        """The result with the pictures that there are of it, which are of an earlier run where not due."""
+        write_text(self.folder / "results.csv", result.to_csv())
+        write_text(self.folder / "results.json", result.to_json())
+        with replacing(self.folder / "results.parquet") as stream:
+            stream.write(result.to_parquet())
+        began = time.monotonic()
+        if result.complete or began >= self.due:
+            self.pictures = tuple(pictures.draw(result, self.folder))
+            self.due = time.monotonic() + 20 * (time.monotonic() - began)
+        result = replace(result, pictures=self.pictures)
+        write_text(self.folder / "table.md", result.to_markdown())
+        return result
 
 
 def _done(run: Run, out: Path, scoring: Scoring) -> RunRecord:

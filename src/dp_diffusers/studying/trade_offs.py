@@ -7,7 +7,7 @@ runs without a value on an axis are left out of it. May import numpy and scipy; 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,9 +41,10 @@ AXES: Final = (
         short="parameters",
     ),
 )
+EPSILON: Final = AXES[0]
 STRATEGY: Final = Axis(key="strategy", column="strategy", title="strategy", short="strategy")
 TARGETS: Final = Axis(key="targets", column="targets", title="adapted layers", short="targets")
-LINES: Final = (AXES[0], STRATEGY, *AXES[1:-1], TARGETS)  # the most important first
+LINES: Final = (STRATEGY, *AXES[:-1], TARGETS)  # the most important first: strategies are never averaged
 SAME: Final = {
     "strategy.rank": "rank",
     "training.noise_draws": "noise_draws",
@@ -94,13 +95,17 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A picture's contents. over: what the means are over, beside seeds, in words."""
+    """A picture's contents. over: what the means are over, beside seeds, in words.
+
+    balanced: whether all points are means over the same values of it.
+    """
 
     axis: Axis
     other: Axis | None
     metric: Metric
     lines: tuple[Line, ...]
     over: tuple[str, ...]
+    balanced: bool
     seeds: int
     public: float | None
 
@@ -120,7 +125,7 @@ def value_of(axis: Axis, row: Mapping[str, Any]) -> Any:
     """
     if axis.column == "budget.epsilon" and row["epsilon"] is None:
         return None
-    if axis not in (AXES[0], STRATEGY) and row["strategy"] == "pe":
+    if axis not in (EPSILON, STRATEGY) and row["strategy"] == "pe":
         return None
     return row.get(axis.column) or None
 
@@ -146,12 +151,14 @@ def _panel(axis: Axis, rows: Rows, metric: Metric, public: float | None) -> Pane
             for x in values_of(axis, chosen)
         ]
         lines.append(Line(value=value, points=tuple(points)))
+    over, balanced = _over(axis, other, there)
     return Panel(
         axis=axis,
         other=other,
         metric=metric,
         lines=tuple(lines),
-        over=tuple(_over(axis, other, there)),
+        over=over,
+        balanced=balanced,
         seeds=len({row["seed"] for row in there}),
         public=public,
     )
@@ -162,7 +169,9 @@ def _varies(axis: Axis, rows: Rows) -> bool:
 
 
 def _follows(one: Axis, axis: Axis, rows: Rows) -> bool:
-    """Whether a value of `axis` says that of `one`, as the trained parameters say the rank."""
+    """Whether a value of `axis` says that of `one`, as trained parameters say the rank."""
+    if one is STRATEGY:  # ranks of two strategies are not points of one line
+        return False
     known: dict[Any, Any] = {}
     return all(
         known.setdefault(value_of(axis, row), value_of(one, row)) == value_of(one, row) for row in rows
@@ -189,18 +198,24 @@ def _interval(rows: Rows, metric: Metric) -> tuple[float | None, float | None]:
     return max(metric.bounds[0], middle - reach), min(metric.bounds[1], middle + reach)
 
 
-def _over(axis: Axis, other: Axis | None, rows: Rows) -> Iterator[str]:
-    """Names of the settings that differ among the runs of a point."""
+def _over(axis: Axis, other: Axis | None, rows: Rows) -> tuple[tuple[str, ...], bool]:
+    """Names of the settings that differ among the runs of a point; whether all points have equal ones."""
     fixed = {one.column for one in (axis, other) if one is not None}
     groups: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
     for row in rows:
         key = value_of(axis, row), None if other is None else value_of(other, row)
         groups.setdefault(key, []).append(row)
-    for column in dict.fromkeys(name for row in rows for name in row if "." in name):
-        if SAME.get(column, column) in fixed:
-            continue
-        if any(len({str(row.get(column)) for row in group}) > 1 for group in groups.values()):
-            yield short_name(column)
+    columns = [
+        column
+        for column in dict.fromkeys(name for row in rows for name in row if "." in name)
+        if SAME.get(column, column) not in fixed
+        and any(len({str(row.get(column)) for row in group}) > 1 for group in groups.values())
+    ]
+    met = {
+        frozenset(tuple(str(row.get(column)) for column in columns) for row in group)
+        for group in groups.values()
+    }
+    return tuple(map(short_name, columns)), len(met) == 1
 
 
 def short_name(key: str) -> str:
