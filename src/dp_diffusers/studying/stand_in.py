@@ -41,10 +41,10 @@ class StandIn:
 
     def note(self, population: int) -> str:
         """What a table says about it."""
-        where = "images that the base was trained on" if self.of_the_base else "public images"
+        where = "of the images that the base learnt from" if self.of_the_base else "public images"
         text = (
-            f"a public stand-in, no private image: {self.images} {where} were trained on and "
-            f"{self.reference} others are the reference"
+            f"a public stand-in, no private image: {self.images} {where} in its place, "
+            f"{self.reference} others as reference"
         )
         if self.images < population:
             share = f"{self.images} of the {population} units declared"
