@@ -43,7 +43,7 @@ class StandIn:
         """What a table says about it."""
         where = "of the images that the base learnt from" if self.of_the_base else "public images"
         text = (
-            f"a public stand-in, no private image: {self.images} {where} in its place, "
+            f"a public stand-in, no private image: {self.images} {where} to train on, "
             f"{self.reference} others as reference"
         )
         if self.images < population:
