@@ -73,6 +73,9 @@ def test_a_split_is_by_pixels_whatever_the_order_and_equal_pictures_are_on_one_s
     assert len(few.images) == 50
     assert {image.tobytes() for image in few.images} <= sides[0]
     assert len(same.images) == len(second.images)
+    turned = replace(images, images=images.images[::-1], labels=images.labels[::-1])
+    chosen = {image.tobytes() for image in split(turned, None, 50)[0].images}
+    assert chosen == {image.tobytes() for image in few.images}, "which are left out depends on no order"
 
 
 def test_a_split_has_the_classes_of_the_recipe_and_refuses_to_lack_one() -> None:
