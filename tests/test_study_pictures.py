@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dp_diffusers.studying import pictures
+from dp_diffusers.studying.drawing import far, limits
 from dp_diffusers.studying.heat_map import heat_map_of
 from dp_diffusers.studying.trade_offs import ACCURACY, Panel, frechet, panels_of
 from study_support import accuracy_of, grid_result
@@ -106,6 +107,18 @@ def test_a_distance_is_not_cut_to_per_cent() -> None:
     assert point.mean > 100
     assert point.high is not None
     assert point.high > 108
+
+
+def test_a_line_far_from_all_others_is_named_rather_than_shown() -> None:
+    result = grid_result(ranks=(2, 4, 16), draws=(1,))
+    assert far(panel(result, "epsilon")) == []
+    records = [
+        replace(record, accuracy=12.0) if "rank=16" in record.cell else record for record in result.records
+    ]
+    found = panel(replace(result, records=tuple(records)), "epsilon")
+    assert [line.value for line in far(found)] == [16]
+    low, high = limits(found)
+    assert 88 < low < 91.0 < 93.0 < high < 95
 
 
 @pytest.mark.slow

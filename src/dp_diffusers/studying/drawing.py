@@ -172,6 +172,11 @@ def _said(panel: Panel) -> str:
         text += "; bars: 95 % over seeds"
     if over and not panel.balanced:
         text += "; not all combinations have run"
+    for line in far(panel):
+        means = [point.mean for point in line.points]
+        ends = dict.fromkeys(f"{mean:.1f}" for mean in (min(means), max(means)))
+        name = line.value if isinstance(line.value, str) else number(line.value)
+        text += f"; outside the picture: {name} ({' to '.join(ends)})"
     return text
 
 
@@ -186,9 +191,23 @@ def _beside(x: float, places: Sequence[float], logarithmic: bool, part: float) -
     return x + part * (places[-1] - places[0])
 
 
+def far(panel: Panel) -> list[Line]:
+    """Lines that lie so far from all others that these could not be told apart: they are named, not shown."""
+    found = []
+    for line in panel.lines:
+        others = [point.mean for one in panel.lines if one is not line for point in one.points]
+        others += [] if panel.public is None else [panel.public]
+        own, spread = [point.mean for point in line.points], max(others, default=0) - min(others, default=0)
+        apart = max(min(others, default=0) - max(own), min(own) - max(others, default=0))
+        if len(panel.lines) > 2 and apart > 5 * max(spread, 1e-9):
+            found.append(line)
+    return found
+
+
 def limits(panel: Panel) -> tuple[float, float]:
     """So that the runs fill the picture, and their intervals where these are not far wider."""
-    points = [point for line in panel.lines for point in line.points]
+    left_out = far(panel)
+    points = [point for line in panel.lines if line not in left_out for point in line.points]
     values = [value for point in points for value in point.runs]
     values += [] if panel.public is None else [panel.public]
     low, high = min(values), max(values)
