@@ -15,7 +15,7 @@ import yaml
 from dp_diffusers.errors import RecipeError, RunFolderError
 from dp_diffusers.recipe.study import load_study
 from dp_diffusers.rows import RowTable
-from dp_diffusers.studying import chart, runs, study
+from dp_diffusers.studying import chart, pictures, planned, runs, study
 from dp_diffusers.studying.contents import sha256_of_base
 from dp_diffusers.studying.public_row import public_images
 from dp_diffusers.studying.results import RunRecord, StudyResult
@@ -45,7 +45,7 @@ def test_a_stopped_study_goes_on_and_no_cell_is_done_twice(
     loaded, out, done = load_study(study_file), tmp_path / "study", []
     real = runs._done
 
-    def stopping(run: runs.Run, *rest: object) -> object:
+    def stopping(run: planned.Run, *rest: object) -> object:
         if len(done) in (1, 3):
             done.append("stopped")
             raise KeyboardInterrupt
@@ -99,7 +99,8 @@ def test_cells_and_grid_make_recipes_with_their_seeds_and_no_shared_ledger(study
     assert (lora.budget.epsilon, lora.training.seed, lora.generation.seed) == (3, 1, 1)
     assert (evolved.mechanism.name, evolved.training.seed, evolved.generation.seed) == ("pe", 0, 1)
     assert (
-        len({run.settings(Path("out")).budget.ledger for run in runs.runs_of(loaded) if not run.public}) == 8
+        len({run.settings(Path("out")).budget.ledger for run in planned.runs_of(loaded) if not run.public})
+        == 8
     )
     assert expected_rows_at_most(lora, 3) == 3 * 10 * 2
     assert expected_rows_at_most(evolved, 4) == 4 * 30
@@ -131,7 +132,7 @@ def test_rows_are_those_of_all_images_of_a_person_and_of_the_query_for_layers(st
 )
 def test_each_way_of_making_public_images_has_a_row(study_file: Path, grid: str, rows: int) -> None:
     loaded = load_study(study_file, [f"grid={{{grid}}}"])
-    public = {run.folder(Path("out")) for run in runs.runs_of(loaded) if run.public}
+    public = {run.folder(Path("out")) for run in planned.runs_of(loaded) if run.public}
     assert len(public) == rows * len(loaded.settings.seeds)
 
 
@@ -140,7 +141,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs that are scored without a training; the list says which were."""
     made: list[str] = []
 
-    def trained(run: runs.Run, out: Path) -> runs.Made:
+    def trained(run: planned.Run, out: Path) -> runs.Made:
         made.append(f"{run.cell} {run.seed}")
         pictures = SimpleNamespace(images=[None] * 9)
         facts = {"epsilon": 5.0, "delta": 1e-3, "steps": 3, "trainable_parameters": 9}
@@ -148,9 +149,9 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return runs.Made(facts=facts, images=pictures, base=sha256_of_base(run.recipe.base))  # type: ignore[arg-type]
 
     monkeypatch.setattr(runs, "_trained", trained)
-    scores = SimpleNamespace(accuracy=SimpleNamespace(mean=80.0))
+    scores = SimpleNamespace(accuracy=SimpleNamespace(mean=80.0), distances=())
     monkeypatch.setattr(runs, "evaluate", lambda *args, **options: scores)
-    monkeypatch.setattr(chart, "draw", lambda *args: None)
+    monkeypatch.setattr(pictures, "draw", lambda *args: [])
     return made
 
 
@@ -183,21 +184,6 @@ def test_a_result_of_a_reference_that_has_changed_is_refused(
     assert len(study(loaded, out).records) == 1
 
 
-def test_a_result_from_before_contents_were_noted_is_kept_and_its_rows_are_counted_anew(
-    study_file: Path, tmp_path: Path, untrained: list[str]
-) -> None:
-    loaded, out = load_study(study_file, [*ONE, "cells.0.set={budget.unit: patient}"]), tmp_path / "study"
-    study(loaded, out)
-    file = out / "cells" / "lora" / "seed-0.json"
-    document = json.loads(file.read_text())
-    del document["contents"], document["result"]["expected_rows_at_most"]
-    document["result"]["images_processed"] = 60
-    file.write_text(json.dumps(document))
-    (record,) = study(loaded, out).records
-    assert record.expected_rows_at_most == 3 * 10 * 8 * 2
-    assert untrained == ["lora 0"]
-
-
 @pytest.mark.slow
 def test_public_images_of_a_base_that_has_changed_are_not_scored(
     study_file: Path, tiny_base: Any, tmp_path: Path
@@ -223,6 +209,7 @@ def test_public_images_of_a_base_that_has_changed_are_not_scored(
         ("seeds=[1, 1]", "distinct numbers"),
         ("grid={budget.epsilon: []}", "at least one"),
         ("grid={training.seed: [1]}", r"training\.seed is the study's own"),
+        ("proxy=images.parquet", "one of proxy and evaluate.reference, got both"),
         ("cells.1.set.strategy=null", None),
     ],
 )

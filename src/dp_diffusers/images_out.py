@@ -88,6 +88,15 @@ def png(image: np.ndarray) -> bytes:
 def _write_parquet(
     images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path
 ) -> None:
+    path = folder / PARQUET
+    path.parent.mkdir(parents=True)
+    write_parquet(images, labels, names, path)
+
+
+def write_parquet(
+    images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, path: Path
+) -> None:
+    """uint8 `[N, H, W, C]` images with int64 `[N]` labels as the file `path`, not in one stroke."""
     encoded = [{"bytes": png(image), "path": None} for image in images]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     columns = {"image": pa.array(encoded, type=kind)}
@@ -100,8 +109,6 @@ def _write_parquet(
     table = pa.table(columns).replace_schema_metadata(
         {"huggingface": json.dumps({"info": {"features": features}})}
     )
-    path = folder / PARQUET
-    path.parent.mkdir(parents=True)
     pq.write_table(table, path)
 
 

@@ -23,7 +23,7 @@ def study(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run variants and seeds of a recipe and compare them; resumes."""
+    """Compare variants of a recipe on public images; resumes."""
     configure(json=json, quiet=quiet, out=out)
     from dp_diffusers.recipe.study import load_study
 

@@ -13,16 +13,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import RecipeError
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.checks import cross_checks
 from dp_diffusers.recipe.file import RecipeSource, read, validate
 from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
 from dp_diffusers.recipe.sections import SEEDS
+from dp_diffusers.recipe.study_score import ScoreSettings
+
+__all__ = ["Cell", "CellSettings", "LoadedStudy", "ScoreSettings", "StudyRecipe", "load_study"]
 
 OF_THE_STUDY: Final = {
     "training.seed": "seeds",
@@ -52,17 +56,9 @@ class CellSettings(Section):
         return name
 
 
-class ScoreSettings(Section):
-    """How the images of every cell are scored."""
-
-    reference: str = Field(min_length=1, description="held-out real images that classifiers are tested on")
-    seeds: int = Field(default=2, ge=2, le=100, description="classifiers for each set of images")
-    passes: int | None = Field(
-        default=None,
-        ge=1,
-        le=10**9,
-        description="images seen by a classifier in training; null: by their size",
-    )
+def _one_or_more(value: object) -> object:
+    """A path alone is a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 class StudyRecipe(Section):
@@ -81,7 +77,22 @@ class StudyRecipe(Section):
     public_model: bool = Field(
         default=True, description="a row for images of the base as it is (ε = 0), made in the same way"
     )
-    evaluate: ScoreSettings
+    proxy: Annotated[list[str] | None, BeforeValidator(_one_or_more)] = Field(
+        default=None,
+        min_length=1,
+        description="without `evaluate.reference`: labelled public images, a path or a list, that stand in "
+        "for the private ones; null: those that the base was trained on",
+    )
+    evaluate: ScoreSettings = Field(default_factory=ScoreSettings)
+
+    @model_validator(mode="after")
+    def _one_kind_of_images(self) -> StudyRecipe:
+        if self.proxy is not None and self.evaluate.reference is not None:
+            raise RefusedValueError(
+                "expected one of proxy and evaluate.reference, got both",
+                "a stand-in has a reference of its own; beside a reference data.path is trained on",
+            )
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -111,7 +122,10 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedStudy:
-    """A study whose cells are all valid recipes; `settings.evaluate.reference` is an absolute path."""
+    """A study whose cells are all valid recipes; paths of `settings` are absolute.
+
+    Without `evaluate.reference` the recipes still name the private images: see `studying.stand_in`.
+    """
 
     settings: StudyRecipe
     cells: tuple[Cell, ...]
@@ -138,9 +152,17 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> LoadedStudy:
     problems += [(f"{file.name}: {text}", hint) for text, hint in _clashes([cell.name for cell in cells])]
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))
-    reference = str(file.resolve().parent / settings.evaluate.reference)
-    scored = settings.evaluate.model_copy(update={"reference": reference})
-    return LoadedStudy(settings=settings.model_copy(update={"evaluate": scored}), cells=tuple(cells))
+    return LoadedStudy(settings=_resolved(settings, file.resolve().parent), cells=tuple(cells))
+
+
+def _resolved(settings: StudyRecipe, folder: Path) -> StudyRecipe:
+    """The same settings with paths relative to `folder` made absolute."""
+    reference, proxy = settings.evaluate.reference, settings.proxy
+    scored = settings.evaluate.model_copy(
+        update={"reference": None if reference is None else str(folder / reference)}
+    )
+    placed = None if proxy is None else [path if is_hub(path) else str(folder / path) for path in proxy]
+    return settings.model_copy(update={"evaluate": scored, "proxy": placed})
 
 
 def folder_name(cell: str) -> str:

@@ -1,0 +1,99 @@
+"""Results of earlier starts of a study: read where they are of the same settings and contents, else refused.
+
+Guarantees that a result is on disk whole, with what decided it, or absent. May import the recipe, and torch
+and diffusers through the base.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dp_diffusers.errors import RunFolderError
+from dp_diffusers.evaluation import Features
+from dp_diffusers.recipe.file import differing_keys
+from dp_diffusers.recipe.study import ScoreSettings
+from dp_diffusers.studying.contents import sha256_of_base, sha256_of_images
+from dp_diffusers.studying.planned import Run
+from dp_diffusers.studying.results import RunRecord
+from dp_diffusers.whole_files import write_text
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scoring:
+    """How runs are scored; `settings` name a reference, extractor is that of the distances or None."""
+
+    settings: ScoreSettings
+    extractor: Features | None = None
+
+
+def keep(run: Run, out: Path, scoring: Scoring, base: str, record: RunRecord) -> None:
+    """Writes a result; `base`: sha256 of the model that it was made from."""
+    document = {
+        "asked": asked(run, out, scoring),
+        "contents": contents_of(base, scoring),
+        "result": record.to_dict(),
+    }
+    write_text(result_file(run, out), json.dumps(document, indent=2, sort_keys=True) + "\n")
+
+
+def asked(run: Run, out: Path, scoring: Scoring) -> dict[str, Any]:
+    """What decides a result, as a plain document; where it ran does not.
+
+    A setting that came later is there where it is not the default alone: results from before it stay valid.
+    """
+    recipe = run.settings(out).model_dump(mode="json", exclude={"runtime", "audit"})
+    evaluated = scoring.settings.model_dump(mode="json")
+    if evaluated["features"] is None:
+        del evaluated["features"]
+    return {"recipe": recipe, "evaluate": evaluated, "public": run.public}
+
+
+def result_file(run: Run, out: Path) -> Path:
+    """Where the result of a run lies."""
+    return run.folder(out).with_name(f"seed-{run.seed}.json")
+
+
+def known(run: Run, out: Path, scoring: Scoring) -> RunRecord | None:
+    """The result of an earlier start. Raises `RunFolderError` where it is of other settings, or damaged."""
+    path = result_file(run, out)
+    if not path.exists():
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        record, before = RunRecord(**document["result"]), document["asked"]
+        contents = dict(document["contents"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} is damaged", hint="delete it: the run is scored again") from error
+    different = differing_keys(before, json.loads(json.dumps(asked(run, out, scoring))), "")
+    if different:
+        raise RunFolderError(
+            f"cell {run.cell} in {out} was run with another {', '.join(different)}",
+            hint="give another --out, or call the cell otherwise",
+        )
+    _refuse_other_contents(run, out, scoring, contents)
+    return record
+
+
+def _refuse_other_contents(run: Run, out: Path, scoring: Scoring, contents: dict[str, Any]) -> None:
+    """Raises `RunFolderError` where what the recipe names is something else than when the run was made."""
+    places = {
+        "base": run.recipe.base,
+        "evaluate.reference": scoring.settings.reference,
+        "evaluate.features": scoring.settings.features,
+    }
+    for key, sha256 in contents_of(sha256_of_base(run.recipe.base), scoring).items():
+        if contents[key] != sha256:
+            raise RunFolderError(
+                f"{key} {places[key]} has changed since cell {run.cell} in {out} was run",
+                hint="restore it, give another --out, or call the cell otherwise",
+            )
+
+
+def contents_of(base: str, scoring: Scoring) -> dict[str, str | None]:
+    """sha256 of what a result was made from, beside its recipe; `base`: that of the model."""
+    found = {"base": base, "evaluate.reference": sha256_of_images(str(scoring.settings.reference))}
+    features = {} if scoring.extractor is None else {"evaluate.features": scoring.extractor.sha256}
+    return {**found, **features}

@@ -1,0 +1,70 @@
+"""The runs of a study: each cell with each seed, and the rows of the public model before them.
+
+Guarantees a folder and a ledger of its own for each run. May import the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe.study import PUBLIC, LoadedStudy, folder_name
+
+CELLS: Final = "cells"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One cell with one seed; `public` for the base as it is."""
+
+    cell: str
+    seed: int
+    recipe: Recipe
+    public: bool = False
+
+    def folder(self, out: Path) -> Path:
+        """Its run folder."""
+        return out / CELLS / folder_name(self.cell) / f"seed-{self.seed}"
+
+    def settings(self, out: Path) -> Recipe:
+        """Its recipe, with the ledger that is its own."""
+        ledger = str(self.folder(out).resolve()) + ".ledger"
+        budget = self.recipe.budget.model_copy(update={"ledger": ledger})
+        return self.recipe.model_copy(update={"budget": budget})
+
+
+def runs_of(study: LoadedStudy) -> list[Run]:
+    """The public model first, then cell by cell, all seeds of each."""
+    seeds = study.settings.seeds
+    cells = [
+        Run(cell=cell.name, seed=seed, recipe=recipe)
+        for cell in study.cells
+        for seed, recipe in zip(seeds, cell.recipes, strict=True)
+    ]
+    return [*_public_runs(study), *cells] if study.settings.public_model else cells
+
+
+def _public_runs(study: LoadedStudy) -> Iterator[Run]:
+    """Once for each base and way of making images that a cell has."""
+    known: list[dict[str, Any]] = []
+    for cell in study.cells:
+        decides = _decides_public_images(cell.recipes[0])
+        if decides in known:
+            continue
+        known.append(decides)
+        name = PUBLIC if len(known) == 1 else f"{PUBLIC} {len(known)}"
+        for seed, recipe in zip(study.settings.seeds, cell.recipes, strict=True):
+            yield Run(cell=name, seed=seed, recipe=recipe, public=True)
+
+
+def _decides_public_images(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe, but for the seed, that changes the images of its base as it is."""
+    asked = {"classes", "caption", "caption_column", "size"}
+    return {
+        "base": recipe.base,
+        "generation": recipe.generation.model_dump(exclude={"seed"}),
+        "data": recipe.data.model_dump(include=asked),
+    }
