@@ -101,6 +101,8 @@ def score(run: Path, mean: float = 91.25, classifier: str = "small CNN") -> None
         "calibration_error": {"mean": 3.25, "low": 2.5, "high": 4.0},
     }
     judged = {
+        "fid": 12.5,
+        "kid": 0.0035,
         "label_fidelity": {"mean": 86.75, "low": 85.0, "high": 88.5},
         "label_fidelity_per_class": {"plain": 86.5, HOSTILE: 87.0},
         "diversity_ratio": 0.8125,
@@ -108,7 +110,7 @@ def score(run: Path, mean: float = 91.25, classifier: str = "small CNN") -> None
     }
     rows = [
         {"trained_on": "synthetic", **row, **judged},
-        {"trained_on": "public model, ε = 0", **row, "mean": 80.5, "low": 79.0, "high": 82.0},
+        {"trained_on": "public model, ε = 0", **row, "fid": 40.25, "mean": 80.5, "low": 79.0, "high": 82.0},
         {"trained_on": "real images, not private", **row, "images": 74_321, "mean": 97.5, "high": 98.0},
     ]
     document = {

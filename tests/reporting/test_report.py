@@ -118,8 +118,10 @@ def test_further_measures_are_shown_and_no_count_of_real_images(tmp_path: Path) 
     page = Page(text)
     assert "A classifier (small CNN) learns" in page.text
     assert "Distances, by pixels-4" in page.text
-    for shown in ("real images, not private", "86.8", "3.2", "0.81", "88.5 to 91.5"):
+    assert "KID × 1,000" in page.text
+    for shown in ("12.5", "3.50", "40.25", "real images, not private", "86.8", "3.2", "0.81", "88.5 to 91.5"):
         assert shown in page.text
+    assert "FID" not in page.text, "a Fréchet distance by another extractor"
     assert "74321" not in text
     assert problems(text) == []
 

@@ -85,7 +85,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": short, "at_most": at_most, "percent": lambda value: f"{value:.1f}"}
+    environment.filters["unbroken"] = unbroken
     return environment
+
+
+def unbroken(text: str) -> str:
+    """A text whose equations stay on one line."""
+    return text.replace(" = ", "\u00a0=\u00a0")
 
 
 def short(value: Any) -> str:

@@ -26,7 +26,16 @@ BY_CLASS: Final = {
     "diversity ÷ real": "diversity_ratio_per_class",
 }
 REAL: Final = "real images, not private"
-_DISTANCES: Final = ("fid", "kid", "precision", "recall", "density", "coverage")
+# figure of a row → what a column of it is called
+DISTANCES: Final = {
+    "fid": "Fréchet",
+    "kid": "KID × 1,000",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
+_FID: Final = "inception"  # only by this extractor is a Fréchet distance called FID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +43,7 @@ class ScoreRow:
     """Accuracy in per cent and its 95 % interval. images: how many were learnt from; None if not public.
 
     measures: name → mean, of those of `MEASURES` that were computed. by_class: the same for each class.
+    distances: name → value, of those of `DISTANCES` that were computed.
     """
 
     trained_on: str
@@ -44,20 +54,23 @@ class ScoreRow:
     per_class: Mapping[str, float | None]
     measures: Mapping[str, float] = field(default_factory=dict)
     by_class: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    distances: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShownScores:
-    """rows: the synthetic images first. distances: name → value, of those that were measured.
-
-    features: the extractor, None where nothing was measured by one.
-    """
+    """rows: the synthetic images first. features: the extractor, None where nothing was measured by one."""
 
     rows: tuple[ScoreRow, ...]
     seeds: int
     classifier: str
     features: str | None
-    distances: Mapping[str, float]
+
+    @property
+    def distances(self) -> Mapping[str, str]:
+        """What the columns of distances are called, of those that the synthetic images have."""
+        called = {**DISTANCES, "fid": "FID"} if (self.features or "").startswith(_FID) else DISTANCES
+        return {name: head for name, head in called.items() if name in self.rows[0].distances}
 
     @property
     def classes(self) -> list[str]:
@@ -103,7 +116,6 @@ def shown_scores(document: Mapping[str, Any] | None) -> ShownScores | None:
         seeds=int(document["seeds"]),
         classifier=str(document["classifier"]),
         features=None if document["features"] is None else str(document["features"]),
-        distances={name: value for name in _DISTANCES if (value := _value(document.get(name))) is not None},
     )
 
 
@@ -114,6 +126,7 @@ def _row(row: Mapping[str, Any]) -> ScoreRow:
         images=int(row["images"]) if name in _COUNTED else None,
         per_class=dict(row["per_class"]),
         measures={name: value for name in MEASURES if (value := _value(row.get(name))) is not None},
+        distances={name: value for name in DISTANCES if (value := _value(row.get(name))) is not None},
         by_class={name: dict(row[key]) for name, key in BY_CLASS.items() if row.get(key)},
         **{bound: float(row[bound]) for bound in ("mean", "low", "high")},
     )
