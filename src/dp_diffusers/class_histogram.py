@@ -61,7 +61,7 @@ def released_proportions(
     assert classes is not None
     noisy = _kept(folder, account)
     if noisy is None:
-        position = np.where(_takes_part(plan, data), class_positions(data, classes), -1)
+        position = np.where(takes_part(plan, data), class_positions(data, classes), -1)
         counts = class_counts(position, data.owner, data.unit_count, query.classes)
         receipt = account.charge_query(NAME)  # pay, then noise
         noisy = noisy_counts(query, counts, keys, receipt, plan.fingerprint).tolist()
@@ -79,7 +79,7 @@ def _kept(folder: RunFolder, account: Any) -> list[float] | None:
     return [float(value) for value in known["noisy"]]
 
 
-def _takes_part(plan: Any, data: PrivateImages) -> np.ndarray:
+def takes_part(plan: Any, data: PrivateImages) -> np.ndarray:
     """bool `[N]`: with a hard limit of a sample, units beyond the population have no slot, and no count."""
     if plan.mechanism.max_units is None:
         return np.ones(len(data.owner), bool)

@@ -66,22 +66,22 @@ def job_of_recipe(recipe: Recipe, plan: Plan, settings: dict[str, Any], progress
         training=recipe.training,
         runtime=recipe.runtime,
         ledger=recipe.budget.ledger,
-        open_data=lambda family: _opened(recipe, family),
+        open_data=lambda family: opened(recipe, family.size, family.channels),
         settings=settings,
         progress=progress,
         evolution=settings_of_recipe(recipe),
     )
 
 
-def _opened(recipe: Recipe, family: Family) -> PrivateImages:
-    """The recipe's images, as the family takes them."""
+def opened(recipe: Recipe, size: int, channels: int) -> PrivateImages:
+    """The recipe's images, as a model of this size and number of channels takes them."""
     return PrivateImages.open(
         recipe.data.path,
         label=recipe.data.label,
         unit=recipe.budget.unit,
         classes=recipe.data.classes,
-        size=family.size,
-        channels=family.channels,
+        size=size,
+        channels=channels,
         caption=recipe.data.caption,
         caption_column=recipe.data.caption_column,
         resize=recipe.data.resize,

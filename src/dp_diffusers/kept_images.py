@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.privacy.canonical import fingerprint
 from dp_diffusers.privacy.files import hashes
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.whole_files import replacing
@@ -87,6 +88,11 @@ class KeptImages:
 
     def _is_whole(self, record: Mapping[str, Any]) -> bool:
         return self.target.exists() and hashes(self.target) == record["files"]
+
+
+def digest_of(images: Path) -> str:
+    """Stands for the files of a folder of images."""
+    return fingerprint(hashes(images))
 
 
 class Parts:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 from dp_diffusers.errors import GuaranteeError, ParameterError
+from dp_diffusers.mechanisms.count import Count
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.evolution import PE
 from dp_diffusers.mechanisms.none import NonPrivate
@@ -41,7 +42,7 @@ class Plan:
     def __init__(
         self,
         budget: Budget | None,
-        mechanism: DPSGD | PE | NonPrivate,
+        mechanism: DPSGD | PE | Count | NonPrivate,
         noise_multiplier: float,
         epsilon: float,
         epsilon_rdp: float | None,
@@ -56,7 +57,7 @@ class Plan:
         self.__dict__.update(fields)
 
     budget: Budget | None
-    mechanism: DPSGD | PE | NonPrivate
+    mechanism: DPSGD | PE | Count | NonPrivate
     noise_multiplier: float
     """Accounted noise / clip norm; the engine uses it x (1 + 1e-4). 0 without privacy."""
     epsilon: float
@@ -68,7 +69,7 @@ class Plan:
 
     @classmethod
     def calibrate(
-        cls, budget: Budget | None, mechanism: DPSGD | PE | NonPrivate, queries: Sequence[Record] = ()
+        cls, budget: Budget | None, mechanism: DPSGD | PE | Count | NonPrivate, queries: Sequence[Record] = ()
     ) -> Plan:
         """The least noise under which `mechanism` and `queries` stay within `budget`, to within 1 %.
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.mechanisms.count import NAME as COUNT_NAME
+from dp_diffusers.mechanisms.count import Count
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.evolution import NAME as PE_NAME
 from dp_diffusers.mechanisms.evolution import PE
@@ -23,7 +25,7 @@ WRITTEN: Final = "`Plan.to_json` writes one"
 SAME: Final = 1e-5  # relative: how far an epsilon computed again may lie from the one in a document
 
 
-def require_budget(budget: Budget | None, mechanism: DPSGD | PE) -> Budget:
+def require_budget(budget: Budget | None, mechanism: DPSGD | PE | Count) -> Budget:
     """The budget. Raises `ParameterError` without one, and for delta >= 1 / population."""
     if budget is None:
         raise ParameterError("a private mechanism needs a budget", hint="Budget(epsilon=..., delta=...)")
@@ -45,9 +47,10 @@ def require_slots(unit_count: int, population: int) -> None:
         )
 
 
-def mechanism_of(record: GaussianMechanism) -> DPSGD | PE:
+def mechanism_of(record: GaussianMechanism) -> DPSGD | PE | Count:
     """The mechanism with this record. Raises `ParameterError` if its sampling probability does not follow."""
-    mechanism = _pe(record) if record.name == PE_NAME else _dpsgd(record)
+    kinds: dict[str, Callable[[GaussianMechanism], DPSGD | PE | Count]] = {PE_NAME: _pe, COUNT_NAME: _count}
+    mechanism = kinds.get(record.name, _dpsgd)(record)
     if record.sampling_probability != mechanism.sampling_probability:
         raise ParameterError(
             f"expected sampling probability expected_units / population = {mechanism.sampling_probability}, "
@@ -61,6 +64,14 @@ def _pe(record: GaussianMechanism) -> PE:
     mechanism = PE(steps=record.steps, population=record.population)
     if record != mechanism.record(record.noise_multiplier):
         raise ParameterError("not a plan of pe: every unit is in every iteration, with one vote")
+    return mechanism
+
+
+def _count(record: GaussianMechanism) -> Count:
+    """Raises `ParameterError` for a record of a count that says more than there is to say of one."""
+    mechanism = Count(population=record.population)
+    if record != mechanism.record(record.noise_multiplier):
+        raise ParameterError("not a plan of a count: every unit is in it once, with a part of at most 1")
     return mechanism
 
 

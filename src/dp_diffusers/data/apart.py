@@ -7,7 +7,7 @@ message says which private image was met. May import numpy and the sources; neve
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,12 +64,25 @@ class Shown:
         files = () if is_hub(path) else _files(path)
         return cls(pictures=frozenset(_digests(images)), files=frozenset(files))
 
+    @classmethod
+    def by_files(cls, path: str | None, images: np.ndarray) -> Shown:
+        """As `by`, for a folder that may hold parquet files at any depth; None for images without files."""
+        place = None if path is None or is_hub(path) else Path(path)
+        below = sorted(place.rglob("*.parquet")) if place is not None and place.is_dir() else []
+        parts = [str(file) for file in below] or ([] if place is None else [str(place)])
+        files = frozenset(file for part in parts for file in _files(part))
+        return cls(pictures=frozenset(_digests(images)), files=files)
+
     def meets(self, data: PrivateImages) -> bool:
         """Whether any of it is a private image, pixel for pixel or by the bytes of its file."""
         if any(digest in self.pictures for digest in _digests(data.images)):
             return True
-        known = {row.tobytes() for row in data.traces.windows} if self.files else set()
-        return any(known.issuperset(file) for file in self.files)
+        return self.among(frozenset(), data.traces.windows)
+
+    def among(self, pictures: Set[bytes], windows: np.ndarray) -> bool:
+        """Whether any of it has one of these digests, or both its windows among these: uint8 `[W, 16]`."""
+        known = {row.tobytes() for row in windows} if self.files else set()
+        return not self.pictures.isdisjoint(pictures) or any(known.issuperset(file) for file in self.files)
 
 
 def _digests(images: np.ndarray) -> Iterator[bytes]:

@@ -10,21 +10,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dp_diffusers.evaluation.asking import evaluate
+    from dp_diffusers.evaluation.charged import ChargedScores
     from dp_diffusers.evaluation.distances import Distances
     from dp_diffusers.evaluation.diversity import Diversity
-    from dp_diffusers.evaluation.evaluating import evaluate
     from dp_diffusers.evaluation.features import Features
     from dp_diffusers.evaluation.fidelity import Fidelity
     from dp_diffusers.evaluation.intervals import Interval
     from dp_diffusers.evaluation.rows import Row
     from dp_diffusers.evaluation.scores import Scores
 
-__all__ = ["Distances", "Diversity", "Features", "Fidelity", "Interval", "Row", "Scores", "evaluate"]
+__all__ = [
+    "ChargedScores",
+    "Distances",
+    "Diversity",
+    "Features",
+    "Fidelity",
+    "Interval",
+    "Row",
+    "Scores",
+    "evaluate",
+]
 
 _HOME = {
+    "ChargedScores": "charged",
     "Distances": "distances",
     "Diversity": "diversity",
-    "evaluate": "evaluating",
+    "evaluate": "asking",
     "Features": "features",
     "Fidelity": "fidelity",
     "Interval": "intervals",

@@ -22,6 +22,7 @@ from dp_diffusers.evaluation.diversity import Diversity, diversities
 from dp_diffusers.evaluation.embedding import Embedded, embed
 from dp_diffusers.evaluation.features import DEFAULT, Features, features_named
 from dp_diffusers.evaluation.fidelity import Fidelity, fidelity_of
+from dp_diffusers.evaluation.held_apart import refuse_training_images
 from dp_diffusers.evaluation.held_out import HeldOut
 from dp_diffusers.evaluation.public_model import public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages
@@ -90,15 +91,16 @@ def evaluate(
     extractor = features_named(features) if isinstance(features, str) else features
     synthetic = opened(images, None, progress=progress)
     shape, names = synthetic.images.shape[1:], synthetic.class_names
-    held_out = HeldOut(
-        real_images(opened(reference, shape, on_disk=False, progress=progress), names, "reference")
-    )
+    run = run_of(Path(images)) if isinstance(images, str | Path) else None
+    real_ones = opened(reference, shape, on_disk=False, progress=progress)
+    place = reference if isinstance(reference, str | Path) else None
+    apart = () if run is None else refuse_training_images(run, "reference", place, real_ones.images)
+    held_out = HeldOut(real_images(real_ones, names, "reference"))
     ceiling = (
         None
         if real is None
         else HeldOut(real_images(opened(real, shape, on_disk=False, progress=progress), names, "real"))
     )
-    run = run_of(Path(images)) if isinstance(images, str | Path) else None
     of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
     made = {SYNTHETIC: synthetic, **of_the_base}
     compared, diversity, too_few = _by_features(made, held_out, extractor, progress)
@@ -110,7 +112,7 @@ def evaluate(
     schedule = Schedule(learner=learner, seeds=seeds, passes=passes, progress=progress)
     test = held_out.read(*TESTED)
     trials = {name: schedule.trial(name, part, test) for name, part in sets.items()}
-    notes = [*(note for part in (*sets.values(), test) for note in part.notes), *missing, *too_few]
+    notes = [*(note for part in (*sets.values(), test) for note in part.notes), *apart, *missing, *too_few]
     judged: tuple[Fidelity, ...] = ()
     if ceiling is not None:
         judged = _judged(made, trials[REAL].classifiers, REAL)

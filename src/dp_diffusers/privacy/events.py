@@ -66,7 +66,8 @@ class GaussianMechanism:
     (arXiv 2508.15089). With clipping `adaptive`, `clip_norm` is where the clip norm starts, and part of a
     step is a count with noise `quantile_noise` (`quantile_noise.gradient_noise` says what remains for the
     sum); `noise_multiplier` is that of the two together. Under the name `pe` the sum of a step are votes
-    (Private Evolution) of all units; under `saliency` it is a gradient that a side query asks for, once.
+    (Private Evolution) of all units; under `saliency` it is a gradient that a side query asks for, once;
+    under `count` it is one number that is asked of a finished run, with a part in [0, 1] of each unit.
     Raises `ParameterError` for numbers out of range.
     """
 
@@ -204,9 +205,11 @@ class HistogramQuery:
         return 1.0 / self.noise_multiplier
 
 
+COUNT: Final = "count"
 RECORDS: Final[dict[str, type[GaussianMechanism] | type[HistogramQuery]]] = {
     "dpsgd": GaussianMechanism,
     "pe": GaussianMechanism,
+    COUNT: GaussianMechanism,
     "saliency": GaussianMechanism,
     "histogram": HistogramQuery,
 }

@@ -73,6 +73,12 @@ def _engineer(
 
 
 def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
+    if record.name == "count":
+        yield (
+            f"One number is asked, to which every {_name(budget)} adds a part of at most 1; Gaussian noise "
+            f"of {record.noise_multiplier:.4f} (noise multiplier) is added to it."
+        )
+        return
     if record.name == "pe":
         yield (
             f"In each of {record.steps:,} iterations every {_name(budget)} has one vote for the synthetic "
