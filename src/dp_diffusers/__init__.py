@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dp_diffusers.mechanisms.dpsgd import DPSGD
     from dp_diffusers.mechanisms.evolution import PE
     from dp_diffusers.merging import merge
+    from dp_diffusers.copy_check import near_copies
     from dp_diffusers.plan import Plan
     from dp_diffusers.privacy.budget import Budget
     from dp_diffusers.privacy.certificate import Certificate
@@ -46,6 +47,7 @@ __all__ = [
     "finetune",
     "generate",
     "merge",
+    "near_copies",
     "report",
 ]
 
@@ -66,6 +68,7 @@ _HOME = {
     "finetune": "dp_diffusers.finetuning",
     "generate": "dp_diffusers.release",
     "merge": "dp_diffusers.merging",
+    "near_copies": "dp_diffusers.copy_check",
     "report": "dp_diffusers.reporting",
 }
 

@@ -1,7 +1,7 @@
 """Pictures that people look at: grids of images.
 
-Guarantee: it draws what it is given and nothing else; callers give it synthetic or public images only. May
-import numpy and PIL.
+Guarantee: it draws what it is given and nothing else; callers give it synthetic or public images only, except
+for the sheet of a near-copy check, which stays in the safe. May import numpy and PIL.
 """
 
 from __future__ import annotations

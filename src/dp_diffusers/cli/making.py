@@ -120,8 +120,16 @@ def evaluate(
         Path, typer.Argument(metavar="IMAGES", help="Synthetic images: a folder or a parquet file.")
     ],
     reference: Annotated[
-        Path, typer.Option("--reference", metavar="PATH", help="Held-out real images to test on.")
-    ],
+        Path | None, typer.Option("--reference", metavar="PATH", help="Held-out real images to test on.")
+    ] = None,
+    charge: Annotated[
+        float | None,
+        typer.Option(
+            "--charge",
+            metavar="EPSILON",
+            help="Instead, the run's own training images: one noisy accuracy, paid from its ledger.",
+        ),
+    ] = None,
     with_public: Annotated[
         bool, typer.Option("--with-public", help="Also train on synthetic and public images.")
     ] = False,
@@ -160,18 +168,12 @@ def evaluate(
     configure(json=json, quiet=quiet)
     from dp_diffusers.evaluation import evaluate as run_evaluation
 
-    result = run_evaluation(
-        images,
-        reference=reference,
-        with_public=with_public,
-        public=public or [],
-        real=real,
-        fidelity=fidelity,
-        classifier=classifier,
-        device=device,
-        features=None if features == "none" else features,
-        progress=Terminal(),
-    )
+    settings: dict[str, Any] = {"with_public": with_public, "public": public or [], "real": real}
+    settings |= {"fidelity": fidelity, "classifier": classifier, "device": device}
+    if charge is None:
+        settings["features"] = None if features == "none" else features
+    asked: dict[str, Any] = {"reference": reference, "charge": charge, **settings}
+    result = run_evaluation(images, progress=Terminal(), **asked)
     answer(result.explain(), result.to_dict())
 
 

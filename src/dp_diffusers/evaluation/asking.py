@@ -65,8 +65,8 @@ def evaluate(
     """Scores synthetic images against real ones: held-out ones, or those that the run was trained on.
 
     Args:
-        images: synthetic images: parquet, folder, or arrays (uint8 [N, H, W, C], int64 [N]); with `charge` the
-            folder RUN/release/images of a finished run.
+        images: synthetic images: parquet, folder, or arrays (uint8 [N, H, W, C], int64 [N]); with `charge`
+            the folder RUN/release/images of a finished run.
         reference: real held-out images, which no budget covers; refused where the run was trained on them.
         charge: epsilon of one question to the run's own training images, charged to its ledger: the noisy
             accuracy of classifiers that learnt from `images`, which epsilon covers.

@@ -142,8 +142,8 @@ def charged_accuracy(
         passes=passes,
         price=answer.document,
         notes=(
-            f"the count is divided by the {answer.population:,} units declared: too low where fewer exist; the "
-            "model was trained on these images, so it is no figure of held-out ones",
+            f"the count is divided by the {answer.population:,} units declared: too low where fewer exist; "
+            "the model was trained on these images, so it is no figure of held-out ones",
             *synthetic.notes,
         ),
     )
@@ -173,9 +173,10 @@ def numbered(data: PrivateImages, names: tuple[str, ...]) -> NDArray[np.int64]:
     own = data.class_names
     if own is not None and (data.class_names_from_data or set(own) & set(names)):
         place = {name: number for number, name in enumerate(names)}
-        numbers = np.array([place.get(name, -1) for name in own], np.int64)
-        return numbers[data.labels].astype(np.int64)
-    return np.where(data.labels < len(names), data.labels, -1).astype(np.int64)
+        by_name: NDArray[np.int64] = np.array([place.get(name, -1) for name in own], np.int64)[data.labels]
+        return by_name
+    by_number: NDArray[np.int64] = np.where(data.labels < len(names), data.labels, -1)
+    return by_number
 
 
 def correctness(
