@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dp_diffusers import errors
     from dp_diffusers.auditing import audit
+    from dp_diffusers.copy_check import near_copies
     from dp_diffusers.data.private_images import PrivateImages
     from dp_diffusers.evaluation import Scores, evaluate
     from dp_diffusers.evolution_settings import EvolutionSettings
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from dp_diffusers.mechanisms.dpsgd import DPSGD
     from dp_diffusers.mechanisms.evolution import PE
     from dp_diffusers.merging import merge
-    from dp_diffusers.copy_check import near_copies
     from dp_diffusers.plan import Plan
     from dp_diffusers.privacy.budget import Budget
     from dp_diffusers.privacy.certificate import Certificate

@@ -20,7 +20,7 @@ import numpy as np
 
 from dp_diffusers.asked_run import OPENED, AskedRun
 from dp_diffusers.data.private_images import PrivateImages
-from dp_diffusers.errors import ParameterError, RunFolderError
+from dp_diffusers.errors import BudgetError, ParameterError, RunFolderError
 from dp_diffusers.mechanisms.count import Count, count_std, noisy_count, unit_total
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.canonical import fingerprint
@@ -119,7 +119,7 @@ def _asked(
         _write(file, begun)  # its name is on disk before it is in the ledger
     plan, run_id, account = Plan.from_json(begun["plan"]), begun["run_id"], None
     try:
-        account = ledger.resume(run_id) if ledger.has_run(run_id) else ledger.reserve(plan, run_id=run_id)
+        account = ledger.resume(run_id) if ledger.has_run(run_id) else _reserved(ledger, plan, run_id)
         keys = plan.fresh_keys()
         account.open_lane(keys, folder=str(run.folder.root.resolve()))
         data, found = values()
@@ -134,7 +134,7 @@ def _asked(
             plan_fingerprint=plan.fingerprint,
         )
     except BaseException:
-        _give_back(account, file)
+        _give_back(account, file, known=ledger.has_run(run_id) or "noisy" in begun)
         raise
     further = {"lane": keys.lane.hex(), "noisy": noisy, "not_private": keys.not_private}
     kept = {**begun, **further, "head": account.newest}
@@ -143,13 +143,25 @@ def _asked(
     return kept
 
 
-def _give_back(account: Reservation | None, file: Path) -> None:
+def _reserved(ledger: Ledger, plan: Plan, run_id: str) -> Reservation:
+    """Writes the whole cost. Raises `BudgetError` where the cap does not allow it; then nothing is spent."""
+    try:
+        return ledger.reserve(plan, run_id=run_id)
+    except BudgetError as error:
+        hint = (error.hint or "").replace("budget.epsilon", "--charge")
+        raise BudgetError(error.message.replace("this run", "this question"), hint=hint) from error
+
+
+def _give_back(account: Reservation | None, file: Path, *, known: bool) -> None:
     """A failure before the payment costs nothing. account: None where none could be opened.
 
-    Then an earlier start may hold a reservation, and its name is kept.
+    known: an earlier start has a reservation, or an answer, under this name, which is kept then.
     """
-    if account is not None and not account.steps_charged:
+    if account is not None:
+        if account.steps_charged:
+            return
         account.cancel()
+    if account is not None or not known:
         file.unlink(missing_ok=True)
 
 
