@@ -1,0 +1,218 @@
+"""One charged accuracy on the training images; and references that are, in part or all, training images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from asked_support import Made, cheap_accounts, make_run, pictures
+from dp_diffusers.cli.main import main
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.errors import DataError, ParameterError
+from dp_diffusers.evaluation import charged, evaluate
+from dp_diffusers.evaluation.charged import correctness, guesses, numbered
+from dp_diffusers.evaluation.held_apart import UNKNOWN, refuse_training_images
+from dp_diffusers.images_out import write_images
+
+assert cheap_accounts
+
+
+def labelled(labels: list[int], names: tuple[str, ...] | None, *, from_data: bool = False) -> PrivateImages:
+    return PrivateImages(
+        images=np.zeros((len(labels), 4, 4, 1), np.uint8),
+        labels=np.array(labels),
+        class_names=names,
+        class_names_from_data=from_data,
+        owner=np.arange(len(labels)),
+        unit_count=len(labels),
+    )
+
+
+def test_guarantee_no_unit_changes_the_class_of_another() -> None:
+    assert numbered(labelled([0, 1, 2], None), ("a", "b")).tolist() == [0, 1, -1]
+    assert numbered(labelled([0, 1], ("b", "a")), ("a", "b")).tolist() == [1, 0]
+    assert numbered(labelled([0, 1], ("x", "y")), ("a", "b")).tolist() == [0, 1]
+    # names found in the data: one image of class a must not decide how those of x are counted
+    assert numbered(labelled([0, 0], ("x",), from_data=True), ("a", "b")).tolist() == [-1, -1]
+    assert numbered(labelled([1, 1, 0], ("a", "x"), from_data=True), ("a", "b")).tolist() == [-1, -1, 0]
+
+
+class Swayed(nn.Module):
+    """Scores that depend a little on how many images are looked at together, as rounding does."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        level = images.mean((1, 2, 3)) + 1e-6 * len(images)
+        return torch.stack([level, torch.zeros(len(images))], dim=1)
+
+
+def swayed_by_others() -> bool:
+    """The property: an image's guess is another one beside other images."""
+    images = np.full((5, 4, 4, 1), 127, np.uint8)
+    images[0, :2], images[0, 2:] = 127, 128  # on the border: level 0 but for rounding
+    images[1:] = 200
+    together = guesses(Swayed(), images)  # type: ignore[arg-type]
+    alone = [guesses(Swayed(), images[index : index + 1])[0] for index in range(5)]  # type: ignore[arg-type]
+    return together.tolist() != alone
+
+
+def test_guarantee_each_image_is_guessed_as_if_it_were_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not swayed_by_others()
+
+
+@pytest.mark.planted
+def test_planted_guess_that_other_images_sway(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charged, "CLOSE", 0.0)
+
+    class Farther(Swayed):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            level = images.mean((1, 2, 3)) + 0.01 * (len(images) - 3)
+            return torch.stack([level, torch.zeros(len(images))], dim=1)
+
+    monkeypatch.setitem(globals(), "Swayed", Farther)
+    assert swayed_by_others(), "the planted defect must be visible"
+
+
+def test_scores_that_are_not_finite_choose_no_class() -> None:
+    class Broken(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[torch.nan, 0.0]]).repeat(len(images), 1)
+
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    assert correctness([Broken()], images, np.array([1, 0])).tolist() == [1.0, 0.0]  # type: ignore[list-item]
+
+
+def test_exactly_one_of_reference_and_charge() -> None:
+    images = pictures(20, 0)
+    for wrong in ({}, {"reference": images, "charge": 1.0}):
+        with pytest.raises(ParameterError, match="exactly one of reference and charge"):
+            evaluate(images, **wrong)  # type: ignore[call-overload]
+    with pytest.raises(ParameterError, match="and these are arrays"):
+        evaluate(images, charge=1.0)  # type: ignore[call-overload]
+    with pytest.raises(ParameterError, match=r"no effect with a charge: public"):
+        evaluate("x", charge=1.0, public=["y"])
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = main([*words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.slow
+def test_guarantee_a_charged_accuracy_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dp_diffusers.evaluation.classifier.default_passes", lambda size: 2560)
+    made = make_run(tmp_path)
+    before = made.spent()
+    code, out, _ = command(capsys, "evaluate", str(made.images), "--charge", "2", "--json")
+    assert code == 0
+    document = json.loads(out)
+    assert document["accuracy"]["mean"] > 90
+    assert document["accuracy"]["low"] < 100 - 1e-6
+    assert document["covered_by_epsilon"] is True
+    assert document["read_by"] == ["accuracy"]
+    assert 1.98 <= document["epsilon"] <= 2
+    assert made.spent() == document["ledger"]["spent_epsilon"] > before
+    assert not {"rows", "fid", "per_class"} & document.keys(), "one number is charged for"
+    assert made.entries().count("charge") == 2
+    code, out, err = command(capsys, "evaluate", str(made.images), "--charge", "2")
+    assert code == 0
+    assert "charged: epsilon 2 at delta 0.0001 for each image" in out
+    assert "nothing more is charged" in err
+    assert made.entries().count("charge") == 2
+    assert (made.run / "private" / "evaluation.json").exists() is False
+    code, _, err = command(capsys, "evaluate", str(made.images), "--charge", "9.5")
+    assert code == 3
+    assert "above its cap of 10" in err
+    code, _, err = command(capsys, "evaluate", str(made.images), "--charge", "50")
+    assert code == 3
+    assert "hint: ask with a smaller epsilon" in err
+    code, _, err = command(capsys, "evaluate", str(made.private), "--charge", "1")
+    assert code == 2
+    assert "is not the image folder of a run" in err
+    code, _, err = command(capsys, "evaluate", str(made.images))
+    assert code == 2
+    assert "--charge EPSILON" in err
+
+
+@pytest.mark.slow
+def test_images_without_labels_are_refused_and_cost_nothing(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    text = (made.run / "recipe.yaml").read_text().replace("label: label", "label: null")
+    (made.run / "recipe.yaml").write_text(text.replace("  classes:\n  - dark\n  - light\n", ""))
+    before = made.spent()
+    with pytest.raises(DataError, match="have no labels"):
+        evaluate(made.images, charge=1.0, seeds=2, passes=256)
+    assert made.spent() == before
+
+
+REFERENCES: dict[str, Any] = {
+    "the same folder": lambda made, root: made.private,
+    "one file of it": lambda made, root: made.private / "data" / "train-00000-of-00001.parquet",
+    "a copy of it": lambda made, root: _copied(made, root / "copy.parquet"),
+    "the same pixels": lambda made, root: pictures(200, 1),
+    "one of many": lambda made, root: _one_among(root, pictures(50, 7), pictures(200, 1)),
+}
+
+
+def _copied(made: Made, to: Path) -> Path:
+    to.write_bytes((made.private / "data" / "train-00000-of-00001.parquet").read_bytes())
+    return to
+
+
+def _one_among(root: Path, fresh: Any, trained: Any) -> Path:
+    images, labels = np.concatenate([fresh[0], trained[0][:1]]), np.concatenate([fresh[1], trained[1][:1]])
+    write_images(images, labels, ("dark", "light"), root / "mixed", format="imagefolder")
+    return root / "mixed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_guarantee_training_images_are_no_reference(tmp_path: Path, reference: str) -> None:
+    made = make_run(tmp_path)
+    given = REFERENCES[reference](made, tmp_path)
+    with pytest.raises(ParameterError, match=r"private images are|was trained on") as refused:
+        evaluate(made.images, given, features=None, seeds=2, passes=64)
+    assert "--charge" in str(refused.value.hint)
+
+
+@pytest.mark.slow
+def test_other_images_are_a_reference(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    fresh = pictures(30, 9)[0]
+    assert refuse_training_images(made.run, "reference", None, fresh) == ()
+    beside = tmp_path / "data" / ".." / "held-out.parquet"
+    write_images(fresh, None, None, tmp_path / "fresh", format="parquet")
+    beside.write_bytes((tmp_path / "fresh" / "data" / "train-00000-of-00001.parquet").read_bytes())
+    assert refuse_training_images(made.run, "reference", beside, fresh) == ()
+    (made.run / "private" / "traces.npz").unlink()
+    assert refuse_training_images(made.run, "reference", None, fresh) == (UNKNOWN,)
+
+
+@pytest.mark.slow
+def test_a_manifest_and_its_neighbour_may_share_a_folder(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    text = (made.run / "recipe.yaml").read_text().replace(str(made.private), str(tmp_path / "train.csv"))
+    (made.run / "recipe.yaml").write_text(text)
+    write_images(*pictures(30, 9), ("dark", "light"), tmp_path / "fresh", format="imagefolder")
+    fresh = pictures(30, 9)[0]
+    assert refuse_training_images(made.run, "reference", tmp_path / "fresh", fresh) == ()
+    with pytest.raises(ParameterError, match="private images are"):
+        refuse_training_images(made.run, "reference", tmp_path / "train.csv", fresh)
+
+
+@pytest.mark.planted
+@pytest.mark.slow
+def test_planted_reference_that_is_told_by_its_place_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_run(tmp_path)
+    monkeypatch.setattr("dp_diffusers.data.apart.Shown.among", lambda *_: False)
+    assert refuse_training_images(made.run, "reference", None, pictures(200, 1)[0]) == ()

@@ -1,0 +1,166 @@
+"""Near copies end to end: known answers, what is kept where, and that no figure of it is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from asked_support import NAMES, PIXELS, Made, cheap_accounts, make_run, pictures
+from dp_diffusers import copy_check
+from dp_diffusers.cli.main import main
+from dp_diffusers.copy_check import NearCopies, near_copies
+from dp_diffusers.errors import DataError, ParameterError
+from dp_diffusers.images_out import write_images
+
+assert cheap_accounts
+pytestmark = pytest.mark.slow
+HELD_OUT = pictures(400, 3)[0]
+ANSWER = {"question", "answer", "epsilon", "delta", "noise_multiplier", "adjacency", "unit", "ledger"}
+
+
+@pytest.fixture(autouse=True)
+def _pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default extractor would take most of the time."""
+    monkeypatch.setattr(copy_check, "features_named", lambda name: PIXELS)
+
+
+def copied(root: Path) -> Made:
+    """A run whose released images are training images."""
+    return make_run(root, released=pictures(60, 1))
+
+
+def checked(made: Made, charge: float | None = 2.0) -> NearCopies:
+    return near_copies(made.run, HELD_OUT, charge=charge)
+
+
+def test_guarantee_copies_are_answered_yes_and_fresh_images_no(tmp_path: Path) -> None:
+    made, fresh = copied(tmp_path / "copied"), make_run(tmp_path / "fresh")
+    before = made.spent()
+    found = checked(made)
+    assert found.is_copied
+    assert checked(fresh).is_copied is False
+    answer = found.to_dict()["answer"]
+    assert answer.keys() >= ANSWER
+    assert answer["ledger"].keys() == {"spent_epsilon", "cap_epsilon", "head"}
+    assert answer["covered_by_epsilon"] is True
+    assert answer["could_miss"] < 60
+    assert made.spent() == answer["ledger"]["spent_epsilon"] > before
+    assert checked(made).answer == answer
+    assert made.entries().count("charge") == 2, "the training's and one"
+    (kept,) = (made.run / "private" / "answers").iterdir()
+    assert json.loads(kept.read_text())["said"] == answer
+
+
+def test_what_is_found_is_kept_in_the_safe(tmp_path: Path) -> None:
+    made = copied(tmp_path)
+    released = sorted(made.run.joinpath("release").rglob("*"))
+    found = checked(made, charge=None)
+    assert found.answer is None
+    assert found.is_copied is None
+    document = json.loads(found.file.read_text())
+    assert (document["exact_copies"], document["training_images"]) == (60, 200)
+    assert document["nearer_than_threshold"]["training"] > 0.25
+    assert document["nearer_than_threshold"]["held_out"] < 0.01
+    assert Image.open(found.sheet).size[0] > 100
+    for path in (found.file, found.sheet):
+        assert path.parent == made.run / "private"
+        assert oct(path.stat().st_mode)[-3:] == "600"
+    assert oct((made.run / "private").stat().st_mode)[-3:] == "700"
+    assert sorted(made.run.joinpath("release").rglob("*")) == released
+    assert "charge" not in made.entries()[4:]
+
+
+def said(made: Made, capsys: pytest.CaptureFixture[str], tmp_path: Path, *words: str) -> str:
+    """Everything that the command writes to the terminal, but for the run's place."""
+    code = main(["near-copies", str(made.run), "--held-out", str(tmp_path / "held-out"), *words])
+    written = capsys.readouterr()
+    assert code == 0
+    return (written.out + written.err).replace(str(made.run), "RUN")
+
+
+def figures_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> bool:
+    """The property: two sets of training images make the command say different things."""
+    if not (tmp_path / "held-out").exists():
+        write_images(HELD_OUT, None, NAMES, tmp_path / "held-out", format="parquet")
+    made, fresh = copied(tmp_path / "copied"), make_run(tmp_path / "fresh")
+    return any(
+        said(made, capsys, tmp_path, *words) != said(fresh, capsys, tmp_path, *words)
+        for words in ((), ("--json",))
+    )
+
+
+def test_guarantee_no_figure_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not figures_said(tmp_path, capsys)
+
+
+@pytest.mark.planted
+def test_planted_figure_on_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def telling(self: NearCopies) -> str:
+        return f"exact copies: {json.loads(self.file.read_text())['exact_copies']}"
+
+    monkeypatch.setattr(NearCopies, "explain", telling)
+    assert figures_said(tmp_path, capsys), "the planted defect must be visible"
+
+
+def test_a_charged_yes_has_an_exit_code_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = copied(tmp_path)
+    write_images(HELD_OUT, None, NAMES, tmp_path / "held-out", format="parquet")
+    words = ["near-copies", str(made.run), "--held-out", str(tmp_path / "held-out"), "--charge", "2"]
+    assert main([*words, "--json"]) == 4
+    written = capsys.readouterr()
+    assert json.loads(written.out)["answer"]["answer"] == "yes"
+    assert "inside the safe" in written.err
+    assert (
+        main(["near-copies", str(made.run), "--held-out", str(tmp_path / "held-out"), "--charge", "30"]) == 3
+    )
+
+
+REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
+    "training images": (lambda: pictures(200, 1)[0], ParameterError, "was trained on"),
+    "one of them": (
+        lambda: np.concatenate([HELD_OUT, pictures(200, 1)[0][:1]]),
+        ParameterError,
+        "was trained on",
+    ),
+    "too few": (lambda: HELD_OUT[:5], DataError, "at least 20"),
+    "another size": (lambda: np.zeros((40, 4, 4, 1), np.uint8), ParameterError, "expected held-out images"),
+    "synthetic ones": (lambda: pictures(60, 2)[0], DataError, "copies of held-out ones"),
+}
+
+
+@pytest.mark.parametrize("held_out", REFUSED)
+def test_held_out_images_that_are_no_baseline_are_refused_and_cost_nothing(
+    tmp_path: Path, held_out: str
+) -> None:
+    make, error, says = REFUSED[held_out]
+    made = make_run(tmp_path)
+    before = made.entries()
+    with pytest.raises(error, match=says):
+        near_copies(made.run, make(), charge=2.0)
+    assert made.entries() == before
+    assert not (made.run / "private" / copy_check.FILE).exists()
+
+
+def test_held_out_images_are_told_from_training_images_without_what_the_safe_noted(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    (made.run / "private" / "traces.npz").unlink()
+    with pytest.raises(ParameterError, match="was trained on"):
+        near_copies(made.run, np.concatenate([HELD_OUT, pictures(200, 1)[0][:1]]), charge=2.0)
+    assert made.entries()[-1] == "cancel"
+    assert made.spent() == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_charge_that_sees_nothing_is_refused(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    with pytest.raises(ParameterError, match="could miss copies of all 200 units"):
+        near_copies(made.run, HELD_OUT[:30], charge=0.05)
+    assert "charge" not in made.entries()[4:]
