@@ -49,7 +49,11 @@ class CountAnswer:
 
 def plan_of_count(run: AskedRun, epsilon: float) -> Plan:
     """The plan of one count at this epsilon, under the terms of the run. Raises as `Plan.calibrate` does."""
-    return Plan.calibrate(run.budget_of_question(epsilon), Count(population=run.population))
+    try:
+        return Plan.calibrate(run.budget_of_question(epsilon), Count(population=run.population))
+    except BudgetError as error:
+        hint = "ask with a smaller epsilon; this one would be answered nearly without noise"
+        raise BudgetError(error.message, hint=hint) from error
 
 
 def ask(

@@ -1,4 +1,4 @@
-"""The look for near copies: distances, the test of one count against simulations, the figures for the safe."""
+"""The look for near copies: distances, the test of one count against simulations, figures for the safe."""
 
 from __future__ import annotations
 

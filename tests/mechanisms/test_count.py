@@ -129,7 +129,7 @@ def drawn(seed: int, noise_multiplier: float = 2.0) -> float:
 
 
 def test_guarantee_the_noise_is_the_accounted_one() -> None:
-    """Of 1,000 lanes the deviation is known to 2.2 %: 7 % are let pass, and noise that is 15 % off is seen."""
+    """Of 1,000 lanes the deviation is known to 2.2 %: 7 % are let pass, noise that is 15 % off is seen."""
     found = float(np.std([drawn(seed) - 10 for seed in range(1000)]))
     assert abs(found / count_std(2.0) - 1) < 0.07
     assert abs(found / count_std(2.0 * 0.85) - 1) > 0.07
