@@ -70,13 +70,16 @@ def make_run(
     root: Path,
     *,
     released: tuple[np.ndarray, np.ndarray] | None = None,
+    trained: tuple[np.ndarray, np.ndarray] | None = None,
     units: int = 200,
     cap: float | None = 10.0,
     adjacency: str = "add_remove",
     unit: str = "image",
 ) -> Made:
-    """A run below `root` on `units` private images; `released` images, fresh ones if not given."""
-    write_images(*pictures(units, 1), NAMES, root / "data", format="parquet")
+    """A run below `root` on as many private images as `units` it declares, or on `trained`; `released` images,
+    fresh ones if not given.
+    """
+    write_images(*(trained or pictures(units, 1)), NAMES, root / "data", format="parquet")
     private, ledger_file = root / "data", root / "data.ledger"
     folder = RunFolder(root / "run")
     folder.create()

@@ -18,6 +18,8 @@ from dp_diffusers.asked_run import AskedRun
 from dp_diffusers.charged_count import CountAnswer, ask, keep, plan_of_count
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import BudgetError, DataError, LedgerError, ParameterError, RunFolderError
+from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.receipt import Receipt
 from dp_diffusers.privacy.reservation import Reservation
@@ -213,10 +215,13 @@ def patients(values: list[list[float]]) -> PrivateImages:
     )
 
 
-def counted(made: Made, values: list[list[float]], monkeypatch: pytest.MonkeyPatch) -> float:
-    """The number that gets its noise."""
+def counted(
+    made: Made, values: list[list[float]], monkeypatch: pytest.MonkeyPatch, plan: Plan | None = None
+) -> float:
+    """The number that gets its noise. plan: of the training, if it is another than the run's."""
     found: list[float] = []
     real, run = charged_count.noisy_count, AskedRun.open(made.run)
+    run = run if plan is None else replace(run, plan=plan)
 
     def spy(total: float, *args: Any, **named: Any) -> float:
         found.append(total)
@@ -262,9 +267,20 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
         AskedRun.open(made.run)
 
 
+def test_guarantee_units_without_a_slot_take_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make_run(tmp_path, adjacency="zero_out", unit="patient")
+    budget = AskedRun.open(made.run).budget_of_question(0.5)
+    limited = Plan.calibrate(budget, DPSGD(steps=1, expected_units=20, population=200, max_units=60))
+    assert counted(made, [[1.0]] * 250, monkeypatch, limited) == 200
+    several = replace(patients([[1.0]] * 3), multi_owner=True)
+    AskedRun.open(made.run).require_as_trained(several)
+    run = AskedRun.open(make_run(tmp_path / "presence", unit="patient").run)
+    with pytest.raises(ParameterError, match="belong to several"):
+        run.require_as_trained(several)
+
+
 def test_units_without_a_slot_are_counted_by_nobody() -> None:
     from dp_diffusers.class_histogram import takes_part
-    from dp_diffusers.mechanisms.dpsgd import DPSGD
 
     class Limited:
         mechanism = DPSGD(steps=1, expected_units=1, population=2, max_units=1)

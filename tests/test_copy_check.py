@@ -14,6 +14,7 @@ from asked_support import NAMES, PIXELS, Made, cheap_accounts, make_run, picture
 from dp_diffusers import copy_check
 from dp_diffusers.cli.main import main
 from dp_diffusers.copy_check import NearCopies, near_copies
+from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.images_out import write_images
 
@@ -87,9 +88,10 @@ def figures_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> bool:
     """The property: two sets of training images make the command say different things."""
     if not (tmp_path / "held-out").exists():
         write_images(HELD_OUT, None, NAMES, tmp_path / "held-out", format="parquet")
-    made, fresh = copied(tmp_path / "copied"), make_run(tmp_path / "fresh")
+    made = copied(tmp_path / "copied")
+    other = make_run(tmp_path / "other", released=pictures(60, 1), trained=pictures(170, 5))
     return any(
-        said(made, capsys, tmp_path, *words) != said(fresh, capsys, tmp_path, *words)
+        said(made, capsys, tmp_path, *words) != said(other, capsys, tmp_path, *words)
         for words in ((), ("--json",))
     )
 
@@ -164,3 +166,46 @@ def test_a_charge_that_sees_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="could miss copies of all 200 units"):
         near_copies(made.run, HELD_OUT[:30], charge=0.05)
     assert "charge" not in made.entries()[4:]
+
+
+def test_questions_to_a_run_that_was_trained(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the recipe to both answers; the ledger holds the training and two questions."""
+    from dp_diffusers import evaluate, release
+    from dp_diffusers.finetuning import train
+    from dp_diffusers.privacy.ledger import Ledger
+    from dp_diffusers.recipe import Recipe
+    from dp_diffusers.release import generate
+
+    monkeypatch.setattr(release, "verify_in_a_fresh_process", lambda folder: None)
+    recipe = Recipe.load(
+        tiny_recipe, ["budget.cap={epsilon: 30, delta: 1.0e-3}", "budget.adjacency=zero_out"]
+    )
+    images = generate(train(recipe, tmp_path / "run"), images=60)
+    scores = evaluate(images, charge=3.0, seeds=2, passes=512)
+    assert 0 <= scores.accuracy.low < scores.accuracy.high <= 100
+    assert scores.to_dict()["adjacency"] == "zero_out"
+    found = near_copies(tmp_path / "run", HELD_OUT, charge=6.0)
+    assert found.to_dict()["answer"]["could_miss"] <= 30
+    with Ledger.open(recipe.budget.ledger) as ledger:
+        assert [(run.status, run.steps_charged) for run in ledger.runs()] == [
+            ("settled", 3),
+            ("settled", 1),
+            ("settled", 1),
+        ]
+    with pytest.raises(ParameterError, match="private images are"):
+        evaluate(images, recipe.data.path, features=None, seeds=2, passes=64)
+
+
+def test_questions_to_a_run_that_a_call_made(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    data = PrivateImages.from_parquet(made.private)
+    recipe = made.run / "recipe.yaml"
+    recipe.write_text("base: somewhere\nplan: {}\n")
+    with pytest.raises(ParameterError, match="are not known"):
+        near_copies(made.run, HELD_OUT)
+    assert near_copies(made.run, HELD_OUT, private=data).answer is None
+    with pytest.raises(ParameterError, match="the ledger of"):
+        near_copies(made.run, HELD_OUT, charge=2.0, private=data)
+    assert near_copies(made.run, HELD_OUT, charge=2.0, private=data, ledger=made.ledger).is_copied is False

@@ -142,7 +142,21 @@ ROWS = [
     row("merge nothing", "merge F/none --out F/new", "holds no finished run", "dp-diffusers train"),
     row("merge to nowhere", "merge F/none", "missing option '--out'", "merge --help"),
     row("merge a file", "merge F/recipe.yaml --out F/new", "holds no finished run", "dp-diffusers train"),
-    row("evaluate without", "evaluate F/none", "missing option '--reference'", "evaluate --help"),
+    row("evaluate without", "evaluate F/none", "exactly one of reference and charge", "--charge EPSILON"),
+    row(
+        "evaluate with both",
+        "evaluate F/none --reference F/none --charge 1",
+        "exactly one of reference and charge",
+        "--reference PATH",
+    ),
+    row(
+        "a charge without a run",
+        "evaluate F/pictures --charge 1",
+        "pictures is not the image folder of a run",
+        "RUN/release/images",
+    ),
+    row("near copies of nothing", "near-copies F/none --held-out F/none", "no finished run", "train"),
+    row("near copies without", "near-copies F/none", "missing option '--held-out'", "near-copies --help"),
     row(
         "evaluate other classes",
         "evaluate F/pictures --reference F/images.parquet",

@@ -30,6 +30,7 @@ VERBS = [
     "generate",
     "merge",
     "evaluate",
+    "near-copies",
     "audit",
     "ledger show",
     "certificate verify",

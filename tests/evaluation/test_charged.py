@@ -44,37 +44,29 @@ def test_guarantee_no_unit_changes_the_class_of_another() -> None:
 
 
 class Swayed(nn.Module):
-    """Scores that depend a little on how many images are looked at together, as rounding does."""
+    """Level 127 lies on the border, and how many images are looked at together sways it, as rounding does."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        level = images.mean((1, 2, 3)) + 1e-6 * len(images)
+        level = images.mean((1, 2, 3)) + 0.5 / 127.5 + 1e-4 * (len(images) - 3)
         return torch.stack([level, torch.zeros(len(images))], dim=1)
 
 
 def swayed_by_others() -> bool:
     """The property: an image's guess is another one beside other images."""
-    images = np.full((5, 4, 4, 1), 127, np.uint8)
-    images[0, :2], images[0, 2:] = 127, 128  # on the border: level 0 but for rounding
-    images[1:] = 200
+    images = np.full((5, 4, 4, 1), 200, np.uint8)
+    images[0] = 127
     together = guesses(Swayed(), images)  # type: ignore[arg-type]
-    alone = [guesses(Swayed(), images[index : index + 1])[0] for index in range(5)]  # type: ignore[arg-type]
+    alone = [int(guesses(Swayed(), images[index : index + 1])[0]) for index in range(5)]  # type: ignore[arg-type]
     return together.tolist() != alone
 
 
-def test_guarantee_each_image_is_guessed_as_if_it_were_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guarantee_each_image_is_guessed_as_if_it_were_alone() -> None:
     assert not swayed_by_others()
 
 
 @pytest.mark.planted
 def test_planted_guess_that_other_images_sway(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(charged, "CLOSE", 0.0)
-
-    class Farther(Swayed):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            level = images.mean((1, 2, 3)) + 0.01 * (len(images) - 3)
-            return torch.stack([level, torch.zeros(len(images))], dim=1)
-
-    monkeypatch.setitem(globals(), "Swayed", Farther)
     assert swayed_by_others(), "the planted defect must be visible"
 
 
