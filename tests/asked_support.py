@@ -76,7 +76,7 @@ def make_run(
     adjacency: str = "add_remove",
     unit: str = "image",
 ) -> Made:
-    """A run below `root` on as many private images as `units` it declares, or on `trained`; `released` images,
+    """A run below `root` on as many private images as `units` declares, or on `trained`; `released` images,
     fresh ones if not given.
     """
     write_images(*(trained or pictures(units, 1)), NAMES, root / "data", format="parquet")
