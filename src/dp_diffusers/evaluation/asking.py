@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.evaluation.classifiers import DEFAULT
 from dp_diffusers.evaluation.embedding import silent
 
 if TYPE_CHECKING:
     from dp_diffusers.data.private_images import PrivateImages
     from dp_diffusers.evaluation.charged import ChargedScores
-    from dp_diffusers.evaluation.evaluating import Images
     from dp_diffusers.evaluation.scores import Scores
+    from dp_diffusers.evaluation.sets import Images
 
 Progress = Callable[..., None]
 
@@ -28,6 +29,8 @@ def evaluate(
     reference: Images,
     *,
     charge: None = None,
+    classifier: str = DEFAULT,
+    device: str = "auto",
     seeds: int = 3,
     passes: int | None = None,
     progress: Progress = silent,
@@ -43,6 +46,8 @@ def evaluate(
     charge: float,
     private: PrivateImages | None = None,
     ledger: str | Path | None = None,
+    classifier: str = DEFAULT,
+    device: str = "auto",
     seeds: int = 3,
     passes: int | None = None,
     progress: Progress = silent,
@@ -57,6 +62,8 @@ def evaluate(
     charge: float | None = None,
     private: PrivateImages | None = None,
     ledger: str | Path | None = None,
+    classifier: str = DEFAULT,
+    device: str = "auto",
     seeds: int = 3,
     passes: int | None = None,
     progress: Progress = silent,
@@ -71,6 +78,7 @@ def evaluate(
         charge: epsilon of one question to the run's own training images, charged to its ledger: the noisy
             accuracy of classifiers that learnt from `images`, which epsilon covers.
         private, ledger: the training images and their ledger, of a run that `finetune` made.
+        classifier: by name, see `evaluation.classifiers`. device: of those that can use a GPU.
         seeds, passes: classifiers, and images seen in training each; None takes the default for the size.
         settings: further ones of a held-out evaluation, see `evaluation.evaluating.evaluate`.
 
@@ -84,7 +92,8 @@ def evaluate(
             hint="--reference PATH: held-out real images; --charge EPSILON: the training images, by one "
             "question that the ledger pays for",
         )
-    common: dict[str, Any] = {"seeds": seeds, "passes": passes, "progress": progress}
+    common: dict[str, Any] = {"classifier": classifier, "device": device, "seeds": seeds, "passes": passes}
+    common["progress"] = progress
     if reference is not None:
         from dp_diffusers.evaluation import evaluating
 

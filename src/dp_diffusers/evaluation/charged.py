@@ -21,10 +21,11 @@ from dp_diffusers.asked_run import AskedRun
 from dp_diffusers.charged_count import CountAnswer, ask, keep, plan_of_count
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError, ParameterError, counted, positive, within
-from dp_diffusers.evaluation import classifier
+from dp_diffusers.evaluation.classifier import pixels_of
+from dp_diffusers.evaluation.classifiers import classifier_named
+from dp_diffusers.evaluation.intervals import Interval
 from dp_diffusers.evaluation.public_model import run_of
 from dp_diffusers.evaluation.reading import read_images
-from dp_diffusers.evaluation.scores import Interval
 from dp_diffusers.kept_images import digest_of
 
 CLOSE: Final = 1e-3  # logits: far above what an image's neighbours in a batch change by rounding
@@ -91,6 +92,8 @@ def charged_accuracy(
     *,
     private: PrivateImages | None,
     ledger: str | Path | None,
+    classifier: str,
+    device: str,
     seeds: int,
     passes: int | None,
     progress: Callable[..., None],
@@ -100,6 +103,7 @@ def charged_accuracy(
     Raises `ParameterError` for images outside a run, `BudgetError` where the cap does not allow it, and
     `DataError`, `RunFolderError`, `LedgerError`; then nothing is spent.
     """
+    learner = classifier_named(classifier, device)
     within(2, 100, seeds=seeds, hint="classifiers differ by their seeds: two or more are averaged")
     place = run_of(Path(images))
     run = None if place is None else AskedRun.open(place, private=private, ledger=ledger)
@@ -112,7 +116,7 @@ def charged_accuracy(
     run.require_certified_images()
     synthetic = read_images(images)
     height, _, channels = synthetic.images.shape[1:]
-    passes = classifier.default_passes(height) if passes is None else passes
+    passes = learner.default_passes(height) if passes is None else passes
     positive(passes=passes)
     names = synthetic.class_names
 
@@ -120,7 +124,7 @@ def charged_accuracy(
         train = synthetic.images, synthetic.labels
         models = []
         for seed in range(seeds):
-            models.append(classifier.trained(train, seed=seed, passes=passes, classes=len(names)))
+            models.append(learner.trained(train, seed=seed, passes=passes, classes=len(names), progress=None))
             progress(message=f"synthetic: seed {seed + 1}/{seeds} has learnt")
         data = run.open_images(height, channels)
         return data, correctness(models, data.images, numbered(data, names))
@@ -129,7 +133,7 @@ def charged_accuracy(
         "question": "share of the private training images that classifiers trained on the release get right",
         "images": digest_of(run.images),
         "class_names": list(names),
-        "classifier": classifier.NAME,
+        "classifier": learner.name,
         "seeds": seeds,
         "passes": passes,
     }
@@ -137,7 +141,7 @@ def charged_accuracy(
     scores = ChargedScores(
         accuracy=_accuracy(answer),
         images=len(synthetic.images),
-        classifier=classifier.NAME,
+        classifier=learner.name,
         seeds=seeds,
         passes=passes,
         price=answer.document,
@@ -180,7 +184,7 @@ def numbered(data: PrivateImages, names: tuple[str, ...]) -> NDArray[np.int64]:
 
 
 def correctness(
-    models: Sequence[nn.Sequential], images: NDArray[np.uint8], labels: NDArray[np.int64]
+    models: Sequence[nn.Module], images: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """float64 `[N]` in [0, 1]: the share of `models` that give each image its class, as if it were alone."""
     right = [guesses(model, images) == labels for model in models]
@@ -188,7 +192,7 @@ def correctness(
     return found
 
 
-def guesses(model: nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+def guesses(model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """int64 `[N]`: the class that `model` gives each image; a close call is made without its neighbours."""
     found = np.empty(len(images), np.int64)
     with torch.no_grad():
@@ -203,10 +207,14 @@ def guesses(model: nn.Sequential, images: NDArray[np.uint8]) -> NDArray[np.int64
     return found
 
 
-def _scores(model: nn.Sequential, images: Tensor) -> Tensor:
+def _scores(model: nn.Module, images: Tensor) -> Tensor:
     """float `[B, classes]`; a score that is not finite makes its class the last choice."""
-    scores: Tensor = model(classifier._pixels(images))
-    return torch.nan_to_num(scores, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+    scores: Tensor = model(pixels_of(images).to(_device(model)))
+    return torch.nan_to_num(scores.cpu(), nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def refuse_settings(settings: dict[str, Any]) -> None:
