@@ -170,8 +170,7 @@ def evaluate(
 
     settings: dict[str, Any] = {"with_public": with_public, "public": public or [], "real": real}
     settings |= {"fidelity": fidelity, "classifier": classifier, "device": device}
-    if charge is None:
-        settings["features"] = None if features == "none" else features
+    settings["features"] = None if features == "none" else features
     asked: dict[str, Any] = {"reference": reference, "charge": charge, **settings}
     result = run_evaluation(images, progress=Terminal(), **asked)
     answer(result.explain(), result.to_dict())

@@ -6,17 +6,19 @@ numpy and torch, through what it leads to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from dp_diffusers.errors import ParameterError
-from dp_diffusers.evaluation.classifiers import DEFAULT
+from dp_diffusers.evaluation.classifiers import DEFAULT as DEFAULT_CLASSIFIER
 from dp_diffusers.evaluation.embedding import silent
+from dp_diffusers.evaluation.features import DEFAULT as DEFAULT_FEATURES
 
 if TYPE_CHECKING:
     from dp_diffusers.data.private_images import PrivateImages
     from dp_diffusers.evaluation.charged import ChargedScores
+    from dp_diffusers.evaluation.features import Features
     from dp_diffusers.evaluation.scores import Scores
     from dp_diffusers.evaluation.sets import Images
 
@@ -29,12 +31,17 @@ def evaluate(
     reference: Images,
     *,
     charge: None = None,
-    classifier: str = DEFAULT,
+    public: Images | Sequence[Images] = (),
+    public_model: Images | None = None,
+    with_public: bool = False,
+    real: Images | None = None,
+    fidelity: bool = False,
+    features: str | Features | None = DEFAULT_FEATURES,
+    classifier: str = DEFAULT_CLASSIFIER,
     device: str = "auto",
     seeds: int = 3,
     passes: int | None = None,
     progress: Progress = silent,
-    **settings: Any,
 ) -> Scores: ...
 
 
@@ -46,12 +53,11 @@ def evaluate(
     charge: float,
     private: PrivateImages | None = None,
     ledger: str | Path | None = None,
-    classifier: str = DEFAULT,
+    classifier: str = DEFAULT_CLASSIFIER,
     device: str = "auto",
     seeds: int = 3,
     passes: int | None = None,
     progress: Progress = silent,
-    **settings: Any,
 ) -> ChargedScores: ...
 
 
@@ -62,12 +68,17 @@ def evaluate(
     charge: float | None = None,
     private: PrivateImages | None = None,
     ledger: str | Path | None = None,
-    classifier: str = DEFAULT,
+    public: Images | Sequence[Images] = (),
+    public_model: Images | None = None,
+    with_public: bool = False,
+    real: Images | None = None,
+    fidelity: bool = False,
+    features: str | Features | None = DEFAULT_FEATURES,
+    classifier: str = DEFAULT_CLASSIFIER,
     device: str = "auto",
     seeds: int = 3,
     passes: int | None = None,
     progress: Progress = silent,
-    **settings: Any,
 ) -> Scores | ChargedScores:
     """Scores synthetic images against real ones: held-out ones, or those that the run was trained on.
 
@@ -78,9 +89,10 @@ def evaluate(
         charge: epsilon of one question to the run's own training images, charged to its ledger: the noisy
             accuracy of classifiers that learnt from `images`, which epsilon covers.
         private, ledger: the training images and their ledger, of a run that `finetune` made.
+        public, public_model, with_public, real, fidelity, features: further rows and figures of a held-out
+            evaluation, see `evaluation.evaluating.evaluate`; refused beside a charge.
         classifier: by name, see `evaluation.classifiers`. device: of those that can use a GPU.
         seeds, passes: classifiers, and images seen in training each; None takes the default for the size.
-        settings: further ones of a held-out evaluation, see `evaluation.evaluating.evaluate`.
 
     Returns `Scores`, or `ChargedScores` for a charge. Raises `ParameterError` unless exactly one of
     `reference` and `charge` is given, `BudgetError` where the cap does not allow the charge, `DataError`,
@@ -94,14 +106,20 @@ def evaluate(
         )
     common: dict[str, Any] = {"classifier": classifier, "device": device, "seeds": seeds, "passes": passes}
     common["progress"] = progress
+    further: dict[str, Any] = {"public": public, "public_model": public_model, "with_public": with_public}
+    further |= {"real": real, "fidelity": fidelity}
     if reference is not None:
+        if private is not None or ledger is not None:
+            raise ParameterError("private and ledger have an effect with a charge only", hint="give charge=")
         from dp_diffusers.evaluation import evaluating
 
-        return evaluating.evaluate(images, reference, **common, **settings)
+        return evaluating.evaluate(images, reference, features=features, **common, **further)
     from dp_diffusers.evaluation.charged import charged_accuracy, refuse_settings
 
     assert charge is not None
-    refuse_settings(settings)
+    if features != DEFAULT_FEATURES:
+        further["features"] = features
+    refuse_settings(further)
     if not isinstance(images, str | Path):
         raise ParameterError(
             "a charge needs the images of a run, and these are arrays",
