@@ -58,6 +58,9 @@ class Account:
     def __init__(self, lane: bytes) -> None:
         self.lane, self.steps_charged = lane, 0
 
+    def require_affordable(self) -> None:
+        """Every step is."""
+
     def charge(self, step: int) -> Receipt:
         self.steps_charged += 1
         return Receipt(step, self.lane, plan().fingerprint)
