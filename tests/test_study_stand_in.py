@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from apart_support import films
 from dp_diffusers.data.public_images import PublicImages
 from dp_diffusers.errors import DataError, ParameterError, RunFolderError
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.images_out import write_images
+from dp_diffusers.recipe.sections.public import PublicSettings
 from dp_diffusers.recipe.study import LoadedStudy, load_study
 from dp_diffusers.studying import pictures, runs, stand_in, study
 from dp_diffusers.studying.public_split import split
@@ -166,6 +169,62 @@ def test_the_images_that_the_base_was_trained_on_are_the_default(
     _, images = on_stand_in(replace(loaded, settings=settings), tmp_path, quiet)
     assert asked == [{"data": record["data"], "seed": 3, "size": 8, "channels": 1}]
     assert "the base learnt from them already" in images.note
+
+
+def _link(root: Path) -> tuple[str, str]:
+    (root / "link").symlink_to(root / "films")
+    return "link", "films"
+
+
+def _hard_link(root: Path) -> tuple[str, str]:
+    (root / "open").mkdir()
+    (root / "open" / "a.parquet").hardlink_to(root / "films.csv")
+    return "open", "films.csv"
+
+
+# how public images may be the private ones: (public, private) below a folder with films
+MET: dict[str, Callable[[Path], tuple[str, str]]] = {
+    "itself": lambda root: ("films", "films"),
+    "a folder of it": lambda root: ("films/class 0", "films"),
+    "the folder that a manifest lists": lambda root: ("films", "films.csv"),
+    "a link": _link,
+    "another name of the file": _hard_link,
+    "another split": lambda root: ("hf://a/b:train", "hf://a/b:test"),
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "named_by"),
+    [*((how, "proxy") for how in MET), ("itself", "the base's data"), ("itself", "training.public.path")],
+)
+def test_guarantee_private_images_are_no_stand_in(
+    loaded: LoadedStudy, given: list[PublicImages], tmp_path: Path, how: str, named_by: str
+) -> None:
+    """Named by the study, by the base's own record, or as public images beside them: nothing is opened."""
+    films(tmp_path)
+    public, private = (name if name.startswith("hf") else str(tmp_path / name) for name in MET[how](tmp_path))
+    cell, recipe = loaded.cells[0], loaded.cells[0].recipes[0]
+    update: dict[str, Any] = {"data": recipe.data.model_copy(update={"path": private})}
+    proxy = {"proxy": [public], "the base's data": None}.get(named_by, ["elsewhere"])
+    if named_by == "training.public.path":
+        update["training"] = recipe.training.model_copy(update={"public": PublicSettings(path=public)})
+    record = {"model": {"size": 8, "channels": 1}, "data": [{"source": "files", "path": public}]}
+    document = {"recipe": {**record, "training": {"seed": 3}}}
+    (tmp_path / "base" / "pretraining.json").write_text(json.dumps(document))
+    # the second of two cells is it
+    second = replace(cell, name="b", recipes=(recipe.model_copy(update=update),))
+    settings = loaded.settings.model_copy(update={"proxy": proxy})
+    given.clear()  # whoever loads them fails
+    with pytest.raises(ParameterError, match=f"{named_by} .* is where the private images are"):
+        on_stand_in(replace(loaded, settings=settings, cells=(cell, second)), tmp_path / "out", quiet)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_a_stand_in_are_for_nobody_else(
+    loaded: LoadedStudy, given: list[PublicImages], tmp_path: Path
+) -> None:
+    on_stand_in(loaded, tmp_path / "out", quiet)
+    assert (tmp_path / "out" / "proxy").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.slow

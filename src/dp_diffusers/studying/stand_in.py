@@ -1,7 +1,8 @@
 """The public images that a study runs on where no reference is named, in the place of the private ones.
 
 Guarantees:
-- `data.path` of a cell is replaced before anything is opened, so no private image is read;
+- `data.path` of a cell is replaced before anything is opened, so no private image is read; public images that
+  lie where those of a cell do are refused before that (`apart`, by place alone);
 - four fifths of them are trained on, one fifth is the reference (`public_split`), written once;
 - noise and sampling probability are those of the recipe. With fewer images than the declared population both
   population and expected units shrink alike, so that less signal meets the same noise: gains look smaller.
@@ -23,6 +24,7 @@ from dp_diffusers.images_out import write_parquet
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.file import differing_keys
 from dp_diffusers.recipe.study import Cell, LoadedStudy
+from dp_diffusers.studying.apart import require_public
 from dp_diffusers.studying.public_split import OTHERWISE, loaded, split
 from dp_diffusers.studying.results import Images
 from dp_diffusers.whole_files import write_text
@@ -67,8 +69,10 @@ def on_stand_in(study: LoadedStudy, out: Path, progress: Callable[..., None]) ->
     """
     recipes = [recipe for cell in study.cells for recipe in cell.recipes]
     population = _population(recipes)
-    folder = out / FOLDER
-    made = _made(folder, _asked(study, recipes, population), recipes, progress)
+    folder, asked = out / FOLDER, _asked(study, recipes, population)
+    key = "the base's data" if study.settings.proxy is None else "proxy"
+    require_public(asked["proxy"]["data"], key, recipes)
+    made = _made(folder, asked, recipes, progress)
     cells = tuple(
         Cell(name=cell.name, recipes=tuple(_replaced(recipe, folder, made) for recipe in cell.recipes))
         for cell in study.cells
@@ -153,7 +157,8 @@ def _made(
     )
     building = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
+    building.parent.mkdir(parents=True, exist_ok=True)
+    building.mkdir(mode=0o700)  # whoever named the images may have been wrong about who may see them
     for name, part in ((IMAGES, images), (REFERENCE, reference)):
         write_parquet(part.images, part.labels, part.class_names, building / name)
     document = {"asked": asked, "stand_in": made.__dict__}
