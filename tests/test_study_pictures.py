@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from dp_diffusers.studying import pictures
-from dp_diffusers.studying.drawing import far, limits
-from dp_diffusers.studying.heat_map import heat_map_of
-from dp_diffusers.studying.trade_offs import ACCURACY, Panel, frechet, panels_of
+from dp_diffusers.studying.drawing import _said, far, limits, public_lines
+from dp_diffusers.studying.heat_map import heat_maps_of, said
+from dp_diffusers.studying.results import Images, StudyResult
+from dp_diffusers.studying.trade_offs import Panel, accuracy, frechet, panels_of
 from study_support import accuracy_of, grid_result
+
+ACCURACY = accuracy("held-out real images")
 
 
 def panel(result: object, key: str) -> Panel:
@@ -32,7 +35,7 @@ def test_a_panel_for_each_setting_that_varies_with_means_over_the_rest() -> None
     expected = [accuracy_of(4.0, 16, k, 0) for k in (1, 2, 4)]
     assert (point.x, point.runs) == (16, tuple(expected))
     assert point.mean == pytest.approx(np.mean(expected))
-    assert (rank.over, rank.balanced, rank.public) == (("K",), True, 91.0)
+    assert (rank.over, rank.balanced, rank.public) == (("K",), True, (("public model", 91.0),))
     other = panel(result, "epsilon").other
     assert other is not None
     assert other.short == "rank"
@@ -86,17 +89,79 @@ def test_strategies_are_never_averaged_nor_is_a_run_without_parameters_among_tho
 
 def test_the_heat_map_has_the_two_most_important_keys_and_empty_fields_for_what_has_not_run() -> None:
     result = grid_result()
-    found = heat_map_of(result.to_rows(), ACCURACY, result.grid)
-    assert found is not None
+    (found,) = heat_maps_of(result.to_rows(), ACCURACY, result.grid)
     assert (found.keys, found.over) == (("strategy.rank", "budget.epsilon"), ("K",))
     assert (found.down, found.across) == (("2", "4", "16"), ("1", "4", "10"))
     assert found.means[1, 2] == pytest.approx(np.mean([accuracy_of(10.0, 4, k, 0) for k in (1, 2, 4)]))
     rows = [row for row in result.to_rows() if (row["rank"], row["budget.epsilon"]) != (16, 10.0)]
-    part = heat_map_of(rows, ACCURACY, result.grid)
-    assert part is not None
+    (part,) = heat_maps_of(rows, ACCURACY, result.grid)
     assert np.isnan(part.means).sum() == 1
     assert np.isnan(part.means[2, 2])
-    assert heat_map_of(result.to_rows(), ACCURACY, result.grid[:1]) is None
+    assert heat_maps_of(result.to_rows(), ACCURACY, result.grid[:1]) == []
+
+
+def two_variants_and_a_ceiling() -> StudyResult:
+    """`lora` of rank x ε; `wide`, three points better at another learning rate; two variants without ε."""
+    result = grid_result(ranks=(2, 4), draws=(1,), epsilons=(1.0, 10.0))
+    records, settings = (
+        list(result.records),
+        [{**one, "training.learning_rate": 2e-3} for one in result.settings],
+    )
+    for record, chosen in list(zip(records, settings, strict=True))[1:]:
+        better = replace(record, cell=record.cell.replace("lora", "wide", 1), accuracy=record.accuracy + 3)
+        records.append(better)
+        settings.append({**chosen, "training.learning_rate": 4e-3})
+        ceiling = replace(better, cell=record.cell.replace("lora", "none", 1), accuracy=99.0, epsilon=None)
+        records.append(ceiling)
+        settings.append({**chosen, "budget.epsilon": None})
+        odd = replace(better, cell=better.cell.replace("wide", "odd", 1), accuracy=99.0, epsilon=None)
+        records.append(odd)
+        settings.append(dict(chosen))
+    grid = ("strategy.rank", "training.noise_draws", "budget.epsilon")
+    return replace(result, records=tuple(records), settings=tuple(settings), planned=len(records), grid=grid)
+
+
+def test_a_field_is_a_mean_over_private_runs_of_one_variant_and_says_over_what() -> None:
+    result = two_variants_and_a_ceiling()
+    lora, wide = heat_maps_of(result.to_rows(), ACCURACY, result.grid)
+    assert (lora.variant, wide.variant) == ("lora", "wide")
+    assert lora.means[0, 0] == pytest.approx(accuracy_of(1.0, 2, 1, 0))
+    assert wide.means[1, 1] == pytest.approx(accuracy_of(10.0, 4, 1, 0) + 3)
+    assert said(lora) == "a run each"
+    # one variant whose cells differ beside the grid: that is named too
+    keys = ("strategy.rank", "budget.epsilon")
+    whole = grid_result(ranks=(2, 4), epsilons=(1.0, 10.0))
+    settings = [{**one, "mechanism.steps": 3 + number} for number, one in enumerate(whole.settings)]
+    (mixed,) = heat_maps_of(replace(whole, settings=tuple(settings)).to_rows(), ACCURACY, whole.grid)
+    assert (mixed.keys, mixed.variant) == (keys, None)
+    assert said(mixed) == "mean over K and steps; not all combinations have run"
+
+
+def test_a_point_of_a_trade_off_is_no_mean_with_runs_without_privacy() -> None:
+    result = two_variants_and_a_ceiling()
+    for found in panels_of(result.to_rows(), ACCURACY):
+        assert all(run < 99 for line in found.lines for point in line.points for run in point.runs)
+    ceilings = [place for place, record in enumerate(result.records) if record.epsilon is None]
+    rows = [result.to_rows()[place] for place in ceilings]
+    assert panels_of(rows, ACCURACY), "a study without any private run shows what it has"
+
+
+def test_each_public_model_is_a_line_of_its_own_up_to_three() -> None:
+    result = grid_result(ranks=(2,), draws=(1,))
+    for count, drawn in ((1, 1), (3, 3), (4, 0)):
+        more = [
+            replace(result.records[0], cell=f"public model {number}", accuracy=80.0 + number, seed=seed)
+            for number in range(2, count + 1)
+            for seed in (0, 1)
+        ]
+        records, settings = (*more, *result.records), (*[result.settings[0]] * len(more), *result.settings)
+        found = panel(replace(result, records=records, settings=settings), "epsilon")
+        assert dict(found.public) == {
+            "public model": 91.0,
+            **{f"public model {number}": 80.0 + number for number in range(2, count + 1)},
+        }
+        assert len(public_lines(found)) == drawn
+        assert ("4 public models, not drawn" in _said(found)) == (count == 4)
 
 
 def test_a_distance_is_not_cut_to_per_cent() -> None:
@@ -126,6 +191,8 @@ def test_pictures_are_the_same_each_time_and_those_of_an_earlier_state_go(tmp_pa
     result = grid_result(ranks=(2,), draws=(1, 2), epsilons=(1.0, 10.0), distances="FD-x")
     (tmp_path / "trade-off-steps.png").write_text("of an earlier state")
     (tmp_path / "trade-off-notes.txt").write_text("somebody's")
+    stand_in = Images(public_stand_in=True, note="a public stand-in")
+    result = replace(result, images=stand_in)
     names = pictures.draw(result, tmp_path)
     first = {path.name: path.read_bytes() for path in tmp_path.glob("*.[sp][vn]g")}
     assert set(names) == {name for name in first if name.endswith(".png")}
@@ -139,4 +206,7 @@ def test_pictures_are_the_same_each_time_and_those_of_an_earlier_state_go(tmp_pa
     assert (tmp_path / "trade-off-notes.txt").exists()
     pictures.draw(result, tmp_path)
     assert first == {path.name: path.read_bytes() for path in tmp_path.glob("*.[sp][vn]g")}
+    drawn = [path.read_text() for path in tmp_path.glob("*.svg") if "fid" not in path.name]
+    assert all("on held-out public images (%)" in text for text in drawn)
+    assert not any("held-out real images" in text for text in drawn)
     assert b"<dc:date>" not in first["trade-offs.svg"]

@@ -178,8 +178,9 @@ def _link(root: Path) -> tuple[str, str]:
 
 def _hard_link(root: Path) -> tuple[str, str]:
     (root / "open").mkdir()
-    (root / "open" / "a.parquet").hardlink_to(root / "films.csv")
-    return "open", "films.csv"
+    (root / "films.parquet").write_bytes(b"private")
+    (root / "open" / "a.parquet").hardlink_to(root / "films.parquet")
+    return "open", "films.parquet"
 
 
 # how public images may be the private ones: (public, private) below a folder with films

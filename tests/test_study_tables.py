@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ import pytest
 
 from dp_diffusers.recipe.study import load_study
 from dp_diffusers.studying.planned import runs_of
-from dp_diffusers.studying.results import StudyResult
+from dp_diffusers.studying.results import CLAIM, Images, StudyResult
 from dp_diffusers.studying.settings import settings_of
 from study_support import grid_result, study_text
 
@@ -78,6 +79,12 @@ def test_a_result_shows_itself_and_says_which_images_it_is_about() -> None:
     assert "benchmark data" in html
     assert "together they are not covered" in html
     assert result.to_dict()["images"]["public_stand_in"] is False
+    assert result.to_dict()["classifier"] == result.to_dict()["features"] == "cnn"
+    assert "held-out real images, trained on the synthetic images; held-out reference: not cov" in html
+    stand_in = replace(result, images=Images(public_stand_in=True, note="a public stand-in"))
+    assert "Accuracy of cnn on held-out public images, trained on" in stand_in.to_markdown()
+    assert "not covered by ε" not in stand_in.to_markdown().replace(CLAIM[1:], "")
+    assert "real images" not in stand_in.to_markdown()
     spoilt = StudyResult(records=result.records, planned=9, features="<cnn>")
     assert "<cnn>" not in spoilt._repr_html_()
     assert "2 of 9 runs have finished" in spoilt.to_markdown()

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from dp_diffusers.studying.drawing import FAINT, ONE, PUBLIC, STYLE, save
-from dp_diffusers.studying.results import CellRow
+from dp_diffusers.studying.results import BENCHMARK, CellRow
 from dp_diffusers.studying.trade_offs import short_name
 
 MANY: Final = 12  # cells, beyond which they stand closer together
 
 
-def draw(rows: Sequence[CellRow], path: Path) -> Path:
-    """Writes the picture (SVG or PNG by its name). Returns: `path`."""
+def draw(rows: Sequence[CellRow], path: Path, tested_on: str = BENCHMARK.tested_on) -> Path:
+    """Writes the picture (SVG or PNG by its name). tested_on: whose images, in words. Returns: `path`."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -43,7 +43,7 @@ def draw(rows: Sequence[CellRow], path: Path) -> Path:
         axes.set_xlim(*_limits(rows))
         interval = ", 95 % interval over seeds" if any(row.low is not None for row in rows) else ""
         axes.set(
-            xlabel=f"accuracy on held-out real images (%){interval}",
+            xlabel=f"accuracy on {tested_on} (%){interval}",
             ylim=(len(rows) - 0.5, -0.5),
         )
         save(figure, path)

@@ -23,6 +23,7 @@ ONE: Final = "#0072b2"
 PUBLIC: Final = "#b03a2e"
 FAINT: Final = "#5f5f5f"
 WIDTH: Final = 48  # letters above a panel
+DASHES: Final = ((1, 2), (5, 2), (5, 2, 1, 2))  # of public models; more of them than these are not drawn
 MARKS: Final = "osD^vP*X"
 STYLE: Final = {
     "svg.hashsalt": "dp-diffusers",
@@ -50,7 +51,7 @@ def save(figure: Any, path: Path) -> Path:
 
 
 def draw_panel(axes: Any, panel: Panel) -> None:
-    """Lines of means, a faint dot for each run, intervals over seeds, the public model as a dotted line."""
+    """Lines of means, a faint dot for each run, intervals over seeds, each public model as a broken line."""
     places = sorted({point.x for line in panel.lines for point in line.points})
     logarithmic = places[0] > 0 and places[-1] / places[0] >= 3
     if logarithmic:
@@ -60,9 +61,8 @@ def draw_panel(axes: Any, panel: Panel) -> None:
         _draw_line(
             axes, panel, line, index, [_beside(point.x, places, logarithmic, shift) for point in line.points]
         )
-    if panel.public is not None:
-        dotted = (0, (1, 2))
-        axes.axhline(panel.public, color=PUBLIC, linestyle=dotted, linewidth=1.6, label="public model")
+    for (name, mean), dashes in zip(public_lines(panel), DASHES, strict=False):
+        axes.axhline(mean, color=PUBLIC, linestyle=(0, dashes), linewidth=1.6, label=name)
     axes.set_xticks(places, _labels(places, logarithmic), minor=False)
     axes.set_xticks([], minor=True)
     axes.set_xlim(
@@ -76,6 +76,11 @@ def draw_panel(axes: Any, panel: Panel) -> None:
     axes.set(xlabel=panel.axis.title + (" (log scale)" if logarithmic else ""), ylabel=panel.metric.title)
     _draw_legend(axes, panel)
     footnote(axes, _said(panel))
+
+
+def public_lines(panel: Panel) -> tuple[tuple[str, float], ...]:
+    """Name and mean of each public model that is drawn: a few, or none where they would hide the rest."""
+    return panel.public if len(panel.public) <= len(DASHES) else ()
 
 
 def _labels(places: Sequence[float], logarithmic: bool) -> list[str]:
@@ -165,13 +170,15 @@ def _said(panel: Panel) -> str:
     """What a point is, in small print."""
     over = [*panel.over, *([f"{panel.seeds} seeds"] if panel.seeds > 1 else [])]
     points: list[Point] = [point for line in panel.lines for point in line.points]
-    text = f"mean over {_listed(over)}; faint dots: single runs" if over else "a run each, one seed"
+    text = f"mean over {listed(over)}; faint dots: single runs" if over else "a run each, one seed"
     if panel.seeds == 1 and over:
         text += ", one seed"
     if any(point.low is not None for point in points):
         text += "; bars: 95 % over seeds"
     if over and not panel.balanced:
         text += "; not all combinations have run"
+    if panel.public and not public_lines(panel):
+        text += f"; {len(panel.public)} public models, not drawn"
     for line in far(panel):
         means = [point.mean for point in line.points]
         ends = dict.fromkeys(f"{mean:.1f}" for mean in (min(means), max(means)))
@@ -180,7 +187,8 @@ def _said(panel: Panel) -> str:
     return text
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
@@ -196,7 +204,7 @@ def far(panel: Panel) -> list[Line]:
     found = []
     for line in panel.lines:
         others = [point.mean for one in panel.lines if one is not line for point in one.points]
-        others += [] if panel.public is None else [panel.public]
+        others += [mean for _, mean in public_lines(panel)]
         own, spread = [point.mean for point in line.points], max(others, default=0) - min(others, default=0)
         apart = max(min(others, default=0) - max(own), min(own) - max(others, default=0))
         if len(panel.lines) > 2 and apart > 5 * max(spread, 1e-9):
@@ -209,7 +217,7 @@ def limits(panel: Panel) -> tuple[float, float]:
     left_out = far(panel)
     points = [point for line in panel.lines if line not in left_out for point in line.points]
     values = [value for point in points for value in point.runs]
-    values += [] if panel.public is None else [panel.public]
+    values += [mean for _, mean in public_lines(panel)]
     low, high = min(values), max(values)
     reach = 1.5 * (high - low)
     ends = [end for point in points for end in (point.low, point.high) if end is not None]

@@ -1,6 +1,7 @@
-"""The heat map of a study: the two most important keys of its grid, and the mean of all runs at each point.
+"""The heat maps of a study, one for each variant: the two most important keys of its grid, a mean at each point.
 
 Guarantees that a number stands in every field, so that no colour has to be read; what has not run is empty.
+A field is a mean over runs of one variant (`cells` of the study), all private or none, and says over what.
 May import numpy; matplotlib's axes are given. Colours of cividis (Nuñez et al. 2018), for all eyes.
 """
 
@@ -8,54 +9,80 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_diffusers.studying.drawing import footnote, number
-from dp_diffusers.studying.trade_offs import EPSILON, LINES, SAME, Metric, Rows, short_name
+from dp_diffusers.studying.drawing import footnote, listed, number
+from dp_diffusers.studying.trade_offs import (
+    EPSILON,
+    LINES,
+    SAME,
+    Metric,
+    Rows,
+    averaged,
+    short_name,
+    trained_runs,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeatMap:
-    """means: float64 [rows, columns], NaN where no run is; over: what they are means over, in words."""
+    """means: float64 [rows, columns], NaN where no run is; over: what they are means over, in words.
 
+    variant: the cell's name before the values of the grid, where a study has several, else None. balanced:
+    whether all fields are means over the same settings.
+    """
+
+    variant: str | None
     metric: Metric
     keys: tuple[str, str]
     down: tuple[str, ...]
     across: tuple[str, ...]
     means: NDArray[np.float64]
     over: tuple[str, ...]
+    balanced: bool
     seeds: int
 
 
-def heat_map_of(rows: Rows, metric: Metric, grid: Sequence[str]) -> HeatMap | None:
-    """Of the runs with the metric; None for a grid of fewer than two keys with two values or more."""
-    trained = [row for row in rows if row["epsilon"] != 0 and row[metric.column] is not None]
-    known = [key for key in sorted(grid, key=_importance) if len(_values(key, trained)) > 1]
+def heat_maps_of(rows: Rows, metric: Metric, grid: Sequence[str]) -> list[HeatMap]:
+    """One for each variant that has runs with the metric at two values or more of two keys of the grid."""
+    variants: dict[str, list[Mapping[str, Any]]] = {}
+    for row in trained_runs(rows, metric):
+        # every key of the grid has put `+key=value` behind the variant's name
+        variants.setdefault(row["cell"].rsplit("+", len(grid))[0], []).append(row)
+    several = len(variants) > 1
+    found = (_map_of(part, metric, grid, name if several else None) for name, part in variants.items())
+    return [one for one in found if one is not None]
+
+
+def _map_of(rows: Rows, metric: Metric, grid: Sequence[str], variant: str | None) -> HeatMap | None:
+    known = [key for key in sorted(grid, key=_importance) if len(_values(key, rows)) > 1]
     if len(known) < 2:
         return None
     across, down = known[:2]
-    columns, lines = _values(across, trained), _values(down, trained)
+    columns, lines = _values(across, rows), _values(down, rows)
+    fields: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get(down) is not None and row.get(across) is not None:
+            fields.setdefault((lines.index(row[down]), columns.index(row[across])), []).append(row)
     means = np.full((len(lines), len(columns)), np.nan)
-    for place in np.ndindex(means.shape):
-        here = [
-            row[metric.column]
-            for row in trained
-            if (_value(row, down), _value(row, across)) == (lines[place[0]], columns[place[1]])
-        ]
-        means[place] = np.mean(here) if here else np.nan
+    for place, here in fields.items():
+        means[place] = np.mean([row[metric.column] for row in here])
+    over, balanced = averaged(list(fields.values()), {SAME.get(key, key) for key in (across, down)})
     return HeatMap(
+        variant=variant,
         metric=metric,
         keys=(down, across),
         down=tuple(map(_shown, lines)),
         across=tuple(map(_shown, columns)),
         means=means,
-        over=tuple(map(short_name, known[2:])),
-        seeds=len({row["seed"] for row in trained}),
+        over=over,
+        balanced=balanced,
+        seeds=len({row["seed"] for here in fields.values() for row in here}),
     )
 
 
@@ -65,12 +92,8 @@ def _importance(key: str) -> int:
     return columns.index(column) if column in columns else len(columns)
 
 
-def _value(row: Any, key: str) -> Any:
-    return row.get(key)
-
-
 def _values(key: str, rows: Rows) -> list[Any]:
-    found = dict.fromkeys(value for row in rows if (value := _value(row, key)) is not None)
+    found = dict.fromkeys(value for row in rows if (value := row.get(key)) is not None)
     numbers = all(isinstance(value, int | float) for value in found)
     return sorted(found) if numbers else list(found)
 
@@ -105,8 +128,13 @@ def draw_heat_map(axes: Any, found: HeatMap) -> None:
         dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.5
         colour = "white" if dark else "black"
         axes.text(column, line, f"{mean:.{decimals}f}", ha="center", va="center", color=colour, fontsize=10.5)
-    axes.set_title(found.metric.title, loc="left", fontsize=9.5)
-    seeds = [f"{found.seeds} seeds"] if found.seeds > 1 else []
-    over = [*found.over, *seeds]
-    text = f"mean over {' and '.join(over)}" if over else "a run each"
-    footnote(axes, f"{text}; brighter is better")
+    named = "" if found.variant is None else f"{found.variant}: "
+    axes.set_title(named + found.metric.title, loc="left", fontsize=9.5)
+    footnote(axes, f"{said(found)}; brighter is better")
+
+
+def said(found: HeatMap) -> str:
+    """What a field is, in small print."""
+    over = [*found.over, *([f"{found.seeds} seeds"] if found.seeds > 1 else [])]
+    text = f"mean over {listed(over)}" if over else "a run each"
+    return text + ("; not all combinations have run" if found.over and not found.balanced else "")

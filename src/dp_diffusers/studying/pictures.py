@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from dp_diffusers.studying import chart
 from dp_diffusers.studying.drawing import STYLE, draw_panel, save
-from dp_diffusers.studying.heat_map import draw_heat_map, heat_map_of
+from dp_diffusers.studying.heat_map import draw_heat_map, heat_maps_of
 from dp_diffusers.studying.results import StudyResult
-from dp_diffusers.studying.trade_offs import ACCURACY, Metric, frechet, panels_of
+from dp_diffusers.studying.trade_offs import Metric, accuracy, frechet, panels_of
 
 KINDS: Final = (".svg", ".png")
 Drawing = Callable[[Any], None]  # on the axes it is given
@@ -25,8 +25,8 @@ def draw(result: StudyResult, folder: Path) -> list[str]:
     """Writes all pictures as SVG and PNG. Returns: the names of those to show in a table (PNG)."""
     names = ["accuracy"]
     for kind in KINDS:
-        chart.draw(result.rows, folder / f"accuracy{kind}")
-    metrics = [ACCURACY]
+        chart.draw(result.rows, folder / f"accuracy{kind}", result.images.tested_on)
+    metrics = [accuracy(result.images.tested_on)]
     if result.distances is not None:
         metrics.append(frechet(result.distances))
     for metric in metrics:
@@ -52,9 +52,12 @@ def _drawings(result: StudyResult, metric: Metric) -> Iterator[tuple[str, Drawin
             f"trade-off-{panel.axis.key}{metric.suffix}",
             lambda axes, panel=panel: draw_panel(axes, panel),  # type: ignore[misc]
         )
-    found = heat_map_of(rows, metric, result.grid)
-    if found is not None:
-        yield f"trade-off-heat-map{metric.suffix}", lambda axes: draw_heat_map(axes, found)
+    for found in heat_maps_of(rows, metric, result.grid):
+        variant = "" if found.variant is None else f"-{found.variant}"
+        yield (
+            f"trade-off-heat-map{variant}{metric.suffix}",
+            lambda axes, found=found: draw_heat_map(axes, found),  # type: ignore[misc]
+        )
 
 
 def _figure(drawings: list[Drawing], stem: Path) -> None:

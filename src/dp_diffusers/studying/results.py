@@ -118,6 +118,11 @@ class Images:
     public_stand_in: bool
     note: str
 
+    @property
+    def tested_on(self) -> str:
+        """The reference in words."""
+        return "held-out public images" if self.public_stand_in else "held-out real images"
+
 
 BENCHMARK: Final = Images(
     public_stand_in=False,
@@ -174,6 +179,7 @@ class StudyResult:
             "claim": CLAIM,
             "complete": self.complete,
             "features": self.features,
+            "classifier": self.features,
             "metric": "accuracy",
             "rows": [row.to_dict() for row in self.rows],
             "runs": self.to_rows(),
@@ -205,8 +211,9 @@ class StudyResult:
     @property
     def notes(self) -> list[str]:
         """What the table is about, and what it does not claim; a sentence each."""
+        apart = "" if self.images.public_stand_in else f"; {NOT_COVERED}"
         notes = [
-            f"accuracy of {self.features}, trained on the synthetic images; {NOT_COVERED}",
+            f"accuracy of {self.features} on {self.images.tested_on}, trained on the synthetic images{apart}",
             CLAIM,
             self.images.note,
         ]

@@ -1,13 +1,14 @@
 """What a study shows of one setting: a figure of merit against it, in lines for another, over all the rest.
 
-Guarantees that an interval is over seeds that have the same cells, that a mean says what it is over, and that
-runs without a value on an axis are left out of it. May import numpy and scipy; nothing is drawn here.
+Guarantees that an interval is over seeds that have the same cells, that a mean says what it is over, that
+runs without a value on an axis are left out of it, and runs without privacy out of the means of private ones.
+May import numpy and scipy; nothing is drawn here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -65,7 +66,9 @@ class Metric:
     suffix: str = ""
 
 
-ACCURACY: Final = Metric(column="accuracy", title="accuracy on held-out real images (%)", bounds=(0.0, 100.0))
+def accuracy(tested_on: str) -> Metric:
+    """Of a classifier on `tested_on`, which says whose images these are."""
+    return Metric(column="accuracy", title=f"accuracy on {tested_on} (%)", bounds=(0.0, 100.0))
 
 
 def frechet(name: str) -> Metric:
@@ -97,7 +100,8 @@ class Line:
 class Panel:
     """A picture's contents. over: what the means are over, beside seeds, in words.
 
-    balanced: whether all points are means over the same values of it.
+    balanced: whether all points are means over the same values of it. public: name and mean of each public
+    model, over its seeds.
     """
 
     axis: Axis
@@ -107,15 +111,28 @@ class Panel:
     over: tuple[str, ...]
     balanced: bool
     seeds: int
-    public: float | None
+    public: tuple[tuple[str, float], ...]
 
 
 def panels_of(rows: Rows, metric: Metric) -> list[Panel]:
     """One for each setting of `AXES` that has two values or more among the runs with the metric."""
-    public = [row for row in rows if row["epsilon"] == 0 and row[metric.column] is not None]
-    trained = [row for row in rows if row["epsilon"] != 0 and row[metric.column] is not None]
-    mean = float(np.mean([row[metric.column] for row in public])) if public else None
-    return [_panel(axis, trained, metric, mean) for axis in AXES if len(values_of(axis, trained)) > 1]
+    trained, public = trained_runs(rows, metric), _public_means(rows, metric)
+    return [_panel(axis, trained, metric, public) for axis in AXES if len(values_of(axis, trained)) > 1]
+
+
+def trained_runs(rows: Rows, metric: Metric) -> Rows:
+    """The runs with the metric that trained: the private ones, or where none is private all of them."""
+    known = [row for row in rows if row["epsilon"] != 0 and row[metric.column] is not None]
+    return [row for row in known if row["epsilon"] is not None] or known
+
+
+def _public_means(rows: Rows, metric: Metric) -> tuple[tuple[str, float], ...]:
+    """One for each base and way of making images: a mean over these would be of no model."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row["epsilon"] == 0 and row[metric.column] is not None:
+            found.setdefault(row["cell"], []).append(float(row[metric.column]))
+    return tuple((name, float(np.mean(values))) for name, values in found.items())
 
 
 def value_of(axis: Axis, row: Mapping[str, Any]) -> Any:
@@ -137,7 +154,7 @@ def values_of(axis: Axis, rows: Rows) -> list[Any]:
     return sorted(found) if numbers else list(found)
 
 
-def _panel(axis: Axis, rows: Rows, metric: Metric, public: float | None) -> Panel:
+def _panel(axis: Axis, rows: Rows, metric: Metric, public: tuple[tuple[str, float], ...]) -> Panel:
     there = [row for row in rows if value_of(axis, row) is not None]
     other = next(
         (one for one in LINES if one is not axis and not _follows(one, axis, there) and _varies(one, there)),
@@ -205,16 +222,21 @@ def _over(axis: Axis, other: Axis | None, rows: Rows) -> tuple[tuple[str, ...], 
     for row in rows:
         key = value_of(axis, row), None if other is None else value_of(other, row)
         groups.setdefault(key, []).append(row)
+    return averaged(list(groups.values()), fixed)
+
+
+def averaged(groups: Sequence[Rows], fixed: Collection[str]) -> tuple[tuple[str, ...], bool]:
+    """What the mean of each group is over, in words; whether all groups have equal settings.
+
+    fixed: columns that are one value in a group, under the names of `SAME`.
+    """
     columns = [
         column
-        for column in dict.fromkeys(name for row in rows for name in row if "." in name)
+        for column in dict.fromkeys(name for group in groups for row in group for name in row if "." in name)
         if SAME.get(column, column) not in fixed
-        and any(len({str(row.get(column)) for row in group}) > 1 for group in groups.values())
+        and any(len({str(row.get(column)) for row in group}) > 1 for group in groups)
     ]
-    met = {
-        frozenset(tuple(str(row.get(column)) for column in columns) for row in group)
-        for group in groups.values()
-    }
+    met = {frozenset(tuple(str(row.get(column)) for column in columns) for row in group) for group in groups}
     return tuple(map(short_name, columns)), len(met) == 1
 
 
