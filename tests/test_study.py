@@ -12,11 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from dp_diffusers.errors import RecipeError, RunFolderError
+from dp_diffusers.errors import BudgetError, RecipeError, RunFolderError
+from dp_diffusers.evaluation import classifier
+from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe import study as study_recipe
 from dp_diffusers.recipe.study import load_study
 from dp_diffusers.rows import RowTable
-from dp_diffusers.studying import chart, pictures, planned, runs, study
-from dp_diffusers.studying.contents import sha256_of_base
+from dp_diffusers.studying import chart, contents, pictures, planned, runs, study
+from dp_diffusers.studying.contents import sha256_of_base, sha256_of_images
+from dp_diffusers.studying.kept import Scoring, known
 from dp_diffusers.studying.public_row import public_images
 from dp_diffusers.studying.results import RunRecord, StudyResult
 from dp_diffusers.studying.row_count import expected_rows_at_most, layer_queries
@@ -143,14 +147,21 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def trained(run: planned.Run, out: Path) -> runs.Made:
         made.append(f"{run.cell} {run.seed}")
-        pictures = SimpleNamespace(images=[None] * 9)
+        pictures = SimpleNamespace(images=np.zeros((9, 8, 8, 1), np.uint8))
         facts = {"epsilon": 5.0, "delta": 1e-3, "steps": 3, "trainable_parameters": 9}
         facts["expected_rows_at_most"] = expected_rows_at_most(run.recipe, 3)
         return runs.Made(facts=facts, images=pictures, base=sha256_of_base(run.recipe.base))  # type: ignore[arg-type]
 
     monkeypatch.setattr(runs, "_trained", trained)
-    scores = SimpleNamespace(accuracy=SimpleNamespace(mean=80.0), distances=())
-    monkeypatch.setattr(runs, "evaluate", lambda *args, **options: scores)
+    monkeypatch.setattr(Recipe, "plan", lambda recipe: None)  # no noise to calibrate
+
+    def scored(*_: object, passes: int | None, **__: object) -> SimpleNamespace:
+        # as an evaluation does, by the size of the images
+        seen = classifier.default_passes(8) if passes is None else passes
+        named = {"classifier": classifier.NAME, "passes": seen}
+        return SimpleNamespace(accuracy=SimpleNamespace(mean=80.0), distances=(), **named)
+
+    monkeypatch.setattr(runs, "evaluate", scored)
     monkeypatch.setattr(pictures, "draw", lambda *args: [])
     return made
 
@@ -168,6 +179,97 @@ def test_a_result_of_a_base_that_has_changed_is_refused(
     tiny_base(seed=1).save(tmp_path / "base")
     with pytest.raises(RunFolderError, match=r"base .*base has changed since cell lora in .*study was run"):
         study(loaded, out)
+
+
+def test_results_of_two_schedules_are_never_in_one_table(
+    study_file: Path, tmp_path: Path, untrained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, out = load_study(study_file, [*ONE, "evaluate.passes=null"]), tmp_path / "study"
+    study(loaded, out)
+    study(loaded, out)
+    real = classifier.default_passes
+    monkeypatch.setattr(classifier, "default_passes", lambda size: 60_000)
+    with pytest.raises(RunFolderError, match=r"evaluate\.passes 40000, which is 60000 now"):
+        study(loaded, out)
+    monkeypatch.setattr(classifier, "default_passes", real)
+    kept = out / "cells" / "lora" / "seed-0.json"
+    document = json.loads(kept.read_text())
+    assert document["scored"] == {"classifier": classifier.NAME, "passes": 40_000, "size": 8}
+    kept.write_text(json.dumps({**document, "scored": {**document["scored"], "classifier": "mine"}}))
+    with pytest.raises(RunFolderError, match=f"evaluate.classifier mine, which is {classifier.NAME} now"):
+        study(loaded, out)
+    # a result from before schedules were kept: no number, no table
+    del document["scored"]
+    kept.write_text(json.dumps(document))
+    with pytest.raises(RunFolderError, match="does not say how many images its classifiers saw") as error:
+        study(loaded, out)
+    assert str(kept) in str(error.value.hint)
+    # with a number in the recipe there is nothing to look up
+    document["asked"]["evaluate"]["passes"] = 1
+    kept.write_text(json.dumps(document))
+    given = load_study(study_file, ONE)
+    run, scoring = planned.runs_of(given)[0], Scoring(settings=given.settings.evaluate)
+    assert known(run, out, scoring) is not None
+
+
+def test_a_cell_without_a_plan_is_named_before_anything_is_made(
+    study_file: Path, tmp_path: Path, untrained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(recipe: Recipe) -> None:
+        if recipe.budget.epsilon < 1:
+            raise BudgetError("no noise meets this budget", hint="raise it")
+
+    monkeypatch.setattr(Recipe, "plan", plan)
+    cells = "cells=[{name: lora}, {name: strict, set: {budget.epsilon: 0.01}}]"
+    loaded = load_study(study_file, ["seeds=[0]", cells])
+    with pytest.raises(BudgetError, match=r"^cell strict: "):
+        study(loaded, tmp_path / "study")
+    assert untrained == []
+    assert list((tmp_path / "study" / "cells").iterdir()) == []
+
+
+def test_plans_are_made_once_for_all_runs_that_share_one(
+    study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = "grid={strategy.rank: [1, 2, 3], training.noise_draws: [1, 2], budget.epsilon: [1, 2]}"
+    met: list[float] = []
+    monkeypatch.setattr(Recipe, "plan", lambda recipe: met.append(recipe.budget.epsilon))
+    planned.require_plans(planned.runs_of(load_study(study_file, ["cells=[{name: lora}]", grid])))
+    assert sorted(met) == [1, 2]
+
+
+def test_names_of_many_keys_have_folders_that_every_disk_takes(study_file: Path) -> None:
+    targets = [[f"block.{number}.attention.to_{letter}" for letter in "qkv"] for number in range(9)]
+    loaded = load_study(
+        study_file, [*ONE, f"grid={json.dumps({'strategy.targets': targets, 'data.size': [8]})}"]
+    )
+    folders = {run.folder(Path("out")).parent.name for run in planned.runs_of(loaded) if not run.public}
+    assert len(folders) == len(loaded.cells) == 9
+    assert max(map(len, folders)) <= 120
+    longer = [["to_" + "q" * 400 + end] for end in "ab"]
+    loaded = load_study(study_file, [*ONE, f"grid={json.dumps({'strategy.targets': longer})}"])
+    folders = {run.folder(Path("out")).parent.name for run in planned.runs_of(loaded) if not run.public}
+    assert (len(folders), max(map(len, folders))) == (2, 120)
+    short = "lora+rank=4+noise_draws=1"
+    assert study_recipe.folder_name(short) == short
+    assert study_recipe.folder_name("a" * 120) == "a" * 120
+
+
+def test_a_reference_is_read_once_and_again_where_it_has_changed(
+    tiny_parquet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    real = contents.open_source
+    monkeypatch.setattr(
+        contents, "open_source", lambda *args, **named: opened.append(args) or real(*args, **named)
+    )
+    place = str(tiny_parquet.parent.parent)
+    first = sha256_of_images(place)
+    assert sha256_of_images(place) == first
+    assert len(opened) == 1
+    pq.write_table(pq.read_table(tiny_parquet).slice(1), tiny_parquet)
+    assert sha256_of_images(place) != first
+    assert len(opened) == 2
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def two_variants_and_a_ceiling() -> StudyResult:
     for record, chosen in list(zip(records, settings, strict=True))[1:]:
         better = replace(record, cell=record.cell.replace("lora", "wide", 1), accuracy=record.accuracy + 3)
         records.append(better)
-        settings.append({**chosen, "training.learning_rate": 4e-3})
+        settings.append({**chosen, "training.learning_rate": 4e-3, "strategy": "frozen_a"})
         ceiling = replace(better, cell=record.cell.replace("lora", "none", 1), accuracy=99.0, epsilon=None)
         records.append(ceiling)
         settings.append({**chosen, "budget.epsilon": None})

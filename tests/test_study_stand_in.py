@@ -128,6 +128,13 @@ def test_a_smaller_stand_in_keeps_the_sampling_probability_and_says_so(
     assert found.expected_units == round(found.population / 10)
     assert "scaled down alike" in images.note
     assert "gains are underestimated" in images.note
+    # 6000 / 15 expected of them is 16 of about 240; 6000 / 150 would be 1.6, which is no number of units
+    rare = many.model_copy(update={"expected_units": 40})
+    cell = replace(larger, recipes=(recipe.model_copy(update={"mechanism": rare}),))
+    asked = r"2 expected of these is a sampling probability of 0\.008\d*, the recipe's is 0\.00667"
+    with pytest.raises(ParameterError, match=asked):
+        on_stand_in(replace(loaded, cells=(cell,)), tmp_path / "rare", quiet)
+    assert not (tmp_path / "rare" / "proxy").exists()
     limited = many.model_copy(update={"max_units": 800})
     cell = replace(larger, recipes=(recipe.model_copy(update={"mechanism": limited}),))
     with pytest.raises(ParameterError, match="max_units does not scale"):
@@ -271,11 +278,12 @@ def test_distances_of_each_run_are_columns_and_change_no_earlier_result(
     document = {"recipe": tiny_recipe.name, "seeds": [0], "public_model": False, "evaluate": scored}
     path.write_text(yaml.safe_dump(document))
     facts = {"epsilon": 5.0, "delta": 1e-3, "steps": 3, "trainable_parameters": 9, "expected_rows_at_most": 1}
-    images: Any = SimpleNamespace(images=[None] * 9)
+    images: Any = SimpleNamespace(images=np.zeros((9, 8, 8, 1), np.uint8))
     base = "base"
     made = runs.Made(facts=facts, images=images, base=base)
     monkeypatch.setattr(runs, "_trained", lambda run, out: made)
     monkeypatch.setattr(pictures, "draw", lambda *_: [])
+    monkeypatch.setattr(runs, "require_plans", lambda runs: None)
     monkeypatch.setattr("dp_diffusers.studying.kept.sha256_of_base", lambda path: base)
     asked: list[Any] = []
 
@@ -283,7 +291,8 @@ def test_distances_of_each_run_are_columns_and_change_no_earlier_result(
         asked.append(features)
         figures = {"fid": 3.0, "kid": 0.1, "kid_standard_error": 0.01, "precision": 0.5}
         distances = () if features is None else (SimpleNamespace(figures=figures),)
-        return SimpleNamespace(accuracy=SimpleNamespace(mean=80.0), distances=distances)
+        schedule = {"classifier": "cnn-32-64-128", "passes": 1}
+        return SimpleNamespace(accuracy=SimpleNamespace(mean=80.0), distances=distances, **schedule)
 
     monkeypatch.setattr(runs, "evaluate", evaluated)
     plain = study(load_study(path), tmp_path / "plain")

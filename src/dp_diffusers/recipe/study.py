@@ -8,6 +8,7 @@ of `study` in the design.
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,6 +35,7 @@ OF_THE_STUDY: Final = {
     "budget.ledger": "each run has a ledger of its own in --out",
 }
 PUBLIC: Final = "public model"  # the name of the ε = 0 row; a second one is called `public model 2`
+LONGEST: Final = 120  # letters of a folder's name: disks take 255, and endings are added to it
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,79}")
 
 
@@ -166,8 +168,12 @@ def _resolved(settings: StudyRecipe, folder: Path) -> StudyRecipe:
 
 
 def folder_name(cell: str) -> str:
-    """What the folder of a cell, or of the public model, is called."""
-    return cell.replace(" ", "-")
+    """What the folder of a cell, or of the public model, is called; a long name ends in its hash."""
+    name = cell.replace(" ", "-")
+    if len(name) <= LONGEST:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: LONGEST - len(digest) - 1]}-{digest}"
 
 
 def _clashes(names: list[str]) -> Iterator[tuple[str, str]]:

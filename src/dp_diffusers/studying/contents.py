@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+import os
+from collections.abc import Iterator
+from functools import cache, lru_cache
 from pathlib import Path
 
+from dp_diffusers.data.apart import MANIFESTS
 from dp_diffusers.data.sources import kind_of, open_source
 from dp_diffusers.diffusion.loading import load_base
 
@@ -26,9 +29,31 @@ def sha256_of_base(path: str) -> str:
 def sha256_of_images(path: str) -> str:
     """sha256 of the files of labelled images as they lie there, of their labels and of class names.
 
-    Whatever `evaluation.reading.read_images` opens. Raises `DataError`.
+    Whatever `evaluation.reading.read_images` opens, read again where a size or a time of it differs.
+    Raises `DataError`.
     """
     place = Path(path)
+    lists_others = place.is_file() and place.suffix.lower() in MANIFESTS
+    return _digest(place) if lists_others else _remembered(place, tuple(_stamps(place)))
+
+
+def _stamps(place: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, size in bytes and time of change of each file there."""
+    files = [place] if place.is_file() else []
+    for folder, _, names in os.walk(place, followlinks=True):
+        files += [Path(folder, name) for name in names]
+    for file in sorted(files):
+        if file.exists():  # else a link to nothing
+            found = file.stat()
+            yield str(file), found.st_size, found.st_mtime_ns
+
+
+@lru_cache(maxsize=2)
+def _remembered(place: Path, _: tuple[tuple[str, int, int], ...]) -> str:
+    return _digest(place)
+
+
+def _digest(place: Path) -> str:
     digest = hashlib.sha256()
     for part in (sorted(place.rglob("*.parquet")) if place.is_dir() else []) or [place]:
         kind = kind_of(part)

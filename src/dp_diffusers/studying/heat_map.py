@@ -1,4 +1,4 @@
-"""The heat maps of a study, one for each variant: the two most important keys of its grid, a mean at each point.
+"""The heat maps of a study, one for each variant: the two first keys of its grid, a mean in each field.
 
 Guarantees that a number stands in every field, so that no colour has to be read; what has not run is empty.
 A field is a mean over runs of one variant (`cells` of the study), all private or none, and says over what.

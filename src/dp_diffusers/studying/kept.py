@@ -1,24 +1,28 @@
 """Results of earlier starts of a study: read where they are of the same settings and contents, else refused.
 
-Guarantees that a result is on disk whole, with what decided it, or absent. May import the recipe, and torch
-and diffusers through the base.
+Guarantees that a result is on disk whole, with what decided it, or absent: a default is written down as what
+it came to, so that results of two defaults are never in one table. May import the recipe, and torch and
+diffusers through the base.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.evaluation import Features
+from dp_diffusers.evaluation.classifiers import DEFAULT, classifier_named
 from dp_diffusers.recipe.file import differing_keys
 from dp_diffusers.recipe.study import ScoreSettings
 from dp_diffusers.studying.contents import sha256_of_base, sha256_of_images
 from dp_diffusers.studying.planned import Run
 from dp_diffusers.studying.results import RunRecord
 from dp_diffusers.whole_files import write_text
+
+SCORED: Final = "scored"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,11 +33,21 @@ class Scoring:
     extractor: Features | None = None
 
 
-def keep(run: Run, out: Path, scoring: Scoring, base: str, record: RunRecord) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What the classifiers of a result were: their name, the images each saw, the size of these in pixels."""
+
+    classifier: str
+    passes: int
+    size: int
+
+
+def keep(run: Run, out: Path, scoring: Scoring, base: str, record: RunRecord, schedule: Schedule) -> None:
     """Writes a result; `base`: sha256 of the model that it was made from."""
     document = {
         "asked": asked(run, out, scoring),
         "contents": contents_of(base, scoring),
+        SCORED: asdict(schedule),
         "result": record.to_dict(),
     }
     write_text(result_file(run, out), json.dumps(document, indent=2, sort_keys=True) + "\n")
@@ -64,7 +78,7 @@ def known(run: Run, out: Path, scoring: Scoring) -> RunRecord | None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         record, before = RunRecord(**document["result"]), document["asked"]
-        contents = dict(document["contents"])
+        contents, schedule = dict(document["contents"]), _schedule(document.get(SCORED))
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} is damaged", hint="delete it: the run is scored again") from error
     different = differing_keys(before, json.loads(json.dumps(asked(run, out, scoring))), "")
@@ -73,8 +87,41 @@ def known(run: Run, out: Path, scoring: Scoring) -> RunRecord | None:
             f"cell {run.cell} in {out} was run with another {', '.join(different)}",
             hint="give another --out, or call the cell otherwise",
         )
+    _refuse_another_schedule(run, out, scoring, schedule)
     _refuse_other_contents(run, out, scoring, contents)
     return record
+
+
+def _schedule(document: dict[str, Any] | None) -> Schedule | None:
+    """None for a result from before it was written down. Raises `KeyError`, `TypeError` for a damaged one."""
+    if document is None:
+        return None
+    return Schedule(
+        classifier=str(document["classifier"]), passes=int(document["passes"]), size=int(document["size"])
+    )
+
+
+def _refuse_another_schedule(run: Run, out: Path, scoring: Scoring, before: Schedule | None) -> None:
+    """Raises `RunFolderError` where the defaults of today would score the run in another way."""
+    path, passes = result_file(run, out), scoring.settings.passes
+    again = f"give another --out, or delete {path}: the run is scored again, not trained again"
+    if before is None:
+        if passes is None:  # the default of its time, whatever that was
+            raise RunFolderError(f"{path} does not say how many images its classifiers saw", hint=again)
+        return
+    learner = classifier_named(DEFAULT)
+    now = Schedule(
+        classifier=learner.name,
+        passes=learner.default_passes(before.size) if passes is None else passes,
+        size=before.size,
+    )
+    for name in ("classifier", "passes"):
+        then, today = getattr(before, name), getattr(now, name)
+        if then != today:
+            raise RunFolderError(
+                f"cell {run.cell} in {out} was scored with evaluate.{name} {then}, which is {today} now",
+                hint=again,
+            )
 
 
 def _refuse_other_contents(run: Run, out: Path, scoring: Scoring, contents: dict[str, Any]) -> None:

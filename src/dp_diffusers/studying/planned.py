@@ -1,15 +1,18 @@
 """The runs of a study: each cell with each seed, and the rows of the public model before them.
 
-Guarantees a folder and a ledger of its own for each run. May import the recipe.
+Guarantees a folder and a ledger of its own for each run, and that a cell without a plan is named before one
+runs. May import the recipe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from dp_diffusers.errors import BudgetError, ParameterError
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.study import PUBLIC, LoadedStudy, folder_name
 
@@ -45,6 +48,38 @@ def runs_of(study: LoadedStudy) -> list[Run]:
         for seed, recipe in zip(seeds, cell.recipes, strict=True)
     ]
     return [*_public_runs(study), *cells] if study.settings.public_model else cells
+
+
+def require_plans(runs: Iterable[Run]) -> None:
+    """Calibrates the noise of each run that trains, once for all that share it: a second or so, no image.
+
+    Raises `BudgetError`, `ParameterError` with the cell's name.
+    """
+    met: set[str] = set()
+    for run in runs:
+        decides = json.dumps(_decides_plan(run.recipe), sort_keys=True)
+        if run.public or decides in met:
+            continue
+        met.add(decides)
+        try:
+            run.recipe.plan()
+        except (BudgetError, ParameterError) as error:
+            raise type(error)(f"cell {run.cell}: {error.message}", hint=error.hint) from error
+
+
+def _decides_plan(recipe: Recipe) -> dict[str, Any]:
+    """All of a recipe that its plan is made from, side queries included."""
+    return recipe.model_dump(
+        mode="json",
+        include={
+            "base": True,
+            "budget": True,
+            "mechanism": True,
+            "strategy": {"name"},
+            "data": {"classes"},
+            "generation": {"labels"},
+        },
+    )
 
 
 def _public_runs(study: LoadedStudy) -> Iterator[Run]:

@@ -3,7 +3,8 @@
 Guarantees:
 - each run has a folder and a ledger of its own below the study's, and its result is on disk before it counts;
 - a study that was stopped at any instant goes on; a finished run is neither trained nor scored again;
-- a run whose recipe, base, scoring or reference was changed since is refused by name;
+- a run whose recipe, base, scoring or reference was changed since is refused by name, and so is a cell that
+  no noise can be calibrated for, before anything is made;
 - without a reference the study is about public images alone, see `stand_in`.
 May import everything. Source: the contract of `study` in the design.
 """
@@ -23,8 +24,8 @@ from dp_diffusers.recipe.study import LoadedStudy
 from dp_diffusers.run_folder import make_folder
 from dp_diffusers.studying import pictures
 from dp_diffusers.studying.contents import sha256_of_base
-from dp_diffusers.studying.kept import Scoring, keep, known
-from dp_diffusers.studying.planned import CELLS, Run, runs_of
+from dp_diffusers.studying.kept import Schedule, Scoring, keep, known
+from dp_diffusers.studying.planned import CELLS, Run, require_plans, runs_of
 from dp_diffusers.studying.public_row import public_images
 from dp_diffusers.studying.results import BENCHMARK, CLAIM, RunRecord, StudyResult
 from dp_diffusers.studying.row_count import expected_rows_at_most, layer_queries
@@ -66,6 +67,8 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
     sha256_of_base.cache_clear()  # a base may have changed since the last call
     scoring, runs = Scoring(settings=loaded.settings.evaluate, extractor=extractor), runs_of(loaded)
     settings = settings_of([(run.recipe, run.public) for run in runs])
+    # what is refused is refused before the first run is paid for
+    require_plans([run for run in runs if known(run, folder, scoring) is None])
     records: list[RunRecord] = []
     drawn = Drawn(folder=folder)
     for index, run in enumerate(runs):
@@ -149,7 +152,10 @@ def _done(run: Run, out: Path, scoring: Scoring) -> RunRecord:
         **made.facts,
         **figures,
     )
-    keep(run, out, scoring, made.base, record)
+    schedule = Schedule(
+        classifier=scores.classifier, passes=scores.passes, size=int(made.images.images.shape[1])
+    )
+    keep(run, out, scoring, made.base, record, schedule)
     return record
 
 

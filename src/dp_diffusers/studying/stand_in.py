@@ -4,8 +4,8 @@ Guarantees:
 - `data.path` of a cell is replaced before anything is opened, so no private image is read; public images that
   lie where those of a cell do are refused before that (`apart`, by place alone);
 - four fifths of them are trained on, one fifth is the reference (`public_split`), written once;
-- noise and sampling probability are those of the recipe. With fewer images than the declared population both
-  population and expected units shrink alike, so that less signal meets the same noise: gains look smaller.
+- noise and sampling probability are those of the recipe, this to 5 %. With fewer images than the declared
+  population both it and expected units shrink alike: less signal meets the same noise, gains look smaller.
 What a base learnt from these very images it cannot gain from them again; the study says so. May import torch
 and diffusers through the base, and the readers of `data`.
 """
@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dp_diffusers.errors import DataError, ParameterError, RunFolderError
 from dp_diffusers.images_out import write_parquet
@@ -29,6 +29,7 @@ from dp_diffusers.studying.public_split import OTHERWISE, loaded, split
 from dp_diffusers.studying.results import Images
 from dp_diffusers.whole_files import write_text
 
+ROUNDING: Final = 0.05  # of the sampling probability, by whole numbers of expected units
 FOLDER, IMAGES, REFERENCE, RECORD = "proxy", "images.parquet", "reference.parquet", "proxy.json"
 
 
@@ -149,6 +150,8 @@ def _made(
     images, reference = split(
         loaded(asked["proxy"], recipes[0]), asked["data.classes"], asked["mechanism.population"]
     )
+    for recipe in recipes:
+        _scaled(recipe, len(images.images))  # refused before anything is written
     made = StandIn(
         images=len(images.images),
         reference=len(reference.images),
@@ -189,7 +192,7 @@ def _same(recipe: Recipe, made: StandIn) -> bool:
 
 
 def _scaled(recipe: Recipe, units: int) -> Any:
-    """The mechanism with at most `units` units, of equal sampling probability."""
+    """The mechanism with at most `units` units, of equal sampling probability. Raises `ParameterError`."""
     mechanism = recipe.mechanism
     if units >= mechanism.population:
         return mechanism
@@ -200,4 +203,11 @@ def _scaled(recipe: Recipe, units: int) -> Any:
             hint=f"leave it out, or give more images: proxy: PATH, {OTHERWISE}",
         )
     expected = max(1, round(mechanism.expected_units * units / mechanism.population))
+    asked, found = mechanism.expected_units / mechanism.population, expected / units
+    if abs(found / asked - 1) > ROUNDING and mechanism.name != "pe":  # all units vote in `pe`
+        raise ParameterError(
+            f"the public stand-in has {units} of {mechanism.population} units: {expected} expected of these "
+            f"is a sampling probability of {found:.3g}, the recipe's is {asked:.3g}",
+            hint=f"give more images: proxy: PATH, or raise mechanism.expected_units, {OTHERWISE}",
+        )
     return mechanism.model_copy(update={"population": units, "expected_units": expected})
