@@ -23,7 +23,7 @@ ONE: Final = "#0072b2"
 PUBLIC: Final = "#b03a2e"
 FAINT: Final = "#5f5f5f"
 WIDTH: Final = 48  # letters above a panel
-DASHES: Final = ((1, 2), (5, 2), (5, 2, 1, 2))  # of public models; more of them than these are not drawn
+DASHES: Final = ((1, 2), (4, 2), ())  # of public models (the last is whole); of more than these none is drawn
 MARKS: Final = "osD^vP*X"
 STYLE: Final = {
     "svg.hashsalt": "dp-diffusers",
@@ -51,7 +51,7 @@ def save(figure: Any, path: Path) -> Path:
 
 
 def draw_panel(axes: Any, panel: Panel) -> None:
-    """Lines of means, a faint dot for each run, intervals over seeds, each public model as a broken line."""
+    """Lines of means, a faint dot for each run, intervals over seeds; public models: lines without marks."""
     places = sorted({point.x for line in panel.lines for point in line.points})
     logarithmic = places[0] > 0 and places[-1] / places[0] >= 3
     if logarithmic:
