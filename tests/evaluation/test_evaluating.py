@@ -14,7 +14,7 @@ from dp_diffusers.data.public_images import load_public
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.intervals import Interval
-from dp_diffusers.evaluation.reading import LabelledImages, read_images
+from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.images_out import write_images
 
 NAMES = tuple("0123456789")
@@ -67,14 +67,6 @@ def test_progress_is_told_of_each_seed() -> None:
     evaluate(data, data, features=None, seeds=2, passes=256, progress=lambda **facts: told.append(facts))
     assert sum("message" in facts for facts in told) == 2
     assert {"step": 1, "steps": 1} in told
-
-
-def test_classes_meet_by_name_or_else_by_number() -> None:
-    images = np.zeros((3, 4, 4, 1), np.uint8)
-    own = LabelledImages(images=images, labels=np.array([0, 1, 2]), class_names=("cat", "dog", "owl"))
-    assert own.numbered_as(("owl", "cat")).labels.tolist() == [1, 0]
-    assert own.numbered_as(("a", "b", "c")).labels.tolist() == [0, 1, 2]
-    assert own.numbered_as(("a", "b")).labels.tolist() == [0, 1]
 
 
 def test_interval_of_three_values() -> None:

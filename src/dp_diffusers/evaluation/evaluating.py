@@ -182,7 +182,9 @@ def _of_the_public_model(
     """
     names = synthetic.class_names
     if given is not None:
-        return {PUBLIC_MODEL: opened(given, synthetic.images.shape[1:]).numbered_as(names)}, []
+        return {
+            PUBLIC_MODEL: opened(given, synthetic.images.shape[1:]).numbered_as(names, "public model")
+        }, []
     if run is None:
         return {}, []
     progress(message="images of the public model, without the adapter")

@@ -45,18 +45,20 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     )
     family = release.family(adapted=False)
     release.classes(family, (made_with.get("classes") or {}).get("prompts"))  # tells a family its texts
-    names = family.base.class_names or like.class_names
-    labels = like.numbered_as(tuple(names)).labels
+    names = tuple(family.base.class_names or like.class_names)
+    if not set(names) & set(like.class_names):  # a base numbers such classes as the recipe's list does
+        names = like.class_names
+    labels = like.numbered_as(names).labels
     key = json.dumps([family.base.sha256, asdict(sampling), labels.tolist()])
     kept = run / "private" / "public-model-images.npz"
     if kept.exists():
         with np.load(kept) as stored:
             if str(stored["key"]) == key:
-                return LabelledImages(images=stored["images"], labels=labels, class_names=tuple(names))
+                return LabelledImages(images=stored["images"], labels=labels, class_names=names)
     pixels = np.concatenate(list(sample(family, labels, len(labels), sampling)))
     if kept.parent.is_dir():
         np.savez(kept, images=pixels, key=np.array(key))
-    return LabelledImages(images=pixels, labels=labels, class_names=tuple(names))
+    return LabelledImages(images=pixels, labels=labels, class_names=names)
 
 
 def public_images_of(run: Path, size: int, channels: int) -> LabelledImages | None:

@@ -1,7 +1,7 @@
 """Labelled images from disk for an evaluation: a parquet file, a folder of them, or an image folder.
 
-Guarantees that labels of two sets mean the same, by class name where they share names, else by number; and
-that pixels are decoded once, into their place. May import numpy and the readers of `data` (PIL, pyarrow).
+Guarantees that labels of two sets mean the same, as `class_numbers` tells it, and that pixels are decoded
+once, into their place. May import numpy and the readers of `data` (PIL, pyarrow).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dp_diffusers.data.decoding import Decoder
 from dp_diffusers.data.labels import label_numbers
 from dp_diffusers.data.sources import RawImages, kind_of, open_source
 from dp_diffusers.errors import DataError
+from dp_diffusers.evaluation.class_numbers import listed, matched
 
 ON_DISK_FROM: Final = 1 << 30  # bytes
 TOLD_EVERY: Final = 1000  # images
@@ -35,17 +36,30 @@ class LabelledImages:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
-    def numbered_as(self, names: tuple[str, ...]) -> LabelledImages:
-        """The images of the classes in `names`, numbered in their order. Raises `DataError` for none."""
-        own = self.class_names if set(self.class_names) & set(names) else names
-        numbers = np.array([names.index(name) if name in names else -1 for name in own], np.int64)
+    def numbered_as(self, names: tuple[str, ...], called: str = "these images") -> LabelledImages:
+        """The images of the classes in `names`, numbered in their order; see `class_numbers.matched`.
+
+        called: what these images are, in a note or an error. Raises `DataError` for none.
+        """
+        if self.class_names == names:
+            return self
+        places, note = matched(self._named(), names, called)
+        numbers = np.array(places, np.int64)
         known = self.labels < len(numbers)
         labels = np.where(known, numbers[np.minimum(self.labels, len(numbers) - 1)], -1)
         kept = labels >= 0
         if not kept.any():
-            raise DataError("no image has a class of the synthetic images", hint="compare the class names")
+            raise DataError(
+                f"{called}: no image has a class of the synthetic images",
+                hint=f"classes of {called}: {listed(self._named())}; synthetic classes: {listed(names)}",
+            )
         images = self.images if kept.all() else self.images[kept]
-        return LabelledImages(images=images, labels=labels[kept], class_names=names, notes=self.notes)
+        notes = self.notes if note is None else (*self.notes, note)
+        return LabelledImages(images=images, labels=labels[kept], class_names=names, notes=notes)
+
+    def _named(self) -> tuple[str, ...]:
+        """The names of the classes; their numbers where there are none."""
+        return self.class_names or tuple(map(str, range(int(self.labels.max()) + 1)))
 
 
 def read_images(

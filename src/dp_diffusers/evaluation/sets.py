@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.data.public_images import PublicImages
 from dp_diffusers.errors import DataError, ParameterError, counted
+from dp_diffusers.evaluation.class_numbers import listed
 from dp_diffusers.evaluation.classifier import Labelled
 from dp_diffusers.evaluation.public_model import public_images_of
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
 
 Images = str | Path | Labelled | PublicImages | LabelledImages
+PUBLIC: Final = "public images"  # in a note
 
 
 def real_images(real: LabelledImages, names: tuple[str, ...], called: str) -> LabelledImages:
@@ -27,13 +30,13 @@ def real_images(real: LabelledImages, names: tuple[str, ...], called: str) -> La
 
     Raises `DataError` for a class that the synthetic images lack: it must not be left out.
     """
-    found = real.numbered_as(names)
+    found = real.numbered_as(names, called)
     if len(found.images) < len(real.images):
         missing = len(real.images) - len(found.images)
         raise DataError(
             f"{counted(missing, f'{called} image has', f'{called} images have')} a class that the synthetic "
             "images lack",
-            hint=f"synthetic classes: {', '.join(names[:10])}",
+            hint=f"synthetic classes: {listed(names)}",
         )
     return found
 
@@ -91,15 +94,37 @@ def opened(
 def public_images(
     public: Images | Sequence[Images], run: Path | None, shape: tuple[int, ...], names: tuple[str, ...]
 ) -> LabelledImages | None:
-    """All public images of the synthetic classes; those of the run's base where none are given."""
+    """All public images of the synthetic classes; those of the run's base where none are given.
+
+    What they lack, and what was left out of them, is in their notes. Raises `DataError`.
+    """
     single = isinstance(public, str | Path | PublicImages | LabelledImages) or _is_arrays(public)
     chosen: list[Any] = [public] if single else list(public)  # type: ignore[arg-type]
-    if not chosen:
+    parts = [opened(part, shape) for part in chosen]
+    if not parts:
         recorded = None if run is None else public_images_of(run, shape[0], shape[2])
         # other classes are another task: a row for them would compare nothing
-        alike = recorded is not None and set(names) <= set(recorded.class_names)
-        return recorded.numbered_as(names) if recorded is not None and alike else None
-    return _together([opened(part, shape).numbered_as(names) for part in chosen])
+        if recorded is None or not set(names) <= set(recorded.class_names):
+            return None
+        parts = [recorded]
+    found = _together([part.numbered_as(names, PUBLIC) for part in parts])
+    return replace(found, notes=(*found.notes, *_left_out(parts, found), *_lacking(found)))
+
+
+def _left_out(parts: Sequence[LabelledImages], found: LabelledImages) -> list[str]:
+    number = sum(len(part.images) for part in parts) - len(found.images)
+    if not number:
+        return []
+    said = counted(number, "image is", "images are")
+    return [f"{PUBLIC}: {said} left out, of classes that the synthetic images lack"]
+
+
+def _lacking(found: LabelledImages) -> list[str]:
+    names, there = found.class_names, set(found.labels.tolist())
+    missing = [name for number, name in enumerate(names) if number not in there]
+    if not missing:
+        return []
+    return [f"{PUBLIC}: no image of {len(missing)} of {len(names)} synthetic classes ({listed(missing)})"]
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:
