@@ -13,14 +13,14 @@ from typing import Any, Final
 
 from torch import nn
 
-from dp_diffusers.errors import ModelError, RunFolderError, counted, within
+from dp_diffusers.errors import ModelError, RunFolderError, counted
 from dp_diffusers.evaluation import distances
 from dp_diffusers.evaluation.classifiers import DEFAULT as DEFAULT_CLASSIFIER
 from dp_diffusers.evaluation.classifiers import classifier_named
 from dp_diffusers.evaluation.distances import Distances
 from dp_diffusers.evaluation.diversity import Diversity, diversities
 from dp_diffusers.evaluation.embedding import Embedded, embed
-from dp_diffusers.evaluation.features import DEFAULT, Features, features_named
+from dp_diffusers.evaluation.features import DEFAULT, Features, extractor_of
 from dp_diffusers.evaluation.fidelity import Fidelity, fidelity_of
 from dp_diffusers.evaluation.held_apart import refuse_training_images
 from dp_diffusers.evaluation.held_out import HeldOut
@@ -35,7 +35,7 @@ from dp_diffusers.evaluation.sets import (
     repeated,
     with_public_sets,
 )
-from dp_diffusers.evaluation.trials import Schedule
+from dp_diffusers.evaluation.trials import Schedule, require_schedule
 from dp_diffusers.kept_scores import keep_scores
 
 Progress = Callable[..., None]
@@ -86,20 +86,22 @@ def evaluate(
     folder. Raises `DataError`, `ParameterError`; `ModelError` where an extractor's package or weights are
     missing.
     """
-    within(2, 100, seeds=seeds, hint="an interval needs two seeds")
+    require_schedule(seeds, passes)
     learner = classifier_named(classifier, device)
-    extractor = features_named(features) if isinstance(features, str) else features
+    extractor = extractor_of(features)
     synthetic = opened(images, None, progress=progress)
     shape, names = synthetic.images.shape[1:], synthetic.class_names
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
-    real_ones = opened(reference, shape, on_disk=False, progress=progress)
+    real_ones = opened(reference, shape, called="reference", on_disk=False, progress=progress)
     place = reference if isinstance(reference, str | Path) else None
     apart = () if run is None else refuse_training_images(run, "reference", place, real_ones.images)
     held_out = HeldOut(real_images(real_ones, names, "reference"))
     ceiling = (
         None
         if real is None
-        else HeldOut(real_images(opened(real, shape, on_disk=False, progress=progress), names, "real"))
+        else HeldOut(
+            real_images(opened(real, shape, called="real", on_disk=False, progress=progress), names, "real")
+        )
     )
     of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
     made = {SYNTHETIC: synthetic, **of_the_base}
@@ -183,7 +185,9 @@ def _of_the_public_model(
     names = synthetic.class_names
     if given is not None:
         return {
-            PUBLIC_MODEL: opened(given, synthetic.images.shape[1:]).numbered_as(names, "public model")
+            PUBLIC_MODEL: opened(given, synthetic.images.shape[1:], called="public model").numbered_as(
+                names, "public model"
+            )
         }, []
     if run is None:
         return {}, []

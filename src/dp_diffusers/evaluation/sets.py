@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dp_diffusers.data.public_images import PublicImages
 from dp_diffusers.errors import DataError, ParameterError, counted
+from dp_diffusers.evaluation.arrays import checked_arrays, pair_of
 from dp_diffusers.evaluation.class_numbers import listed
 from dp_diffusers.evaluation.classifier import Labelled
 from dp_diffusers.evaluation.public_model import public_images_of
@@ -68,27 +69,30 @@ def opened(
     images: Images,
     shape: tuple[int, ...] | None,
     *,
+    called: str = "images",
     on_disk: bool = True,
     progress: Callable[..., None] | None = None,
 ) -> LabelledImages:
     """Images of any kind; files are brought to `shape` (H, W, C), arrays must have it.
 
+    called: what they are, in an error. Raises `DataError`.
     on_disk: many pixels may go to a temporary file; not those of real images, which stay where they are.
     """
     if isinstance(images, str | Path):
         size, channels = (None, None) if shape is None else (shape[0], shape[2])
         return read_images(images, size=size, channels=channels, on_disk=on_disk, progress=progress)
-    if isinstance(images, tuple):
-        pixels, labels = images
-        names = tuple(map(str, range(int(np.max(labels)) + 1)))
-        images = LabelledImages(images=pixels, labels=np.asarray(labels, np.int64), class_names=names)
-    if shape is not None and images.images.shape[1:] != shape:
-        raise DataError(f"expected images of shape {shape}, got {images.images.shape[1:]}")
-    if isinstance(images, LabelledImages):
-        return images
-    return LabelledImages(
-        images=images.images, labels=images.labels, class_names=images.class_names, notes=images.notes
-    )
+    if isinstance(images, PublicImages | LabelledImages):
+        names, notes = images.class_names, images.notes
+        pixels, labels = checked_arrays(images.images, images.labels, called, len(names) or None)
+    else:
+        pixels, labels = checked_arrays(*pair_of(images, called), called)
+        names, notes = tuple(map(str, range(int(labels.max()) + 1))), ()
+    if shape is not None and pixels.shape[1:] != shape:
+        raise DataError(
+            f"{called}: expected images of shape {shape}, as the synthetic ones, got {pixels.shape[1:]}",
+            hint="resize the arrays, or give a path: files are resized",
+        )
+    return LabelledImages(images=pixels, labels=labels, class_names=names, notes=notes)
 
 
 def public_images(
@@ -99,8 +103,8 @@ def public_images(
     What they lack, and what was left out of them, is in their notes. Raises `DataError`.
     """
     single = isinstance(public, str | Path | PublicImages | LabelledImages) or _is_arrays(public)
-    chosen: list[Any] = [public] if single else list(public)  # type: ignore[arg-type]
-    parts = [opened(part, shape) for part in chosen]
+    chosen: list[Any] = [public] if single or not isinstance(public, Sequence) else list(public)
+    parts = [opened(part, shape, called=PUBLIC) for part in chosen]
     if not parts:
         recorded = None if run is None else public_images_of(run, shape[0], shape[2])
         # other classes are another task: a row for them would compare nothing

@@ -11,10 +11,20 @@ from functools import partial
 
 from torch import nn
 
+from dp_diffusers.errors import positive, whole, within
 from dp_diffusers.evaluation.classifier import train_and_test
 from dp_diffusers.evaluation.classifiers import Classifier
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.evaluation.rows import Row
+
+
+def require_schedule(seeds: int, passes: int | None) -> None:
+    """Raises `ParameterError` for numbers that no training can have."""
+    whole(seeds=seeds)
+    within(2, 100, seeds=seeds, hint="an interval needs two seeds")
+    if passes is not None:
+        whole(passes=passes, hint="images seen in one training")
+        positive(passes=passes, hint="images seen in one training")
 
 
 @dataclass(frozen=True, kw_only=True)
