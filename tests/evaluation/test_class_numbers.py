@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation.reading import LabelledImages
-from dp_diffusers.evaluation.sets import public_images, real_images
+from dp_diffusers.evaluation.sets import public_images, real_images, unlearnable
 
 DIGITS = tuple("0123456789")
 
@@ -67,3 +69,14 @@ def test_public_images_say_what_they_lack_and_what_was_left_out() -> None:
     whole = public_images(_named("cat", "dog"), None, (4, 4, 1), ("dog", "cat"))
     assert whole is not None
     assert whole.notes == ()
+
+
+def test_classes_that_cannot_be_learnt_are_counted() -> None:
+    synthetic, reference = _named("cat", "dog", "emu"), _named("cat", "dog", "emu")
+    assert unlearnable(synthetic, reference) == []
+    one = replace(synthetic, images=synthetic.images[:1], labels=synthetic.labels[:1])
+    assert unlearnable(one, reference) == [
+        "the synthetic images are all of one class: a classifier has nothing to tell apart",
+        "no synthetic image of 2 classes that the reference has: dog, emu",
+    ]
+    assert unlearnable(reference, one) == []

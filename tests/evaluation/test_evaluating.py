@@ -14,7 +14,7 @@ from dp_diffusers.data.public_images import load_public
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.intervals import Interval
-from dp_diffusers.evaluation.reading import read_images
+from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.images_out import write_images
 
 NAMES = tuple("0123456789")
@@ -64,9 +64,22 @@ def test_rows_and_document_with_public_images() -> None:
 def test_progress_is_told_of_each_seed() -> None:
     told: list[dict[str, object]] = []
     data = _digits(40, 8, 0)
-    evaluate(data, data, features=None, seeds=2, passes=256, progress=lambda **facts: told.append(facts))
-    assert sum("message" in facts for facts in told) == 2
+    scores = evaluate(
+        data, data, features=None, seeds=2, passes=256, progress=lambda **facts: told.append(facts)
+    )
+    assert ["not covered by ε" in str(facts["message"]) for facts in told if "message" in facts] == [
+        True,
+        False,
+    ]
     assert {"step": 1, "steps": 1} in told
+    assert scores.notes == ()
+
+
+def test_a_class_that_no_synthetic_image_shows_is_said() -> None:
+    images, labels = data = _digits(40, 8, 0)
+    few = LabelledImages(images=images[labels < 9], labels=labels[labels < 9], class_names=NAMES)
+    scores = evaluate(few, data, features=None, seeds=2, passes=1)
+    assert any("no synthetic image of 1 class" in note for note in scores.notes)
 
 
 def test_interval_of_three_values() -> None:

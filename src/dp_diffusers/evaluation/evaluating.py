@@ -24,6 +24,7 @@ from dp_diffusers.evaluation.features import DEFAULT, Features, extractor_of
 from dp_diffusers.evaluation.fidelity import Fidelity, fidelity_of
 from dp_diffusers.evaluation.held_apart import refuse_training_images
 from dp_diffusers.evaluation.held_out import HeldOut
+from dp_diffusers.evaluation.places import images_of, require_there
 from dp_diffusers.evaluation.public_model import public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.evaluation.scores import REAL, Scores
@@ -33,6 +34,7 @@ from dp_diffusers.evaluation.sets import (
     public_images,
     real_images,
     repeated,
+    unlearnable,
     with_public_sets,
 )
 from dp_diffusers.evaluation.trials import Schedule, require_schedule
@@ -68,8 +70,9 @@ def evaluate(
     """Trains a small classifier on `images`, tests it on the held-out `reference`, once per seed; distances.
 
     Args:
-        images: synthetic images: parquet, folder, or arrays (uint8 [N, H, W, C], int64 [N]). Where they lie
-            in a release, its base model without adapter gives the ε = 0 row.
+        images: synthetic images: parquet, folder, or arrays (uint8 [N, H, W, C], int64 [N]); a run folder or
+            its release stands for its images. Where they lie in a release, its base model without adapter
+            gives the ε = 0 row.
         reference: real held-out images; resized to the synthetic size where they differ, which is noted.
         public: public images for a row of their own. public_model: images of the public model, elsewhere.
         with_public: also trains on synthetic and public images together. Without `public`, the public data
@@ -89,6 +92,8 @@ def evaluate(
     require_schedule(seeds, passes)
     learner = classifier_named(classifier, device)
     extractor = extractor_of(features)
+    images = images_of(images)
+    require_there(images, reference, real, public_model, public)
     synthetic = opened(images, None, progress=progress)
     shape, names = synthetic.images.shape[1:], synthetic.class_names
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
@@ -115,6 +120,7 @@ def evaluate(
     test = held_out.read(*TESTED)
     trials = {name: schedule.trial(name, part, test) for name, part in sets.items()}
     notes = [*(note for part in (*sets.values(), test) for note in part.notes), *apart, *missing, *too_few]
+    notes += unlearnable(synthetic, test)
     judged: tuple[Fidelity, ...] = ()
     if ceiling is not None:
         judged = _judged(made, trials[REAL].classifiers, REAL)

@@ -22,9 +22,11 @@ from dp_diffusers.data.labels import label_numbers
 from dp_diffusers.data.sources import RawImages, kind_of, open_source
 from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation.class_numbers import listed, matched
+from dp_diffusers.evaluation.places import files_of
 
 ON_DISK_FROM: Final = 1 << 30  # bytes
 TOLD_EVERY: Final = 1000  # images
+SQUARES: Final = "cut or pad the images to squares of one size first"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,12 +79,12 @@ def read_images(
     reads what is needed; not for images that must stay where they are. Raises `DataError`.
     """
     place = Path(path)
-    files = (sorted(place.rglob("*.parquet")) if place.is_dir() else []) or [place]
+    files = files_of(place)
     sources = [_opened(file) for file in files]
     labelled = [_labels(file, raw) for file, raw in zip(files, sources)]
     if len({names for _, names in labelled}) > 1:
         raise DataError(f"{place}: the parquet files differ in their classes")
-    decoder = Decoder(size=size, channels=channels, resize=None if size is None else "crop")
+    decoder = Decoder(size=size, channels=channels, resize=None if size is None else "crop", squares=SQUARES)
     count = sum(raw.count for raw in sources)
     encoded = chain.from_iterable(raw.encoded() for raw in sources)
     images = decoder.decode(_told(encoded, count, progress), count, room_for if on_disk else None)

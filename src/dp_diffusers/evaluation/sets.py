@@ -54,6 +54,19 @@ def repeated(real: LabelledImages, reference: LabelledImages) -> list[str]:
     ]
 
 
+def unlearnable(synthetic: LabelledImages, reference: LabelledImages) -> list[str]:
+    """What to say where the synthetic images show fewer than two classes, or not all of the reference's."""
+    there, notes = set(synthetic.labels.tolist()), []
+    if len(there) < 2:
+        notes.append("the synthetic images are all of one class: a classifier has nothing to tell apart")
+    asked = sorted(set(reference.labels.tolist()) - there)
+    if asked:
+        said = counted(len(asked), "class", "classes")
+        names = listed([reference.class_names[number] for number in asked])
+        notes.append(f"no synthetic image of {said} that the reference has: {names}")
+    return notes
+
+
 def with_public_sets(
     synthetic: LabelledImages, public: LabelledImages | None, together: bool
 ) -> list[LabelledImages]:

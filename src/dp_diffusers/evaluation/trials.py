@@ -1,6 +1,7 @@
 """What classifiers make of each set of images: trained on it, tested on the reference, once per seed.
 
-Guarantees one schedule for every set. May import torch.
+Guarantees one schedule for every set, and that progress says of each set's accuracy that ε does not cover it.
+May import torch.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Schedule:
                 chosen=self.learner,
             )
             said = f"{name}: seed {seed + 1}/{self.seeds}, accuracy {result.accuracy:.2f} %"
-            self.progress(message=said)
+            self.progress(message=f"{said} on real images, not covered by ε" if seed == 0 else said)
             found.append((model, result))
         row = Row.of(name, len(train.images), [result for _, result in found])
         return Trial(row=row, classifiers=tuple(model for model, _ in found))
