@@ -95,7 +95,7 @@ def test_nothing_below_the_safe_of_a_run_is_taken_for_images(run: Path) -> None:
         run / "private" / "images.new",
         link,
     ):
-        with pytest.raises(DataError, match="lies in the private folder of a run"):
+        with pytest.raises(DataError, match="reaches into the private folder of a run"):
             read_images(place)
 
 

@@ -59,7 +59,7 @@ def files_of(place: Path) -> list[Path]:
         around = (file, *file.absolute().parents, file.resolve(), *file.resolve().parents)
         if any(map(_is_safe, around)):
             raise DataError(
-                f"{file} lies in the private folder of a run",
+                f"{place} reaches into the private folder of a run: {file}",
                 hint="name the images alone: RUN/release/images",
             )
     return files
