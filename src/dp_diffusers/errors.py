@@ -138,6 +138,13 @@ def positive(*, hint: str | None = None, **values: float) -> None:
             raise ParameterError(f"expected {name} > 0, got {value}", hint=hint)
 
 
+def whole(*, hint: str | None = None, **values: object) -> None:
+    """Raises `ParameterError` unless every value is an integer; `True` and 3.0 are none."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ParameterError(f"expected {name} to be a whole number, got {value!r}", hint=hint)
+
+
 def within(low: float, high: float, *, hint: str | None = None, **values: float) -> None:
     """Raises `ParameterError` unless every value lies in [low, high] (NaN never does)."""
     for name, value in values.items():

@@ -144,6 +144,15 @@ ROWS = [
     row("merge a file", "merge F/recipe.yaml --out F/new", "holds no finished run", "dp-diffusers train"),
     row("evaluate without", "evaluate F/none", "exactly one of reference and charge", "--charge EPSILON"),
     row(
+        "one seed", "evaluate F/none --reference F/none --seeds 1", "expected --seeds .*1", "evaluate --help"
+    ),
+    row(
+        "no passes",
+        "evaluate F/none --reference F/none --passes 0",
+        "expected --passes >= 1",
+        "evaluate --help",
+    ),
+    row(
         "evaluate with both",
         "evaluate F/none --reference F/none --charge 1",
         "exactly one of reference and charge",

@@ -64,17 +64,22 @@ def test_rows_and_document_with_public_images() -> None:
 def test_progress_is_told_of_each_seed() -> None:
     told: list[dict[str, object]] = []
     data = _digits(40, 8, 0)
-    evaluate(data, data, features=None, seeds=2, passes=256, progress=lambda **facts: told.append(facts))
-    assert sum("message" in facts for facts in told) == 2
+    scores = evaluate(
+        data, data, features=None, seeds=2, passes=256, progress=lambda **facts: told.append(facts)
+    )
+    assert ["not covered by ε" in str(facts["message"]) for facts in told if "message" in facts] == [
+        True,
+        False,
+    ]
     assert {"step": 1, "steps": 1} in told
+    assert scores.notes == ()
 
 
-def test_classes_meet_by_name_or_else_by_number() -> None:
-    images = np.zeros((3, 4, 4, 1), np.uint8)
-    own = LabelledImages(images=images, labels=np.array([0, 1, 2]), class_names=("cat", "dog", "owl"))
-    assert own.numbered_as(("owl", "cat")).labels.tolist() == [1, 0]
-    assert own.numbered_as(("a", "b", "c")).labels.tolist() == [0, 1, 2]
-    assert own.numbered_as(("a", "b")).labels.tolist() == [0, 1]
+def test_a_class_that_no_synthetic_image_shows_is_said() -> None:
+    images, labels = data = _digits(40, 8, 0)
+    few = LabelledImages(images=images[labels < 9], labels=labels[labels < 9], class_names=NAMES)
+    scores = evaluate(few, data, features=None, seeds=2, passes=1)
+    assert any("no synthetic image of 1 class" in note for note in scores.notes)
 
 
 def test_interval_of_three_values() -> None:

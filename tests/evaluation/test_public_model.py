@@ -63,6 +63,34 @@ def test_images_of_the_base_have_the_same_labels_and_are_kept(run: Path) -> None
     assert len(public_model_images(run, _like([0, 1])).images) == 2
 
 
+def test_kept_images_are_whole_or_made_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = run / "private" / "public-model-images.npz"
+
+    def cut(place: Any, **_: Any) -> None:
+        if isinstance(place, Path):
+            place.write_bytes(b"PK")
+        else:
+            place.write(b"PK")
+        raise OSError(28, "no space left")
+
+    with monkeypatch.context() as full:
+        full.setattr(np, "savez", cut)
+        with pytest.raises(OSError, match="no space"):
+            public_model_images(run, _like([0, 1]))
+    assert list(kept.parent.iterdir()) == []
+    first = public_model_images(run, _like([0, 1]))
+    kept.write_bytes(kept.read_bytes()[:50])
+    assert np.array_equal(public_model_images(run, _like([0, 1])).images, first.images)
+
+
+def test_classes_that_the_base_calls_otherwise_are_numbered_as_in_the_recipe(run: Path) -> None:
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    like = LabelledImages(images=images, labels=np.array([1, 0]), class_names=("normal", "pneumonia"))
+    found = public_model_images(run, like)
+    assert found.labels.tolist() == [1, 0]
+    assert found.class_names == like.class_names
+
+
 def test_evaluating_a_release_adds_the_public_model(run: Path) -> None:
     images = run / "release" / "images"
     scores = evaluate(images, images, features=None, seeds=2, passes=256)

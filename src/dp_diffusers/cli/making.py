@@ -117,7 +117,7 @@ def generate(
 
 def evaluate(
     images: Annotated[
-        Path, typer.Argument(metavar="IMAGES", help="Synthetic images: a folder or a parquet file.")
+        Path, typer.Argument(metavar="IMAGES", help="Synthetic images: a folder, a parquet file, or a run.")
     ],
     reference: Annotated[
         Path | None, typer.Option("--reference", metavar="PATH", help="Held-out real images to test on.")
@@ -161,6 +161,19 @@ def evaluate(
             help="What FID, KID … compare: efficientnet-lite0-64, inception-v3[:WEIGHTS] or none.",
         ),
     ] = "efficientnet-lite0-64",
+    seeds: Annotated[
+        int,
+        typer.Option("--seeds", metavar="N", min=2, max=100, help="Classifiers of each row: its interval."),
+    ] = 3,
+    passes: Annotated[
+        int | None,
+        typer.Option(
+            "--passes",
+            metavar="N",
+            min=1,
+            help="Images seen in one training (default: by classifier and image size).",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -170,6 +183,7 @@ def evaluate(
 
     settings: dict[str, Any] = {"with_public": with_public, "public": public or [], "real": real}
     settings |= {"fidelity": fidelity, "classifier": classifier, "device": device}
+    settings |= {"seeds": seeds, "passes": passes}
     settings["features"] = None if features == "none" else features
     asked: dict[str, Any] = {"reference": reference, "charge": charge, **settings}
     result = run_evaluation(images, progress=Terminal(), **asked)

@@ -20,6 +20,7 @@ from dp_diffusers.data.walking import is_dicom_data
 from dp_diffusers.errors import DataError, ParameterError
 
 Resize = Literal["fit", "crop"]
+RESIZE = "data.resize: fit (pad to a square) or crop (cut to a square)"
 _GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"})
 
 
@@ -28,13 +29,15 @@ class Decoder:
     """What images must become; `size` or `channels` None takes those of the first image.
 
     window: center and width of the values of a DICOM image that become black to white; pictures beside them
-    stay as they are, and without any DICOM image it is refused.
+    stay as they are, and without any DICOM image it is refused. squares: what to do about images that are no
+    squares, or of several sizes, in an error.
     """
 
     size: int | None = None
     channels: int | None = None
     resize: Resize | None = None
     window: Window | None = None
+    squares: str = RESIZE
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -89,18 +92,18 @@ class Decoder:
     def _shaped(self, image: Image.Image, name: str) -> Image.Image:
         self._sizes.setdefault(image.size, name)
         if self.resize is None and len(self._sizes) > 1:
-            raise _mixed(self._sizes)
+            raise _mixed(self._sizes, self.squares)
         if self.size is None:
             self.size = (
                 image.width if self.resize is None and image.width == image.height else min(image.size)
             )
             if self.resize is None and image.width != image.height:
-                raise _not_square(image.size, name)
+                raise _not_square(image.size, name, self.squares)
         target = (self.size, self.size)
         if image.size == target:
             return image
         if self.resize is None and image.width != image.height:
-            raise _not_square(image.size, name)
+            raise _not_square(image.size, name, self.squares)
         if self.resize == "fit":
             return ImageOps.pad(image, target, Image.Resampling.BICUBIC, color=0)
         return ImageOps.fit(image, target, Image.Resampling.BICUBIC)
@@ -150,16 +153,16 @@ def _on_black(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
 
 
-def _mixed(sizes: dict[tuple[int, int], str]) -> DataError:
+def _mixed(sizes: dict[tuple[int, int], str], hint: str) -> DataError:
     (one, first), (two, second) = list(sizes.items())[:2]
     return DataError(
         f"images of mixed sizes: {one[0]}x{one[1]} ({first}) and {two[0]}x{two[1]} ({second})",
-        hint="data.resize: fit (pad to a square) or crop (cut to a square)",
+        hint=hint,
     )
 
 
-def _not_square(size: tuple[int, int], name: str) -> DataError:
+def _not_square(size: tuple[int, int], name: str, hint: str) -> DataError:
     return DataError(
         f"expected square images, got {size[0]}x{size[1]} ({name})",
-        hint="data.resize: fit (pad to a square) or crop (cut to a square)",
+        hint=hint,
     )

@@ -42,8 +42,8 @@ def classifier_named(name: str, device: str = "auto") -> Classifier:
     Raises `ParameterError` with the nearest known name, or for a device that is not there or that it cannot
     use.
     """
-    if name not in CLASSIFIERS:
-        raise unknown_name("classifier", name, CLASSIFIERS)
+    if not isinstance(name, str) or name not in CLASSIFIERS:
+        raise unknown_name("classifier", str(name), CLASSIFIERS)
     module, _, function = CLASSIFIERS[name].partition(":")
     made: Any = getattr(import_module(module), function)(device)
     assert isinstance(made, Classifier)

@@ -13,17 +13,18 @@ from typing import Any, Final
 
 from torch import nn
 
-from dp_diffusers.errors import ModelError, RunFolderError, counted, within
+from dp_diffusers.errors import ModelError, RunFolderError, counted
 from dp_diffusers.evaluation import distances
 from dp_diffusers.evaluation.classifiers import DEFAULT as DEFAULT_CLASSIFIER
 from dp_diffusers.evaluation.classifiers import classifier_named
 from dp_diffusers.evaluation.distances import Distances
 from dp_diffusers.evaluation.diversity import Diversity, diversities
 from dp_diffusers.evaluation.embedding import Embedded, embed
-from dp_diffusers.evaluation.features import DEFAULT, Features, features_named
+from dp_diffusers.evaluation.features import DEFAULT, Features, extractor_of
 from dp_diffusers.evaluation.fidelity import Fidelity, fidelity_of
 from dp_diffusers.evaluation.held_apart import refuse_training_images
 from dp_diffusers.evaluation.held_out import HeldOut
+from dp_diffusers.evaluation.places import images_of, require_there
 from dp_diffusers.evaluation.public_model import public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.evaluation.scores import REAL, Scores
@@ -33,9 +34,10 @@ from dp_diffusers.evaluation.sets import (
     public_images,
     real_images,
     repeated,
+    unlearnable,
     with_public_sets,
 )
-from dp_diffusers.evaluation.trials import Schedule
+from dp_diffusers.evaluation.trials import Schedule, require_schedule
 from dp_diffusers.kept_scores import keep_scores
 
 Progress = Callable[..., None]
@@ -68,8 +70,9 @@ def evaluate(
     """Trains a small classifier on `images`, tests it on the held-out `reference`, once per seed; distances.
 
     Args:
-        images: synthetic images: parquet, folder, or arrays (uint8 [N, H, W, C], int64 [N]). Where they lie
-            in a release, its base model without adapter gives the ε = 0 row.
+        images: synthetic images: parquet, folder, or arrays (uint8 [N, H, W, C], int64 [N]); a run folder or
+            its release stands for its images. Where they lie in a release, its base model without adapter
+            gives the ε = 0 row.
         reference: real held-out images; resized to the synthetic size where they differ, which is noted.
         public: public images for a row of their own. public_model: images of the public model, elsewhere.
         with_public: also trains on synthetic and public images together. Without `public`, the public data
@@ -86,20 +89,24 @@ def evaluate(
     folder. Raises `DataError`, `ParameterError`; `ModelError` where an extractor's package or weights are
     missing.
     """
-    within(2, 100, seeds=seeds, hint="an interval needs two seeds")
+    require_schedule(seeds, passes)
     learner = classifier_named(classifier, device)
-    extractor = features_named(features) if isinstance(features, str) else features
+    extractor = extractor_of(features)
+    images = images_of(images)
+    require_there(images, reference, real, public_model, public)
     synthetic = opened(images, None, progress=progress)
     shape, names = synthetic.images.shape[1:], synthetic.class_names
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
-    real_ones = opened(reference, shape, on_disk=False, progress=progress)
+    real_ones = opened(reference, shape, called="reference", on_disk=False, progress=progress)
     place = reference if isinstance(reference, str | Path) else None
     apart = () if run is None else refuse_training_images(run, "reference", place, real_ones.images)
     held_out = HeldOut(real_images(real_ones, names, "reference"))
     ceiling = (
         None
         if real is None
-        else HeldOut(real_images(opened(real, shape, on_disk=False, progress=progress), names, "real"))
+        else HeldOut(
+            real_images(opened(real, shape, called="real", on_disk=False, progress=progress), names, "real")
+        )
     )
     of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
     made = {SYNTHETIC: synthetic, **of_the_base}
@@ -113,6 +120,7 @@ def evaluate(
     test = held_out.read(*TESTED)
     trials = {name: schedule.trial(name, part, test) for name, part in sets.items()}
     notes = [*(note for part in (*sets.values(), test) for note in part.notes), *apart, *missing, *too_few]
+    notes += unlearnable(synthetic, test)
     judged: tuple[Fidelity, ...] = ()
     if ceiling is not None:
         judged = _judged(made, trials[REAL].classifiers, REAL)
@@ -182,7 +190,11 @@ def _of_the_public_model(
     """
     names = synthetic.class_names
     if given is not None:
-        return {PUBLIC_MODEL: opened(given, synthetic.images.shape[1:]).numbered_as(names)}, []
+        return {
+            PUBLIC_MODEL: opened(given, synthetic.images.shape[1:], called="public model").numbered_as(
+                names, "public model"
+            )
+        }, []
     if run is None:
         return {}, []
     progress(message="images of the public model, without the adapter")

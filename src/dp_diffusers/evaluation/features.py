@@ -56,6 +56,18 @@ class Features:
         return found
 
 
+def extractor_of(features: object) -> Features | None:
+    """What `evaluate` was given, as an extractor. Raises as `features_named`, and for any other type."""
+    if features is None or isinstance(features, Features):
+        return features
+    if isinstance(features, str):
+        return features_named(features)
+    raise ParameterError(
+        f"expected features as a name, Features or None, got {features!r}",
+        hint=f"known: {', '.join(sorted(EXTRACTORS))}",
+    )
+
+
 def features_named(name: str) -> Features:
     """The extractor called `name`; `inception-v3:FILE` takes its weights from FILE.
 

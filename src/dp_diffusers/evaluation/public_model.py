@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.kept_images import KeptImages
 from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.whole_files import replacing
 
 DRAWN = ("sampler", "steps", "guidance", "seed")
 
@@ -45,18 +48,29 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     )
     family = release.family(adapted=False)
     release.classes(family, (made_with.get("classes") or {}).get("prompts"))  # tells a family its texts
-    names = family.base.class_names or like.class_names
-    labels = like.numbered_as(tuple(names)).labels
+    names = tuple(family.base.class_names or like.class_names)
+    if not set(names) & set(like.class_names):  # a base numbers such classes as the recipe's list does
+        names = like.class_names
+    labels = like.numbered_as(names).labels
     key = json.dumps([family.base.sha256, asdict(sampling), labels.tolist()])
     kept = run / "private" / "public-model-images.npz"
-    if kept.exists():
-        with np.load(kept) as stored:
-            if str(stored["key"]) == key:
-                return LabelledImages(images=stored["images"], labels=labels, class_names=tuple(names))
+    pixels = _kept(kept, key)
+    if pixels is not None:
+        return LabelledImages(images=pixels, labels=labels, class_names=names)
     pixels = np.concatenate(list(sample(family, labels, len(labels), sampling)))
     if kept.parent.is_dir():
-        np.savez(kept, images=pixels, key=np.array(key))
-    return LabelledImages(images=pixels, labels=labels, class_names=tuple(names))
+        with replacing(kept) as stream:
+            np.savez(stream, images=pixels, key=np.array(key))
+    return LabelledImages(images=pixels, labels=labels, class_names=names)
+
+
+def _kept(path: Path, key: str) -> NDArray[np.uint8] | None:
+    """The images kept under `key`; None where there are none, or where the file is damaged."""
+    try:
+        with path.open("rb") as stream, np.load(stream) as stored:
+            return np.asarray(stored["images"], np.uint8) if str(stored["key"]) == key else None
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile):
+        return None
 
 
 def public_images_of(run: Path, size: int, channels: int) -> LabelledImages | None:

@@ -1,7 +1,7 @@
 """Labelled images from disk for an evaluation: a parquet file, a folder of them, or an image folder.
 
-Guarantees that labels of two sets mean the same, by class name where they share names, else by number; and
-that pixels are decoded once, into their place. May import numpy and the readers of `data` (PIL, pyarrow).
+Guarantees that labels of two sets mean the same, as `class_numbers` tells it, and that pixels are decoded
+once, into their place. May import numpy and the readers of `data` (PIL, pyarrow).
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from dp_diffusers.data.decoding import Decoder
 from dp_diffusers.data.labels import label_numbers
 from dp_diffusers.data.sources import RawImages, kind_of, open_source
 from dp_diffusers.errors import DataError
+from dp_diffusers.evaluation.class_numbers import listed, matched
+from dp_diffusers.evaluation.places import files_of
 
 ON_DISK_FROM: Final = 1 << 30  # bytes
 TOLD_EVERY: Final = 1000  # images
+SQUARES: Final = "cut or pad the images to squares of one size first"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,17 +38,30 @@ class LabelledImages:
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
-    def numbered_as(self, names: tuple[str, ...]) -> LabelledImages:
-        """The images of the classes in `names`, numbered in their order. Raises `DataError` for none."""
-        own = self.class_names if set(self.class_names) & set(names) else names
-        numbers = np.array([names.index(name) if name in names else -1 for name in own], np.int64)
+    def numbered_as(self, names: tuple[str, ...], called: str = "these images") -> LabelledImages:
+        """The images of the classes in `names`, numbered in their order; see `class_numbers.matched`.
+
+        called: what these images are, in a note or an error. Raises `DataError` for none.
+        """
+        if self.class_names == names:
+            return self
+        places, note = matched(self._named(), names, called)
+        numbers = np.array(places, np.int64)
         known = self.labels < len(numbers)
         labels = np.where(known, numbers[np.minimum(self.labels, len(numbers) - 1)], -1)
         kept = labels >= 0
         if not kept.any():
-            raise DataError("no image has a class of the synthetic images", hint="compare the class names")
+            raise DataError(
+                f"{called}: no image has a class of the synthetic images",
+                hint=f"classes of {called}: {listed(self._named())}; synthetic classes: {listed(names)}",
+            )
         images = self.images if kept.all() else self.images[kept]
-        return LabelledImages(images=images, labels=labels[kept], class_names=names, notes=self.notes)
+        notes = self.notes if note is None else (*self.notes, note)
+        return LabelledImages(images=images, labels=labels[kept], class_names=names, notes=notes)
+
+    def _named(self) -> tuple[str, ...]:
+        """The names of the classes; their numbers where there are none."""
+        return self.class_names or tuple(map(str, range(int(self.labels.max()) + 1)))
 
 
 def read_images(
@@ -63,12 +79,12 @@ def read_images(
     reads what is needed; not for images that must stay where they are. Raises `DataError`.
     """
     place = Path(path)
-    files = (sorted(place.rglob("*.parquet")) if place.is_dir() else []) or [place]
+    files = files_of(place)
     sources = [_opened(file) for file in files]
     labelled = [_labels(file, raw) for file, raw in zip(files, sources)]
     if len({names for _, names in labelled}) > 1:
         raise DataError(f"{place}: the parquet files differ in their classes")
-    decoder = Decoder(size=size, channels=channels, resize=None if size is None else "crop")
+    decoder = Decoder(size=size, channels=channels, resize=None if size is None else "crop", squares=SQUARES)
     count = sum(raw.count for raw in sources)
     encoded = chain.from_iterable(raw.encoded() for raw in sources)
     images = decoder.decode(_told(encoded, count, progress), count, room_for if on_disk else None)

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.data.public_images import PublicImages
 from dp_diffusers.errors import DataError, ParameterError, counted
+from dp_diffusers.evaluation.arrays import checked_arrays, pair_of
+from dp_diffusers.evaluation.class_numbers import listed
 from dp_diffusers.evaluation.classifier import Labelled
 from dp_diffusers.evaluation.public_model import public_images_of
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
 
 Images = str | Path | Labelled | PublicImages | LabelledImages
+PUBLIC: Final = "public images"  # in a note
 
 
 def real_images(real: LabelledImages, names: tuple[str, ...], called: str) -> LabelledImages:
@@ -27,13 +31,13 @@ def real_images(real: LabelledImages, names: tuple[str, ...], called: str) -> La
 
     Raises `DataError` for a class that the synthetic images lack: it must not be left out.
     """
-    found = real.numbered_as(names)
+    found = real.numbered_as(names, called)
     if len(found.images) < len(real.images):
         missing = len(real.images) - len(found.images)
         raise DataError(
             f"{counted(missing, f'{called} image has', f'{called} images have')} a class that the synthetic "
             "images lack",
-            hint=f"synthetic classes: {', '.join(names[:10])}",
+            hint=f"synthetic classes: {listed(names)}",
         )
     return found
 
@@ -48,6 +52,19 @@ def repeated(real: LabelledImages, reference: LabelledImages) -> list[str]:
         f"{counted(again, 'real image is', 'real images are')} in the reference too: the accuracy of real "
         "images comes out too high"
     ]
+
+
+def unlearnable(synthetic: LabelledImages, reference: LabelledImages) -> list[str]:
+    """What to say where the synthetic images show fewer than two classes, or not all of the reference's."""
+    there, notes = set(synthetic.labels.tolist()), []
+    if len(there) < 2:
+        notes.append("the synthetic images are all of one class: a classifier has nothing to tell apart")
+    asked = sorted(set(reference.labels.tolist()) - there)
+    if asked:
+        said = counted(len(asked), "class", "classes")
+        names = listed([reference.class_names[number] for number in asked])
+        notes.append(f"no synthetic image of {said} that the reference has: {names}")
+    return notes
 
 
 def with_public_sets(
@@ -65,41 +82,66 @@ def opened(
     images: Images,
     shape: tuple[int, ...] | None,
     *,
+    called: str = "images",
     on_disk: bool = True,
     progress: Callable[..., None] | None = None,
 ) -> LabelledImages:
     """Images of any kind; files are brought to `shape` (H, W, C), arrays must have it.
 
+    called: what they are, in an error. Raises `DataError`.
     on_disk: many pixels may go to a temporary file; not those of real images, which stay where they are.
     """
     if isinstance(images, str | Path):
         size, channels = (None, None) if shape is None else (shape[0], shape[2])
         return read_images(images, size=size, channels=channels, on_disk=on_disk, progress=progress)
-    if isinstance(images, tuple):
-        pixels, labels = images
-        names = tuple(map(str, range(int(np.max(labels)) + 1)))
-        images = LabelledImages(images=pixels, labels=np.asarray(labels, np.int64), class_names=names)
-    if shape is not None and images.images.shape[1:] != shape:
-        raise DataError(f"expected images of shape {shape}, got {images.images.shape[1:]}")
-    if isinstance(images, LabelledImages):
-        return images
-    return LabelledImages(
-        images=images.images, labels=images.labels, class_names=images.class_names, notes=images.notes
-    )
+    if isinstance(images, PublicImages | LabelledImages):
+        names, notes = images.class_names, images.notes
+        pixels, labels = checked_arrays(images.images, images.labels, called, len(names) or None)
+    else:
+        pixels, labels = checked_arrays(*pair_of(images, called), called)
+        names, notes = tuple(map(str, range(int(labels.max()) + 1))), ()
+    if shape is not None and pixels.shape[1:] != shape:
+        raise DataError(
+            f"{called}: expected images of shape {shape}, as the synthetic ones, got {pixels.shape[1:]}",
+            hint="resize the arrays, or give a path: files are resized",
+        )
+    return LabelledImages(images=pixels, labels=labels, class_names=names, notes=notes)
 
 
 def public_images(
     public: Images | Sequence[Images], run: Path | None, shape: tuple[int, ...], names: tuple[str, ...]
 ) -> LabelledImages | None:
-    """All public images of the synthetic classes; those of the run's base where none are given."""
+    """All public images of the synthetic classes; those of the run's base where none are given.
+
+    What they lack, and what was left out of them, is in their notes. Raises `DataError`.
+    """
     single = isinstance(public, str | Path | PublicImages | LabelledImages) or _is_arrays(public)
-    chosen: list[Any] = [public] if single else list(public)  # type: ignore[arg-type]
-    if not chosen:
+    chosen: list[Any] = [public] if single or not isinstance(public, Sequence) else list(public)
+    parts = [opened(part, shape, called=PUBLIC) for part in chosen]
+    if not parts:
         recorded = None if run is None else public_images_of(run, shape[0], shape[2])
         # other classes are another task: a row for them would compare nothing
-        alike = recorded is not None and set(names) <= set(recorded.class_names)
-        return recorded.numbered_as(names) if recorded is not None and alike else None
-    return _together([opened(part, shape).numbered_as(names) for part in chosen])
+        if recorded is None or not set(names) <= set(recorded.class_names):
+            return None
+        parts = [recorded]
+    found = _together([part.numbered_as(names, PUBLIC) for part in parts])
+    return replace(found, notes=(*found.notes, *_left_out(parts, found), *_lacking(found)))
+
+
+def _left_out(parts: Sequence[LabelledImages], found: LabelledImages) -> list[str]:
+    number = sum(len(part.images) for part in parts) - len(found.images)
+    if not number:
+        return []
+    said = counted(number, "image is", "images are")
+    return [f"{PUBLIC}: {said} left out, of classes that the synthetic images lack"]
+
+
+def _lacking(found: LabelledImages) -> list[str]:
+    names, there = found.class_names, set(found.labels.tolist())
+    missing = [name for number, name in enumerate(names) if number not in there]
+    if not missing:
+        return []
+    return [f"{PUBLIC}: no image of {len(missing)} of {len(names)} synthetic classes ({listed(missing)})"]
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:

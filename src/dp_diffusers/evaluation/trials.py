@@ -1,6 +1,7 @@
 """What classifiers make of each set of images: trained on it, tested on the reference, once per seed.
 
-Guarantees one schedule for every set. May import torch.
+Guarantees one schedule for every set, and that progress says of each set's accuracy that ε does not cover it.
+May import torch.
 """
 
 from __future__ import annotations
@@ -11,10 +12,20 @@ from functools import partial
 
 from torch import nn
 
+from dp_diffusers.errors import positive, whole, within
 from dp_diffusers.evaluation.classifier import train_and_test
 from dp_diffusers.evaluation.classifiers import Classifier
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.evaluation.rows import Row
+
+
+def require_schedule(seeds: int, passes: int | None) -> None:
+    """Raises `ParameterError` for numbers that no training can have."""
+    whole(seeds=seeds)
+    within(2, 100, seeds=seeds, hint="an interval needs two seeds")
+    if passes is not None:
+        whole(passes=passes, hint="images seen in one training")
+        positive(passes=passes, hint="images seen in one training")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +59,7 @@ class Schedule:
                 chosen=self.learner,
             )
             said = f"{name}: seed {seed + 1}/{self.seeds}, accuracy {result.accuracy:.2f} %"
-            self.progress(message=said)
+            self.progress(message=f"{said} on real images, not covered by ε" if seed == 0 else said)
             found.append((model, result))
         row = Row.of(name, len(train.images), [result for _, result in found])
         return Trial(row=row, classifiers=tuple(model for model, _ in found))

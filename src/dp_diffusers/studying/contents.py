@@ -16,6 +16,7 @@ from pathlib import Path
 from dp_diffusers.data.apart import MANIFESTS
 from dp_diffusers.data.sources import kind_of, open_source
 from dp_diffusers.diffusion.loading import load_base
+from dp_diffusers.evaluation.places import files_of
 
 
 @cache
@@ -55,7 +56,7 @@ def _remembered(place: Path, _: tuple[tuple[str, int, int], ...]) -> str:
 
 def _digest(place: Path) -> str:
     digest = hashlib.sha256()
-    for part in (sorted(place.rglob("*.parquet")) if place.is_dir() else []) or [place]:
+    for part in files_of(place):
         kind = kind_of(part)
         raw = open_source(kind, part, label="folder" if kind == "folder" else "label", unit=None)
         digest.update(json.dumps([raw.count, raw.class_names, raw.labels], default=str).encode())
