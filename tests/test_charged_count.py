@@ -216,9 +216,10 @@ def test_guarantee_a_ledger_that_forgot_an_answer_is_refused_though_the_answer_i
 
 
 def more(made: Made, *, changed: int = 0, added: int = 0) -> None:
-    """Other private images at the same path: some changed, some added."""
+    """Other private images at the same path: some changed, some there once more."""
     images, labels = pictures(200 + added, 1)
     images[:200] = pictures(200, 1)[0]
+    images[200:] = images[0]
     images[:changed] = pictures(200, 77)[0][:changed]
     write_images(images, labels, NAMES, made.private.parent / "others", format="parquet")
     new = made.private.parent / "others" / "data" / "train-00000-of-00001.parquet"

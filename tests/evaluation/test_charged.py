@@ -98,8 +98,11 @@ def test_guarantee_guesses_are_made_in_single_precision_whatever_the_model_learn
     vectors = images.reshape(512, 16).astype(np.float32) / 127.5 - 1
     scores = vectors @ model[1].weight.detach().float().numpy().T
     assert np.abs(scores[:, 0] - scores[:, 1]).min() < 0.005, "coarser arithmetic would decide otherwise"
+    made: list[torch.dtype] = []
+    model[1].register_forward_hook(lambda layer, given, scores: made.append(scores.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         found = guesses(model, images)
+    assert {*made} == {torch.float32}
     assert found.tolist() == scores.argmax(1).tolist()
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
