@@ -26,7 +26,12 @@ from dp_diffusers.run_secrets import note_traces
 
 NAMES = ("dark", "light")
 DELTA = 1e-4
-PIXELS = Features(name="pixels", dim=64, function=lambda images: images.reshape(len(images), -1) / 255.0)
+PIXELS = Features(
+    name="pixels",
+    dim=64,
+    sha256="0" * 64,
+    function=lambda images: images.reshape(len(images), -1) / 255.0,
+)
 
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,6 +60,10 @@ class Made:
     @property
     def images(self) -> Path:
         return self.run / "release" / "images"
+
+    def forget_traces(self) -> None:
+        """The safe knows the training images no more."""
+        (self.run / "private" / "traces.npz").unlink(missing_ok=True)
 
     def entries(self) -> list[str]:
         """The kinds of all entries of the ledger, in order."""

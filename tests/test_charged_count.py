@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asked_support import Made, cheap_accounts, make_run
+from asked_support import NAMES, Made, cheap_accounts, make_run, pictures
 from dp_diffusers import charged_count
 from dp_diffusers.asked_run import AskedRun
 from dp_diffusers.charged_count import CountAnswer, ask, keep, plan_of_count
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import BudgetError, DataError, LedgerError, ParameterError, RunFolderError
+from dp_diffusers.images_out import write_images
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.ledger import Ledger
@@ -202,6 +203,51 @@ def test_guarantee_a_ledger_that_forgot_an_answer_is_refused(tmp_path: Path) -> 
         asked(made, question={"question": "another"})
 
 
+def test_guarantee_a_ledger_that_forgot_an_answer_is_refused_though_the_answer_is_gone(
+    tmp_path: Path,
+) -> None:
+    made = make_run(tmp_path)
+    older = made.ledger.read_bytes()
+    asked(made).file.unlink()
+    made.ledger.write_bytes(older)
+    with pytest.raises(LedgerError, match="does not contain the head"):
+        asked(made)
+    assert (made.run / "private" / "run.json").read_text().count("head") == 1
+
+
+def more(made: Made, *, changed: int = 0, added: int = 0) -> None:
+    """Other private images at the same path: some changed, some there once more."""
+    images, labels = pictures(200 + added, 1)
+    images[:200] = pictures(200, 1)[0]
+    images[200:] = images[0]
+    images[:changed] = pictures(200, 77)[0][:changed]
+    write_images(images, labels, NAMES, made.private.parent / "others", format="parquet")
+    new = made.private.parent / "others" / "data" / "train-00000-of-00001.parquet"
+    new.replace(made.private / "data" / new.name)
+
+
+@pytest.mark.parametrize("others", [{"changed": 1}, {"added": 1}])
+def test_guarantee_other_images_than_the_training_s_are_refused_and_cost_nothing(
+    tmp_path: Path, others: dict[str, int]
+) -> None:
+    made = make_run(tmp_path)
+    assert asked(made).document["compared_with_training"] is True
+    before = made.spent()
+    more(made, **others)
+    with pytest.raises(ParameterError, match=r"images at data\.path are not those .* trained on"):
+        asked(made, question={"question": "another"})
+    assert made.spent() == before
+    assert made.entries()[-1] == "cancel"
+    made.forget_traces()
+    assert asked(made, question={"question": "another"}).document["compared_with_training"] is False
+
+
+def test_the_hint_names_delta_where_that_is_short(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError) as refused:
+        asked(make_run(tmp_path, cap=1.2))
+    assert "the cap's delta of 0.0001" in str(refused.value.hint)
+
+
 def patients(values: list[list[float]]) -> PrivateImages:
     """Images of patients, one for each of a patient's values."""
     owner = np.array([index for index, unit in enumerate(values) for _ in unit], np.int64)
@@ -227,6 +273,7 @@ def counted(
         found.append(total)
         return real(total, *args, **named)
 
+    made.forget_traces()  # these are others than the run's
     with monkeypatch.context() as patch:
         patch.setattr(charged_count, "noisy_count", spy)
         pair = patients(values), np.concatenate(values)
@@ -273,6 +320,7 @@ def test_guarantee_units_without_a_slot_take_no_part(tmp_path: Path, monkeypatch
     limited = Plan.calibrate(budget, DPSGD(steps=1, expected_units=20, population=200, max_units=60))
     assert counted(made, [[1.0]] * 250, monkeypatch, limited) == 200
     several = replace(patients([[1.0]] * 3), multi_owner=True)
+    made.forget_traces()
     AskedRun.open(made.run).require_as_trained(several)
     run = AskedRun.open(make_run(tmp_path / "presence", unit="patient").run)
     with pytest.raises(ParameterError, match="belong to several"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from asked_support import NAMES, PIXELS, Made, cheap_accounts, make_run, pictures
 from dp_diffusers import copy_check
+from dp_diffusers.asked_run import UNCOMPARED
 from dp_diffusers.cli.main import main
 from dp_diffusers.copy_check import NearCopies, near_copies
 from dp_diffusers.data.private_images import PrivateImages
@@ -50,6 +52,8 @@ def test_guarantee_copies_are_answered_yes_and_fresh_images_no(tmp_path: Path) -
     assert answer["ledger"].keys() == {"spent_epsilon", "cap_epsilon", "head"}
     assert answer["covered_by_epsilon"] is True
     assert answer["could_miss"] < 60
+    assert len(answer["conditions"]) == 2
+    assert all(condition in found.explain() for condition in answer["conditions"])
     assert made.spent() == answer["ledger"]["spent_epsilon"] > before
     assert checked(made).answer == answer
     assert made.entries().count("charge") == 2, "the training's and one"
@@ -159,6 +163,77 @@ def test_held_out_images_are_told_from_training_images_without_what_the_safe_not
         near_copies(made.run, np.concatenate([HELD_OUT, pictures(200, 1)[0][:1]]), charge=2.0)
     assert made.entries()[-1] == "cancel"
     assert made.spent() == pytest.approx(0.5, rel=0.02)
+
+
+def blind(images: np.ndarray) -> np.ndarray:
+    """Gives one training image (a copied one) no features."""
+    found = images.reshape(len(images), -1) / 255.0
+    found[(images == pictures(200, 1)[0][150]).all((1, 2, 3))] = np.nan
+    return found
+
+
+def shape_of(document: Any) -> Any:
+    """Keys all the way down, and how long lists are."""
+    if isinstance(document, dict):
+        return {key: shape_of(value) for key, value in document.items()}
+    return [shape_of(value) for value in document] if isinstance(document, list) else None
+
+
+def test_guarantee_an_image_without_features_changes_no_exit_and_no_shape(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(HELD_OUT, None, NAMES, tmp_path / "held-out", format="parquet")
+    texts, shapes = [], []
+    for name, function in (("seeing", PIXELS.function), ("blind", blind)):
+        monkeypatch.setattr(
+            copy_check, "features_named", lambda _, function=function: replace(PIXELS, function=function)
+        )
+        made = make_run(tmp_path / name)
+        code = main(["near-copies", str(made.run), "--held-out", str(tmp_path / "held-out"), "--charge", "2"])
+        assert code == 0
+        written = capsys.readouterr()
+        texts.append((written.out + written.err).replace(str(made.run), "RUN"))
+        found = json.loads((made.run / "private" / copy_check.FILE).read_text(), parse_constant=_no_number)
+        shapes.append(shape_of(found))
+        assert found["training_images_without_features"] == int(name == "blind")
+        assert (found["quantiles"]["training"]["1"] is None) == (name == "blind")
+    assert texts[0].replace("seeing", "") == texts[1].replace("blind", "")
+    assert shapes[0] == shapes[1]
+
+
+def _no_number(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_a_baseline_of_copies_is_seen_in_the_safe_alone(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    nearly = np.concatenate([HELD_OUT[:60], pictures(200, 1)[0][:40] ^ 1])  # by one grey level
+    found = near_copies(made.run, nearly)
+    document = json.loads(found.file.read_text())["held_out_to_training"]
+    assert document["nearer_than_threshold"] >= 40
+    assert document["copies"] == 0
+    assert document["quantiles"]["0.25"] < 0.1 < document["quantiles"]["0.5"]
+    assert "40" not in found.explain().replace(str(made.run), "")
+
+
+def test_an_extractor_without_a_digest_is_not_charged_for(tmp_path: Path) -> None:
+    made, mine = make_run(tmp_path), replace(PIXELS, sha256=None)
+    before = made.entries()
+    with pytest.raises(ParameterError, match="have no sha256"):
+        near_copies(made.run, HELD_OUT, features=mine, charge=2.0)
+    assert made.entries() == before
+    assert near_copies(made.run, HELD_OUT, features=mine).answer is None
+
+
+def test_other_images_than_the_training_s_are_refused(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    others = PrivateImages.from_parquet(make_run(tmp_path / "other", trained=pictures(200, 5)).private)
+    with pytest.raises(ParameterError, match=r"images at private= are not those .* trained on"):
+        near_copies(made.run, HELD_OUT, private=others)
+    made.forget_traces()
+    found = near_copies(made.run, HELD_OUT, private=others)
+    assert UNCOMPARED in found.notes
+    assert UNCOMPARED in json.loads(found.file.read_text())["notes"]
 
 
 def test_a_charge_that_sees_nothing_is_refused(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """A finished run as its owner asks it something: its plan, its ledger, and the images that it was trained on.
 
 Guarantees that unit, adjacency, delta, cap and population of a question are those of the run, and that images
-which the run would have refused, or given no slot, are refused or left out of an answer as well. May import
-the plan and the recipe; the libraries of a training inside functions.
+which the run would have refused, given no slot, or never saw are refused or left out of an answer as well.
+May import the plan and the recipe; the libraries of a training inside functions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import hashes
 from dp_diffusers.run_folder import RUN, RunFolder
+from dp_diffusers.run_secrets import kept_traces
 
+UNCOMPARED = (
+    "whether these are the images that the run was trained on cannot be told: its private folder knows none"
+)
 OPENED = "give private= and ledger=: this run was made by a call in Python, whose images have no path"
 
 
@@ -31,13 +35,13 @@ class AskedRun:
     """plan: of the run's training; None without privacy. open_images: its private images, of a size and a
     number of channels.
 
-    images_path: where they lie; None for a run that a call made.
+    source: what names them, `data.path` or `private=`, for a message.
     """
 
     folder: RunFolder
     plan: Plan | None
     ledger: str | None
-    images_path: str | None
+    source: str
     open_images: Callable[[int, int], PrivateImages]
 
     @classmethod
@@ -59,7 +63,7 @@ class AskedRun:
             folder=folder,
             plan=plan,
             ledger=str(ledger) if ledger is not None else known,
-            images_path=None if private is not None else path,
+            source="data.path" if private is None else "private=",
             open_images=_opener(folder, path, private),
         )
 
@@ -103,14 +107,24 @@ class AskedRun:
                 hint="move the folder away and generate again, or restore it",
             )
 
-    def require_as_trained(self, data: PrivateImages) -> None:
-        """Raises what the training would have raised for these images, before anything was charged."""
-        if self.plan is None:
-            return
-        from dp_diffusers.running import require_unit
+    def require_as_trained(self, data: PrivateImages) -> bool:
+        """Raises what the training would have raised for these images, before anything was charged.
 
-        require_unit(self.plan, data)
-        self.plan.sampler(data.unit_count, self.plan.fresh_keys())  # refuses units without a slot
+        And `ParameterError` where the safe knows that the run learnt from others: of these, nothing that it
+        shows could be a copy. Returns whether the safe knows.
+        """
+        if self.plan is not None:
+            from dp_diffusers.running import require_unit
+
+            require_unit(self.plan, data)
+            self.plan.sampler(data.unit_count, self.plan.fresh_keys())  # refuses units without a slot
+        same = kept_traces(self.folder).are_of(data.images, data.unit_count)
+        if same is False:
+            raise ParameterError(
+                f"the images at {self.source} are not those that the run was trained on",
+                hint="put back the very images of the training, none more or fewer; nothing was charged",
+            )
+        return same is True
 
     def takes_part(self, data: PrivateImages) -> np.ndarray:
         """bool `[N]`: images that the training could use; others are nobody's here either."""

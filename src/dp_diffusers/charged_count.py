@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +26,10 @@ from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.canonical import fingerprint
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.reservation import Reservation
-from dp_diffusers.run_folder import RUN
+from dp_diffusers.run_folder import ANSWERS as FOLDER
+from dp_diffusers.run_folder import RUN, RunFolder
 from dp_diffusers.whole_files import write_text
 
-FOLDER: Final = "answers"  # in `private/`
 Values = Callable[[], tuple[PrivateImages, np.ndarray]]
 
 
@@ -94,6 +94,7 @@ def ask(
         "population": plan.mechanism.population,
         "ledger": {"spent_epsilon": spent.epsilon, "cap_epsilon": cap, "head": kept["head"]},
         "not_private": kept["not_private"],
+        "compared_with_training": kept.get("compared", False),
     }
     std = count_std(plan.noise_multiplier)
     return CountAnswer(
@@ -103,7 +104,8 @@ def ask(
 
 def keep(answer: CountAnswer, document: Mapping[str, Any]) -> None:
     """Writes what was said in answer beside the count that it follows from, in the safe."""
-    _write(answer.file, {**(_read(answer.file) or {}), "said": dict(document)})
+    with RunFolder(answer.file.parents[2]).lock():
+        _write(answer.file, {**(_read(answer.file) or {}), "said": dict(document)})
 
 
 def _asked(
@@ -127,9 +129,11 @@ def _asked(
         keys = plan.fresh_keys()
         account.open_lane(keys, folder=str(run.folder.root.resolve()))
         data, found = values()
-        run.require_as_trained(data)
+        compared = run.require_as_trained(data)
         total = unit_total(np.where(run.takes_part(data), found, 0.0), data.owner, data.unit_count)
         receipt = account.charge(0)  # pay, then noise; everything below is post-processing
+        # whoever restores an older ledger would have to delete more than the answer
+        run.folder.write(RUN, {**(run.folder.read(RUN) or {}), "head": account.newest})
         noisy = noisy_count(
             total,
             keys,
@@ -140,7 +144,7 @@ def _asked(
     except BaseException:
         _give_back(account, file, known=ledger.has_run(run_id) or "noisy" in begun)
         raise
-    further = {"lane": keys.lane.hex(), "noisy": noisy, "not_private": keys.not_private}
+    further = {"lane": keys.lane.hex(), "noisy": noisy, "not_private": keys.not_private, "compared": compared}
     kept = {**begun, **further, "head": account.newest}
     _write(file, kept)
     account.settle()
@@ -152,8 +156,23 @@ def _reserved(ledger: Ledger, plan: Plan, run_id: str) -> Reservation:
     try:
         return ledger.reserve(plan, run_id=run_id)
     except BudgetError as error:
-        hint = (error.hint or "").replace("budget.epsilon", "--charge")
-        raise BudgetError(error.message.replace("this run", "this question"), hint=hint) from error
+        message = error.message.replace("this run", "this question")
+        raise BudgetError(message, hint=_what_helps(error, ledger, plan)) from error
+
+
+def _what_helps(error: BudgetError, ledger: Ledger, plan: Plan) -> str:
+    """What somebody may still ask for; it names delta where that is what is short."""
+    hint = (error.hint or "").replace("budget.epsilon", "--charge")
+    terms, budget = ledger.terms, plan.budget
+    if terms is None or terms.cap is None or budget is None:
+        return hint
+    delta = f"the cap's delta of {terms.cap.delta:g}, which the first run fixed, has no room for another "
+    delta += f"{budget.delta:g}"
+    if "deltas" in error.message:
+        return f"no smaller --charge helps: {delta}"
+    if terms.cap.delta < 2 * budget.delta:
+        return f"{hint}; {delta}, so only the Rényi filter counts here"
+    return hint
 
 
 def _give_back(account: Reservation | None, file: Path, *, known: bool) -> None:

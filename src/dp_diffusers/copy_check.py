@@ -21,9 +21,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from dp_diffusers.asked_run import AskedRun
+from dp_diffusers.asked_run import UNCOMPARED, AskedRun
 from dp_diffusers.charged_count import ask, keep, plan_of_count
-from dp_diffusers.data.apart import Shown
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.evaluation.charged import price_line
@@ -31,8 +30,8 @@ from dp_diffusers.evaluation.copy_report import closest, copy_report
 from dp_diffusers.evaluation.copy_test import FALSE_ALARM, CopyTest, threshold_of
 from dp_diffusers.evaluation.embedding import silent
 from dp_diffusers.evaluation.features import DEFAULT, Features, features_named
-from dp_diffusers.evaluation.held_apart import refuse_training_images
-from dp_diffusers.evaluation.nearest import Nearest
+from dp_diffusers.evaluation.held_apart import refuse_training_images, shown_to
+from dp_diffusers.evaluation.nearest import Nearest, Reached
 from dp_diffusers.evaluation.plain_images import plain_images
 from dp_diffusers.kept_images import digest_of
 from dp_diffusers.mechanisms.count import count_std
@@ -44,6 +43,12 @@ FILE: Final = "near-copies.json"
 SHEET: Final = "near-copies.png"
 QUESTION: Final = "are more training units near to synthetic images than held-out images explain?"
 NOT_FOR_RELEASE: Final = "computed from private images, not covered by ε: not for release"
+CONDITIONS: Final = (
+    "the held-out images are of the same kind as the training images, and no two of the same unit: several "
+    "of one unit are alike, and make a yes by chance likelier than one in a hundred",
+    "no more units than the declared population were trained on: further ones add to the count, and make a "
+    "yes by chance likelier",
+)
 _APART: Final = "the baseline is images that the run never saw; take out those that it did"
 _PER_ROW: Final = 8
 
@@ -78,6 +83,7 @@ class NearCopies:
                 f"{QUESTION} {self.answer['answer']}",
                 f"  below {self.answer['could_miss']} copied units it may say no, and yes by chance in one "
                 "case of a hundred; ε covers the training images, not the held-out ones",
+                *(f"  provided that {condition}" for condition in CONDITIONS),
                 price_line(self.answer),
             ]
         return "\n".join(lines)
@@ -108,12 +114,18 @@ def near_copies(
     anything, and `DataError`, `RunFolderError`, `LedgerError`, `ModelError`; then nothing is spent.
     """
     asked = AskedRun.open(run, private=private, ledger=ledger)
-    plan = None if charge is None else plan_of_count(asked, charge)
+    extractor = features_named(features) if isinstance(features, str) else features
+    plan = None
+    if charge is not None:
+        _require_digest(extractor)
+        plan = plan_of_count(asked, charge)
     asked.require_certified_images()
-    check = _Check(asked, held_out, features, progress)
+    check = _Check(asked, held_out, extractor, progress)
     check.refuse_together()
     answer = None if plan is None else _answer(check, plan)
-    document = {"not_for_release": NOT_FOR_RELEASE, **check.facts, **check.report(), "answer": answer}
+    found = check.report()
+    document = {"not_for_release": NOT_FOR_RELEASE, **check.facts, **found, "answer": answer}
+    document["notes"] = list(check.notes)
     file, sheet = asked.folder.private / FILE, asked.folder.private / SHEET
     write_text(file, json.dumps(document, indent=2) + "\n")
     with replacing(sheet) as stream:
@@ -121,6 +133,15 @@ def near_copies(
     for path in (file, sheet):
         path.chmod(0o600)
     return NearCopies(file=file, sheet=sheet, answer=answer, notes=check.notes)
+
+
+def _require_digest(features: Features) -> None:
+    """Raises `ParameterError` where an answer could not be told from that of another extractor."""
+    if features.sha256 is None:
+        raise ParameterError(
+            f"features {features.name} have no sha256, by which a charged answer is told from another's",
+            hint="Features(sha256=…) of its weights, or of its code",
+        )
 
 
 def _answer(check: _Check, plan: Plan) -> dict[str, Any]:
@@ -142,6 +163,7 @@ def _answer(check: _Check, plan: Plan) -> dict[str, Any]:
         "false_alarm": FALSE_ALARM,
         "held_out_images": test.held_out,
         "features": check.facts["features"],
+        "conditions": list(CONDITIONS),
         "covered_by_epsilon": not found.document["not_private"],
         "not_covered": "the held-out images, from which the threshold is taken",
     }
@@ -156,11 +178,10 @@ class _Check:
         self,
         run: AskedRun,
         held_out: str | Path | np.ndarray,
-        features: str | Features,
+        extractor: Features,
         progress: Callable[..., None],
     ) -> None:
         self.run, self.progress = run, progress
-        extractor = features_named(features) if isinstance(features, str) else features
         self.synthetic = plain_images(run.images)
         self._size, _, self._channels = self.synthetic.shape[1:]
         self._path = None if isinstance(held_out, np.ndarray) else held_out
@@ -168,7 +189,9 @@ class _Check:
         self.notes: tuple[str, ...] = ()
         progress(message=f"synthetic and held-out images: features {extractor.name}")
         self._space = Nearest(extractor, self.synthetic)
-        self._baseline, _ = self._space.of(self.held_out)
+        vectors: list[np.ndarray] = []
+        self._baseline, _ = self._space.of(self.held_out, seen=vectors.append)
+        self._reached = Reached(np.concatenate(vectors))
         self.threshold, self.rank = threshold_of(self._baseline, self._space.resolution)
         self.facts: dict[str, Any] = {
             "images": digest_of(run.images),
@@ -196,9 +219,10 @@ class _Check:
     def data(self) -> PrivateImages:
         """The training images. Raises `ParameterError` where a held-out image is one of them."""
         data = self.run.open_images(self._size, self._channels)
-        self.run.require_as_trained(data)
-        path = None if self._path is None else str(self._path)
-        if Shown.by_files(path, self.held_out).meets(data):
+        if not self.run.require_as_trained(data):
+            self.notes += (UNCOMPARED,)
+        shown = shown_to(self.run.folder, self._path, self.held_out)
+        if any(part.meets(data) for part in shown):
             raise ParameterError("held-out holds images that the run was trained on", hint=_APART)
         return data
 
@@ -206,7 +230,7 @@ class _Check:
     def _found(self) -> tuple[np.ndarray, np.ndarray]:
         """Distance of each training image and its nearest synthetic one."""
         self.progress(message="training images, inside the safe")
-        return self._space.of(self.data.images)
+        return self._space.of(self.data.images, private=True, seen=self._reached.add)
 
     def nearer(self) -> np.ndarray:
         """float64 `[N]`: which training images are nearer than the threshold."""
@@ -215,7 +239,16 @@ class _Check:
     def report(self) -> dict[str, Any]:
         """The figures, for the safe."""
         distance, place = self._found
-        return copy_report(self.data, self.synthetic, distance, place, self._baseline, self.threshold)
+        return copy_report(
+            self.data,
+            self.synthetic,
+            distance,
+            place,
+            self._baseline,
+            self.threshold,
+            to_training=self._reached.distance,
+            resolution=self._space.resolution,
+        )
 
     def sheet(self) -> np.ndarray:
         """The closest pairs, a training image and its synthetic neighbour each, as a picture for the safe."""

@@ -25,6 +25,7 @@ from dp_diffusers.errors import RunFolderError
 from dp_diffusers.whole_files import write_text
 
 RUN: Final = "run.json"  # in `private/`: what a training knows of itself
+ANSWERS: Final = "answers"  # in `private/`: of charged questions
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class RunFolder:
 
         Only at the end of a run: where a file system knows no locks, an older process may write until then.
         """
-        for folder in (self.root, self.private):
+        for folder in (self.root, self.private, self.private / ANSWERS):
             for path in folder.glob("*.tmp"):
                 path.unlink(missing_ok=True)
 

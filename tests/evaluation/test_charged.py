@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from asked_support import Made, cheap_accounts, make_run, pictures
 from dp_diffusers.cli.main import main
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation import charged, evaluate
 from dp_diffusers.evaluation.charged import correctness, guesses, numbered
-from dp_diffusers.evaluation.held_apart import UNKNOWN, refuse_training_images
+from dp_diffusers.evaluation.held_apart import (
+    IN_NO_RUN,
+    UNKNOWN,
+    has_training_images,
+    refuse_training_images,
+    run_around,
+)
+from dp_diffusers.evaluation.plain_images import plain_images
+from dp_diffusers.evaluation.scores import NOT_COVERED, REAL_IS_TRAINING_DATA, REAL_IS_UNKNOWN
 from dp_diffusers.images_out import write_images
+from dp_diffusers.run_folder import RunFolder
 
 assert cheap_accounts
 
@@ -77,6 +89,22 @@ def test_scores_that_are_not_finite_choose_no_class() -> None:
 
     images = np.zeros((2, 4, 4, 1), np.uint8)
     assert correctness([Broken()], images, np.array([1, 0])).tolist() == [1.0, 0.0]  # type: ignore[list-item]
+
+
+def test_guarantee_guesses_are_made_in_single_precision_whatever_the_model_learnt_in() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (512, 4, 4, 1)).astype(np.uint8)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False)).to(torch.bfloat16)
+    vectors = images.reshape(512, 16).astype(np.float32) / 127.5 - 1
+    scores = vectors @ model[1].weight.detach().float().numpy().T
+    assert np.abs(scores[:, 0] - scores[:, 1]).min() < 0.005, "coarser arithmetic would decide otherwise"
+    made: list[torch.dtype] = []
+    model[1].register_forward_hook(lambda layer, given, scores: made.append(scores.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = guesses(model, images)
+    assert {*made} == {torch.float32}
+    assert found.tolist() == scores.argmax(1).tolist()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_exactly_one_of_reference_and_charge() -> None:
@@ -173,6 +201,85 @@ def test_guarantee_training_images_are_no_reference(tmp_path: Path, reference: s
     with pytest.raises(ParameterError, match=r"private images are|was trained on") as refused:
         evaluate(made.images, given, features=None, seeds=2, passes=64)
     assert "--charge" in str(refused.value.hint)
+
+
+def _around(made: Made, root: Path) -> dict[str, Path]:
+    """The same images by each name that `evaluate` takes."""
+    (root / "link").symlink_to(made.images)
+    (root / "elsewhere").mkdir()
+    shutil.copytree(made.images, root / "elsewhere" / "images")
+    (made.run / "release" / "more").symlink_to(root / "elsewhere" / "images")
+    return {
+        "the folder": made.images,
+        "the folder in it": made.images / "data",
+        "its file": made.images / "data" / "train-00000-of-00001.parquet",
+        "the release": made.run / "release",
+        "the run": made.run,
+        "a link to it": root / "link",
+        "a link in the run": made.run / "release" / "more",
+    }
+
+
+@pytest.mark.slow
+def test_guarantee_a_reference_is_held_apart_however_the_images_are_named(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    for spelling, images in _around(made, tmp_path).items():
+        assert run_around(images) == made.run.resolve(), spelling
+        if spelling == "the run":  # other files of a run are no labelled images
+            continue
+        with pytest.raises(ParameterError, match="was trained on"):
+            evaluate(images, pictures(200, 1), features=None, seeds=2, passes=64)
+    copied = tmp_path / "elsewhere" / "images"
+    assert run_around(copied) is None
+    for images in (copied, pictures(60, 2)):
+        notes = evaluate(images, pictures(30, 9), features=None, seeds=2, passes=64).notes
+        assert IN_NO_RUN in notes
+
+
+@pytest.mark.slow
+def test_guarantee_training_images_as_real_ones_are_named(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    settings: dict[str, Any] = {"features": None, "seeds": 2, "passes": 64}
+    scores = evaluate(made.images, pictures(30, 9), real=made.private, **settings)
+    assert scores.not_covered == [NOT_COVERED, REAL_IS_TRAINING_DATA]
+    assert "the run's own training images" in scores.explain()
+    assert scores.to_dict()["real_is_training_data"] is True
+    scores = evaluate(made.images, pictures(30, 9), real=pictures(40, 8), **settings)
+    assert "own training images" not in scores.explain()
+    scores = evaluate(pictures(60, 2), pictures(30, 9), real=pictures(40, 8), **settings)
+    assert scores.not_covered == [NOT_COVERED, REAL_IS_UNKNOWN]
+    (made.run / "private" / "traces.npz").unlink()
+    assert has_training_images(made.run, None, pictures(200, 1)[0]) is None
+    assert has_training_images(made.run, made.private, pictures(200, 1)[0]) is True
+
+
+def _wide(root: Path, name: str) -> Path:
+    """One picture of 16 x 8 as a folder; padded and cut it is not the same."""
+    pixels = np.random.default_rng(4).integers(0, 256, (8, 16)).astype(np.uint8)
+    (root / name).mkdir()
+    Image.fromarray(pixels).save(root / name / "a.png")
+    return root / name
+
+
+@pytest.mark.slow
+def test_guarantee_a_reference_is_also_read_as_the_training_read_its_images(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    folder = RunFolder(made.run)
+    text = folder.recipe.read_text().replace("  label: label\n", "  label: label\n  resize: fit\n")
+    own = PrivateImages.from_folder(_wide(tmp_path, "own"), None, size=8, channels=1, resize="fit")
+    (folder.private / "traces.npz").unlink()
+    traces = Traces(counts={1})
+    traces.add_pixels(own.images)
+    traces.save(folder.private / "traces.npz")
+    again = _wide(tmp_path, "again")
+    cut = plain_images(again, size=8, channels=1)
+    assert refuse_training_images(made.run, "reference", again, cut) == (), "the recipe says nothing"
+    folder.recipe.write_text(text)
+    with pytest.raises(ParameterError, match="was trained on"):
+        refuse_training_images(made.run, "reference", again, cut)
+    folder.recipe.write_text(text.replace("resize: fit", "resize: fit\n  window: [40, 400]"))
+    with pytest.raises(ParameterError, match="was trained on"):
+        refuse_training_images(made.run, "reference", again, cut)
 
 
 @pytest.mark.slow

@@ -124,7 +124,12 @@ def test_the_figures_for_the_safe() -> None:
         images=real, labels=None, class_names=None, owner=np.arange(30), unit_count=30, dropped=np.array([0])
     )
     space = Nearest(GREY, made)
-    found = copy_report(data, made, *space.of(real), space.of(images(50, 2))[0], 0.5)
+    found = copy_report(
+        data, made, *space.of(real), space.of(images(50, 2))[0], 0.5, np.array([0.0, 0.4, 0.9, np.inf]), 0.01
+    )
+    reached = found["held_out_to_training"]
+    assert (reached["copies"], reached["nearer_than_threshold"]) == (1, 2)
+    assert reached["quantiles"]["1"] is None
     assert (found["exact_copies"], found["pixel_copies"]) == (3, 4)
     assert [pair["training_image"] for pair in found["closest"][:4]] == [1, 2, 3, 4], "rows of the source"
     assert [pair["synthetic_image"] for pair in found["closest"][:4]] == [0, 1, 2, 3]

@@ -73,7 +73,7 @@ def test_guarantee_no_teacher_reads_real_images_unnoticed(real: bool) -> None:
 def test_real_images_to_train_on_are_said_to_be_read() -> None:
     found = evaluate(SYNTHETIC, DARKER, real=BRIGHT, **REST)
     assert {"real", "label_fidelity"} <= {*found.read_by}
-    assert "real images to train on: read for this evaluation, not covered by ε" in found.explain()
+    assert "read for this evaluation, not covered by ε" in found.explain()
 
 
 def test_the_diversity_of_synthetic_images_alone_reads_none() -> None:

@@ -21,6 +21,8 @@ from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import ParameterError, VerificationError
 from dp_diffusers.reporting import Report, report
 from dp_diffusers.reporting.facts import belief_after
+from dp_diffusers.reporting.scores import ShownScores
+from dp_diffusers.reporting.writing import LEFT_OUT
 from dp_diffusers.run_secrets import TRACES
 
 
@@ -108,6 +110,39 @@ def test_guarantee_the_page_in_a_release_has_no_scores_unless_asked_for(shown: P
     assert "Not covered by ε." in text
     assert any("does not cover" in line for line in said)
     assert dpd.Certificate.verify(run / "release").valid
+
+
+def real_images_in_the_release(run: Path) -> bool:
+    """The property: a figure that `evaluate --real` made is in the release, or a count of real images."""
+    report(run, scores=True)
+    text = (run / "release" / "report.html").read_text()
+    return any(
+        figure in text for figure in ("real images, not private", "97.5", "86.8", "label fidelity", "4,321")
+    )
+
+
+@pytest.mark.slow
+def test_guarantee_nothing_by_real_images_to_train_on_gets_into_a_release(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    score(run, note="4,321 real images are in the reference too")
+    said: list[str] = []
+    assert not real_images_in_the_release(run)
+    report(run, scores=True, progress=lambda message: said.append(message))
+    assert LEFT_OUT in said
+    assert "91.2" in Page((run / "release" / "report.html").read_text()).text
+    elsewhere = report(run, out=tmp_path / "page.html").read_text()
+    assert "real images, not private" in elsewhere
+    assert "86.8" in elsewhere
+    assert "4,321" not in elsewhere
+
+
+@pytest.mark.slow
+@pytest.mark.planted
+def test_planted_real_images_in_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    score(run)
+    monkeypatch.setattr(ShownScores, "without_real", lambda self: self)
+    assert real_images_in_the_release(run), "the planted defect must be visible"
 
 
 @pytest.mark.slow

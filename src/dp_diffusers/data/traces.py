@@ -86,15 +86,26 @@ class Traces:
         """uint8 `[N, H, W, C]` images: digests of all that are not empty, and windows of their pixels."""
         for start in range(0, len(images), _CHUNK):
             part = np.ascontiguousarray(images[start : start + _CHUNK])
-            flat = part.reshape(len(part), -1)
-            changes = np.count_nonzero(flat[:, 1:] != flat[:, :-1], axis=1)
-            telling = changes >= _FEWEST_CHANGES_OF_AN_IMAGE
-            if not telling.any():  # blank images say nothing that could be found again
+            telling = part[_is_telling(part)]
+            if not len(telling):  # blank images say nothing that could be found again
                 continue
-            self.pictures |= {picture_digest(image) for image in part[telling]}
-            for layout in _layouts(part[telling]):
+            self.pictures |= {picture_digest(image) for image in telling}
+            for layout in _layouts(telling):
                 self._add(_windows_of_pixels(layout))
                 self._add(_windows_of_floats(layout))
+
+    def are_of(self, images: np.ndarray, units: int) -> bool | None:
+        """Whether `add_pixels` saw these images, uint8 `[N, H, W, C]` of so many units, and no others.
+
+        None where no picture was noted, so that it cannot be told. Order, labels and owners are not looked
+        at, nor are images that are nearly blank.
+        """
+        if not self.pictures:
+            return None
+        if self.counts and self.counts != {len(images), units}:
+            return False
+        parts = (images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK))
+        return self.pictures == {picture_digest(image) for part in parts for image in part[_is_telling(part)]}
 
     def save(self, path: Path) -> None:
         """Writes all of it to one file, whole or not at all."""
@@ -142,6 +153,14 @@ class Traces:
 def is_distinctive(text: str) -> bool:
     """Whether a text is long enough and no plain number below a million, so that chance does not make it."""
     return len(text) >= SHORTEST_TEXT and not (text.isdecimal() and int(text) < 10**6)
+
+
+def _is_telling(images: np.ndarray) -> np.ndarray:
+    """bool `[N]`: which of uint8 `[N, H, W, C]` images are not nearly of one colour."""
+    flat = images.reshape(len(images), -1)
+    changes = np.count_nonzero(flat[:, 1:] != flat[:, :-1], axis=1)
+    found: np.ndarray = changes >= _FEWEST_CHANGES_OF_AN_IMAGE
+    return found
 
 
 def picture_digest(image: np.ndarray) -> bytes:

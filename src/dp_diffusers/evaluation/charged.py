@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dp_diffusers.asked_run import AskedRun
+from dp_diffusers.asked_run import UNCOMPARED, AskedRun
 from dp_diffusers.charged_count import CountAnswer, ask, keep, plan_of_count
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError, ParameterError, counted, positive, within
@@ -146,8 +146,9 @@ def charged_accuracy(
         passes=passes,
         price=answer.document,
         notes=(
-            f"the count is divided by the {answer.population:,} units declared: too low where fewer exist; "
-            "the model was trained on these images, so it is no figure of held-out ones",
+            f"the count is divided by the {answer.population:,} units declared: too low where fewer exist, "
+            "too high where more exist; the model was trained on these images, so it is no figure of others",
+            *(() if answer.document["compared_with_training"] else (UNCOMPARED,)),
             *synthetic.notes,
         ),
     )
@@ -193,9 +194,14 @@ def correctness(
 
 
 def guesses(model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """int64 `[N]`: the class that `model` gives each image; a close call is made without its neighbours."""
+    """int64 `[N]`: the class that `model` gives each image; a close call is made without its neighbours.
+
+    Always by float32 on the CPU, wherever and however the model was trained: a GPU's rounding is far coarser
+    than `CLOSE`, and chooses its way of computing by what lies beside an image. Moves the model.
+    """
+    model = model.to("cpu", torch.float32)
     found = np.empty(len(images), np.int64)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
         for start in range(0, len(images), BLOCK):
             block = torch.from_numpy(images[start : start + BLOCK])
             scores = _scores(model, block)
@@ -209,12 +215,8 @@ def guesses(model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def _scores(model: nn.Module, images: Tensor) -> Tensor:
     """float `[B, classes]`; a score that is not finite makes its class the last choice."""
-    scores: Tensor = model(pixels_of(images).to(_device(model)))
-    return torch.nan_to_num(scores.cpu(), nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    scores: Tensor = model(pixels_of(images))
+    return torch.nan_to_num(scores, nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
 
 
 def refuse_settings(settings: dict[str, Any]) -> None:

@@ -28,10 +28,13 @@ def copy_report(
     place: NDArray[np.int64],
     held_out: NDArray[np.float64],
     threshold: float,
+    to_training: NDArray[np.float64],
+    resolution: float,
 ) -> dict[str, Any]:
     """The figures as a document. distance, place: of each training image `[N]`, see `Nearest.of`.
 
-    held_out: distances of the held-out images `[M]`. Training images are numbered as in the source, from 0.
+    held_out: distances of the held-out images `[M]` to synthetic ones; to_training: to training images.
+    Training images are numbered as in the source, from 0. A distance that is not finite is null.
     """
     apart = pixel_difference(data.images, synthetic[place])
     known = {picture_digest(image) for image in synthetic}
@@ -39,6 +42,7 @@ def copy_report(
     rows = np.delete(np.arange(len(distance) + len(data.dropped)), data.dropped)
     return {
         "training_images": len(distance),
+        "training_images_without_features": int(np.isinf(distance).sum()),
         "training_units": data.unit_count,
         "held_out_images": len(held_out),
         "synthetic_images": len(synthetic),
@@ -49,6 +53,11 @@ def copy_report(
         },
         "quantiles": {"training": _quantiles(distance), "held_out": _quantiles(held_out)},
         "auc": auc(distance, data.owner, data.unit_count, held_out),
+        "held_out_to_training": {
+            "quantiles": _quantiles(to_training),
+            "copies": int((to_training < resolution).sum()),
+            "nearer_than_threshold": int((to_training < threshold).sum()),
+        },
         "exact_copies": int(exact.sum()),
         "pixel_copies": int((apart <= PIXEL_COPY).sum()),
         "closest": [
@@ -56,7 +65,7 @@ def copy_report(
                 "training_image": int(rows[index]),
                 "unit": int(data.owner[index]),
                 "synthetic_image": int(place[index]),
-                "distance": float(distance[index]),
+                "distance": _finite(distance[index]),
                 "pixel_difference": round(float(apart[index]), 3),
             }
             for index in closest(distance)
@@ -111,6 +120,11 @@ def _variance(values: NDArray[np.float64]) -> float:
     return float(values.var(ddof=1)) if len(values) > 1 else 0.0
 
 
-def _quantiles(values: NDArray[np.float64]) -> dict[str, float]:
-    found = np.quantile(values, QUANTILES)
-    return {f"{share:g}": float(value) for share, value in zip(QUANTILES, found, strict=True)}
+def _quantiles(values: NDArray[np.float64]) -> dict[str, float | None]:
+    with np.errstate(invalid="ignore"):  # between two infinite distances lies no number
+        found = np.quantile(values, QUANTILES)
+    return {f"{share:g}": _finite(value) for share, value in zip(QUANTILES, found, strict=True)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,8 +1,9 @@
 """Whether more training units lie near synthetic images than held-out images explain: a test of one count.
 
 Guarantees: the threshold and the limit of the count follow from held-out images and public numbers alone, and
-a release that treats both alike is called copied in at most one case of a hundred. May import numpy and
-scipy. Order statistics as a baseline: share below the k-th of m is Beta(k, m + 1 - k) (Wilks 1941).
+a release that treats both alike is called copied in at most one case of a hundred, as far as the normal law
+stands for a binomial of so many units with its noise, and held-out images are drawn one by one. May import
+numpy and scipy. Order statistics as a baseline: share below the k-th of m is Beta(k, m + 1 - k) (Wilks 1941).
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from dp_diffusers.errors import ModelError, RunFolderError, counted
@@ -22,7 +24,12 @@ from dp_diffusers.evaluation.diversity import Diversity, diversities
 from dp_diffusers.evaluation.embedding import Embedded, embed
 from dp_diffusers.evaluation.features import DEFAULT, Features, extractor_of
 from dp_diffusers.evaluation.fidelity import Fidelity, fidelity_of
-from dp_diffusers.evaluation.held_apart import refuse_training_images
+from dp_diffusers.evaluation.held_apart import (
+    IN_NO_RUN,
+    has_training_images,
+    refuse_training_images,
+    run_around,
+)
 from dp_diffusers.evaluation.held_out import HeldOut
 from dp_diffusers.evaluation.places import images_of, require_there
 from dp_diffusers.evaluation.public_model import public_model_images, run_of
@@ -98,16 +105,15 @@ def evaluate(
     shape, names = synthetic.images.shape[1:], synthetic.class_names
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
     real_ones = opened(reference, shape, called="reference", on_disk=False, progress=progress)
-    place = reference if isinstance(reference, str | Path) else None
-    apart = () if run is None else refuse_training_images(run, "reference", place, real_ones.images)
+    around = run_around(images)
+    apart = _apart(around, "reference", reference, real_ones.images)
     held_out = HeldOut(real_images(real_ones, names, "reference"))
-    ceiling = (
-        None
-        if real is None
-        else HeldOut(
-            real_images(opened(real, shape, called="real", on_disk=False, progress=progress), names, "real")
-        )
-    )
+    ceiling: HeldOut | None = None
+    trained_on: bool | None = False
+    if real is not None:
+        to_learn = opened(real, shape, called="real", on_disk=False, progress=progress)
+        trained_on = has_training_images(around, _place(real), to_learn.images)
+        ceiling = HeldOut(real_images(to_learn, names, "real"))
     of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
     made = {SYNTHETIC: synthetic, **of_the_base}
     compared, diversity, too_few = _by_features(made, held_out, extractor, progress)
@@ -134,6 +140,7 @@ def evaluate(
         public=found.get(PUBLIC),
         with_public=found.get(UNION),
         real=found.get(REAL),
+        real_is_training_data=trained_on,
         rows=tuple(trial.row for trial in trials.values()),
         class_names=names,
         reference_images=held_out.count,
@@ -149,6 +156,18 @@ def evaluate(
     if isinstance(images, str | Path):
         keep_scores(Path(images), scores.to_dict())
     return scores
+
+
+def _place(images: Images) -> str | Path | None:
+    """Where they lie; None for arrays."""
+    return images if isinstance(images, str | Path) else None
+
+
+def _apart(run: Path | None, key: str, given: Images, images: NDArray[np.uint8]) -> tuple[str, ...]:
+    """Refuses images that the run was trained on. Returns what to say where that cannot be told."""
+    if run is None:
+        return (IN_NO_RUN,)
+    return refuse_training_images(run, key, _place(given), images)
 
 
 def _judged(

@@ -44,14 +44,17 @@ class Features:
         """`FID` with Inception alone; `FD-…` with anything else, whose numbers mean something else."""
         return "FID" if self.name == INCEPTION else f"FD-{self.name}"
 
-    def of(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """float32 [N, dim]. Raises `ParameterError` for an extractor that gives another shape, NaN or ∞."""
+    def of(self, images: NDArray[np.uint8], *, finite: bool = True) -> NDArray[np.float32]:
+        """float32 [N, dim]. Raises `ParameterError` for an extractor that gives another shape, NaN or ∞.
+
+        finite: False lets NaN and ∞ pass, where an error would tell of a private image.
+        """
         found = np.asarray(self.function(images), np.float32)
         if found.shape != (len(images), self.dim):
             raise ParameterError(
                 f"features {self.name}: expected shape {(len(images), self.dim)}, got {found.shape}"
             )
-        if not np.isfinite(found).all():
+        if finite and not np.isfinite(found).all():
             raise ParameterError(f"features {self.name}: a value is not finite")
         return found
 

@@ -10,20 +10,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_diffusers.data.decoding import Decoder
+from dp_diffusers.data.decoding import Decoder, Resize
+from dp_diffusers.data.dicom_pixels import Window
 from dp_diffusers.data.sources import is_hub, kind_of, open_source
 
 
 def plain_images(
-    path: str | Path, *, size: int | None = None, channels: int | None = None
+    path: str | Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    resize: Resize = "crop",
+    window: Window | None = None,
 ) -> NDArray[np.uint8]:
     """uint8 `[N, H, W, C]`: all images at `path`, those of parquet files at any depth of a folder included.
 
-    size, channels: None takes those of the first image; others are cut to a square. Raises `DataError`.
+    size, channels: None takes those of the first image; resize: how others become a square; window: of DICOM
+    images, see `Decoder`. Raises `DataError`.
     """
     folder = not is_hub(path) and Path(path).is_dir()
     files: list[str | Path] = [*sorted(Path(path).rglob("*.parquet"))] if folder else []
-    decoder = Decoder(size=size, channels=channels, resize=None if size is None else "crop")
+    decoder = Decoder(size=size, channels=channels, resize=None if size is None else resize, window=window)
     parts = []
     for file in files or [path]:
         raw = open_source(kind_of(file), file, label=None, unit=None)

@@ -19,6 +19,14 @@ from dp_diffusers.evaluation.rows import Row
 
 NOT_COVERED: Final = "held-out reference: not covered by ε"
 REAL_NOT_COVERED: Final = "real images to train on: read for this evaluation, not covered by ε"
+REAL_IS_TRAINING_DATA: Final = (
+    "real images to train on: the run's own training images, read for this evaluation, not covered by ε; "
+    "figures by them stay inside the safe"
+)
+REAL_IS_UNKNOWN: Final = (
+    "real images to train on: they may be the run's own training images, which cannot be told; read for this "
+    "evaluation, not covered by ε; figures by them stay inside the safe"
+)
 REAL: Final = "real images, not private"
 
 
@@ -30,7 +38,8 @@ class Scores:
     public: public images themselves (ε = 0). with_public: synthetic and public images together. real: real
     images, the ceiling. distances, diversity, fidelity: of the synthetic images, then of the public model's
     where they are known; empty where they were not computed. read_by: the figures that real images went
-    into. Raises `ParameterError` for distances by two extractors.
+    into. real_is_training_data: whether `real` holds images that the run was trained on, None where that
+    cannot be told. Raises `ParameterError` for distances by two extractors.
     """
 
     synthetic: Row
@@ -38,6 +47,7 @@ class Scores:
     public: Interval | None = None
     with_public: Interval | None = None
     real: Interval | None = None
+    real_is_training_data: bool | None = False
     rows: tuple[Row, ...]
     class_names: tuple[str, ...]
     reference_images: int
@@ -71,7 +81,10 @@ class Scores:
     @property
     def not_covered(self) -> list[str]:
         """What has to be said with every figure."""
-        return [NOT_COVERED] if self.real is None else [NOT_COVERED, REAL_NOT_COVERED]
+        if self.real is None:
+            return [NOT_COVERED]
+        said = {False: REAL_NOT_COVERED, True: REAL_IS_TRAINING_DATA, None: REAL_IS_UNKNOWN}
+        return [NOT_COVERED, said[self.real_is_training_data]]
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of `evaluate`, whose fields are in docs/guides/evaluate.md.
@@ -95,6 +108,8 @@ class Scores:
             "reads_private": self.reads_private,
             "read_by": list(self.read_by),
             "covered_by_epsilon": not self.reads_private,
+            "real_is_training_data": self.real_is_training_data,
+            "not_covered": self.not_covered,
             "notes": list(self.notes),
         }
 

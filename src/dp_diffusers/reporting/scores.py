@@ -8,7 +8,7 @@ standard library only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 # rows whose images are synthetic or public, so that their number is no secret
@@ -26,6 +26,8 @@ BY_CLASS: Final = {
     "diversity ÷ real": "diversity_ratio_per_class",
 }
 REAL: Final = "real images, not private"
+# what classifiers judge that learnt from the images of `evaluate --real`: by measures, and class by class
+_JUDGED_BY_REAL: Final = ("label_fidelity", "label fidelity, %")
 # figure of a row → what a column of it is called
 DISTANCES: Final = {
     "fid": "Fréchet",
@@ -59,12 +61,26 @@ class ScoreRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownScores:
-    """rows: the synthetic images first. features: the extractor, None where nothing was measured by one."""
+    """rows: the synthetic images first. features: the extractor, None where nothing was measured by one.
+
+    by_real: whether any figure comes from real images to train on (`evaluate --real`).
+    """
 
     rows: tuple[ScoreRow, ...]
     seeds: int
     classifier: str
     features: str | None
+    by_real: bool = False
+
+    def without_real(self) -> ShownScores:
+        """What may go into a release: nothing that comes from real images to train on.
+
+        These may be the run's own training images, whose ε such a figure would go around.
+        """
+        if not self.by_real:
+            return self
+        rows = (row for row in self.rows if row.trained_on != REAL)
+        return replace(self, rows=tuple(_unjudged(row) for row in rows), by_real=False)
 
     @property
     def distances(self) -> Mapping[str, str]:
@@ -116,6 +132,22 @@ def shown_scores(document: Mapping[str, Any] | None) -> ShownScores | None:
         seeds=int(document["seeds"]),
         classifier=str(document["classifier"]),
         features=None if document["features"] is None else str(document["features"]),
+        by_real=_by_real(document),
+    )
+
+
+def _by_real(document: Mapping[str, Any]) -> bool:
+    """Told by each of three places: one that an older document lacks must not decide it."""
+    named = any(row["trained_on"] == REAL for row in document["rows"])
+    return named or "real" in document.get("read_by", ()) or document.get("fidelity_taught_by") == REAL
+
+
+def _unjudged(row: ScoreRow) -> ScoreRow:
+    """The row without the measures that classifiers trained on real images made."""
+    return replace(
+        row,
+        measures={name: value for name, value in row.measures.items() if name not in _JUDGED_BY_REAL},
+        by_class={name: value for name, value in row.by_class.items() if name not in _JUDGED_BY_REAL},
     )
 
 

@@ -3,7 +3,8 @@
 Guarantees:
 - a release that does not verify gets no report, and one with a report verifies before the call says done;
 - what goes into a release is looked through for everything private first, and has no scores unless they are
-  asked for: they were measured on real images, and epsilon does not cover them;
+  asked for: they were measured on real images, and epsilon does not cover them; what comes from real images
+  to train on, which may be the run's own, is never among them;
 - a file outside a release changes nothing in it.
 May import what `release` does.
 """
@@ -11,8 +12,9 @@ May import what `release` does.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dp_diffusers.errors import InputError, ParameterError, VerificationError
 from dp_diffusers.leak_scan import FOUND, require_no_leak
@@ -26,6 +28,10 @@ from dp_diffusers.reporting.facts import FILE, Report
 from dp_diffusers.whole_files import write_text
 
 Progress = Callable[..., None]
+LEFT_OUT: Final = (
+    "left out of the release: the row and the figures that come from real images to train on (--real), which "
+    "may be the run's own; a page elsewhere (--out) shows them"
+)
 
 
 def _silent(**_: Any) -> None:
@@ -45,7 +51,8 @@ def report(
         runs: a finished run (a release, or the run folder of one); several, to compare them.
         out: where to write; None: `release/report.html` of the one run, whose certificate then lists it. A
             page elsewhere changes nothing in a release and shows the scores too, where `evaluate` left some.
-        scores: puts them into the release as well. Epsilon does not cover them.
+        scores: puts them into the release as well, but for what `evaluate --real` read. Epsilon does not
+            cover them.
         audit: `audit.json`, or its folder, of the run's recipe.
         progress: called with `message`.
 
@@ -117,6 +124,9 @@ def _into_release(release: Release, *, scores: bool, audit: Any, progress: Progr
             )
         if facts.scores is not None:
             progress(message="the release tells scores of real images, which ε does not cover")
+            if facts.scores.by_real:
+                progress(message=LEFT_OUT)
+            facts = replace(facts, scores=facts.scores.without_real())
         return _placed(release, facts, progress)
 
 
