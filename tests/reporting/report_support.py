@@ -22,7 +22,6 @@ from dp_diffusers.privacy.ledger import Ledger
 HOSTILE = '<script>alert("1")</script>'
 NAMES = ("plain", HOSTILE)
 AUDIT: dict[str, Any] = {
-    "epsilon_claimed": 1.9,
     "epsilon_lower_bound": 0.7,
     "confidence": 0.95,
     "canaries": 500,
@@ -125,8 +124,11 @@ def score(run: Path, mean: float = 91.25, classifier: str = "small CNN") -> None
 
 
 def audit_file(folder: Path, **changes: Any) -> Path:
-    """An `audit.json`."""
+    """An `audit.json`, of the training of `plan_of`."""
     folder.mkdir(exist_ok=True)
     path = folder / "audit.json"
-    path.write_text(json.dumps({**AUDIT, **changes}))
+    plan = plan_of(True)
+    assert plan.record is not None
+    attacked = {"epsilon_claimed": plan.epsilon, "mechanism": plan.record.to_dict(), "strategy": "lora"}
+    path.write_text(json.dumps({**AUDIT, **attacked, **changes}))
     return path

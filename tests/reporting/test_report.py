@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_support import HOSTILE, audit_file, make_run, score
+from report_support import HOSTILE, make_run, score
 
 import dp_diffusers as dpd
 from dp_diffusers.cli.main import main
@@ -275,18 +275,6 @@ def test_beliefs_are_bayes() -> None:
     for prior in (0.01, 0.5):
         odds = prior / (1 - prior) * np.exp(2.0)
         assert belief_after(prior, 2.0) == pytest.approx(odds / (1 + odds))
-
-
-@pytest.mark.slow
-def test_an_audit_is_shown_if_it_is_of_this_claim(shown: Path, tmp_path: Path) -> None:
-    held = Page(report(shown, out=tmp_path / "a.html", audit=audit_file(tmp_path / "held")).read_text()).text
-    assert "The claim stands." in held
-    broken = audit_file(tmp_path / "broken", epsilon_lower_bound=5.0)
-    assert "does not hold" in Page(report(shown, out=tmp_path / "b.html", audit=broken).read_text()).text
-    for change in ({"delta": 1e-5}, {"adjacency": "replace"}, {"epsilon_claimed": 9.0}):
-        other = audit_file(tmp_path / "other", **change)
-        with pytest.raises(ParameterError, match="another claim"):
-            report(shown, out=tmp_path / "c.html", audit=other)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.strategies import strategy_of
+from dp_diffusers.strategies import name_of, strategy_of
 
 if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe
@@ -133,6 +133,7 @@ def audit(
         included=shown.included,
     )
     result = concluded(plan, gradient, loss, _notes(canaries, held.count))
+    result = replace(result, strategy=name_of(strategy))
     return result if folder is None else _with_picture(result, gradient, loss, folder)
 
 

@@ -6,6 +6,7 @@ the design's JSON contract; fields are only ever added.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,10 @@ class Attack:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditResult:
-    """The claim beside what attacks prove. Epsilons are at `delta`, for neighbours by `adjacency`."""
+    """The claim beside what attacks prove. Epsilons are at `delta`, for neighbours by `adjacency`.
+
+    mechanism, strategy: what was attacked, as the plan's record and a strategy's name; None if not recorded.
+    """
 
     epsilon_claimed: float
     epsilon_lower_bound: float
@@ -42,6 +46,8 @@ class AuditResult:
     attacks: tuple[Attack, ...]
     notes: tuple[str, ...] = ()
     picture: Path | None = None
+    mechanism: Mapping[str, Any] | None = None
+    strategy: str | None = None
 
     @property
     def refuted(self) -> bool:

@@ -22,7 +22,7 @@ from dp_diffusers.kept_scores import kept_scores
 from dp_diffusers.model_card import certified_rows
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.explanation import BELIEF
-from dp_diffusers.reporting.audits import audit_counts, require_same_claim
+from dp_diffusers.reporting.audits import audit_counts, require_same_training
 from dp_diffusers.reporting.pictures import Pictures, pictures_of
 from dp_diffusers.reporting.scores import ShownScores, shown_scores
 from dp_diffusers.reporting.spending import Spending, spending_of
@@ -53,13 +53,13 @@ class Report:
 
         scores: also what `evaluate` found on real images, which epsilon does not cover. audit: of its recipe.
         Raises `RunFolderError` for no finished run, `VerificationError` if its certificate was changed,
-        `ParameterError` for an audit of another claim.
+        `ParameterError` for an audit of another training.
         """
         folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
         folder.require_finished()
         certificate = Certificate.read(folder.release).to_dict()
         if audit is not None:
-            require_same_claim(audit, certificate)
+            require_same_training(audit, certificate, _strategy(folder))
         return cls(
             name=folder.root.resolve().name,
             certificate=certificate,
@@ -157,6 +157,12 @@ class Report:
 
     def _repr_html_(self) -> str:
         return framed(self.to_html())
+
+
+def _strategy(folder: RunFolder) -> str | None:
+    """What was trained, by name; None where no recipe says so."""
+    recipe = folder.settings() if folder.recipe.exists() else {}
+    return (recipe.get("strategy") or {}).get("name")
 
 
 def framed(page: str) -> str:

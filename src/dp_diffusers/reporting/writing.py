@@ -50,7 +50,7 @@ def report(
         progress: called with `message`.
 
     Raises `VerificationError` for a release that does not verify, or where something private would get into
-    it; `ParameterError` for an `out` that is missing or lies in a release, or an audit of another claim;
+    it; `ParameterError` for an `out` that is missing or lies in a release, or an audit of another training;
     `RunFolderError` for a run that has not finished.
     """
     opened = [run if isinstance(run, Release) else Release.open(run) for run in runs]
