@@ -20,7 +20,9 @@ from dp_diffusers.cli.main import main
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import ParameterError, VerificationError
 from dp_diffusers.reporting import Report, report
+from dp_diffusers.reporting.comparing import compared
 from dp_diffusers.reporting.facts import belief_after
+from dp_diffusers.rounding import rounded_up_text
 from dp_diffusers.run_secrets import TRACES
 
 
@@ -259,7 +261,8 @@ def test_the_words_are_those_of_the_certificate(shown: Path) -> None:
         assert sentence in text
     for sentence in known.assumptions:
         assert sentence in text
-    assert f"{known.epsilon:.4g}" in text
+    assert known.epsilon is not None
+    assert rounded_up_text(known.epsilon) in text
     assert str(known.mechanisms[0]["noise_multiplier"])[:6] in text
 
 
@@ -269,6 +272,21 @@ def test_spending_ends_at_the_certified_epsilon_and_never_falls(shown: Path) -> 
     assert found.epsilons[-1] == found.epsilon == dpd.Certificate.read(shown / "release").epsilon
     assert list(found.epsilons) == sorted(found.epsilons)
     assert (found.epsilons[0], found.shares[-1], found.cap) == (0.0, 1.0, 3.0)
+
+
+def test_guarantee_no_page_shows_less_than_the_bound(shown: Path) -> None:
+    facts = Report.of(shown)
+    assert facts.spending is not None
+    certificate = {**facts.certificate, "epsilon": 1.23434, "ledger": {"spent_epsilon": 1.50034}}
+    spending = replace(
+        facts.spending, epsilon=1.23434, spent=1.50034, shares=(0.0, 1.0), epsilons=(0, 1.23434)
+    )
+    low = replace(facts, certificate=certificate, spending=spending)
+    for page in (low.to_html(), compared([low, low]).to_html()):
+        text = re.sub(r'data-value="[^"]*"', "", page)
+        assert "1.235" in text
+        assert "1.501" in text or "1.50034" in text
+        assert not re.search(r"\b1\.(23|234|2343|5|500|5003)\b", text)
 
 
 def test_beliefs_are_bayes() -> None:

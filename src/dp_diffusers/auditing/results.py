@@ -1,7 +1,7 @@
 """What an audit found, in numbers and in words.
 
-Guarantees that the verdict follows from the numbers shown. May import the standard library. The document is
-the design's JSON contract; fields are only ever added.
+Guarantees that the verdict follows from the numbers shown. May import the standard library and the
+rounding of bounds. The document is the design's JSON contract; fields are only ever added.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from dp_diffusers.rounding import rounded_up_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,8 @@ class AuditResult:
             else "the claim stands: no attack got more than it allows"
         )
         lines = [
-            f"claimed  epsilon <= {self.epsilon_claimed:.4g} (delta {self.delta:g}, {self.adjacency})",
+            f"claimed  epsilon <= {rounded_up_text(self.epsilon_claimed)} (delta {self.delta:g}, "
+            f"{self.adjacency})",
             f"attacked epsilon >= {self.epsilon_lower_bound:.4g} ({100 * self.confidence:g} % confidence, "
             f"{self.canaries} canaries{self.condition})",
             verdict,

@@ -18,6 +18,7 @@ from dp_diffusers.auditing.results import Attack, AuditResult
 from dp_diffusers.errors import InputError, ParameterError
 from dp_diffusers.privacy import accountant
 from dp_diffusers.privacy.events import GaussianMechanism, training_record
+from dp_diffusers.rounding import rounded_up_text
 
 FILE: Final = "audit.json"
 ATTACKED: Final = "dpsgd"  # the mechanism whose gradients an audit attacks
@@ -94,8 +95,8 @@ def _planned(certificate: Mapping[str, Any]) -> GaussianMechanism:
 
 def _other_claim(audit: AuditResult) -> ParameterError:
     return ParameterError(
-        f"the audit is of another claim: epsilon {audit.epsilon_claimed:.4g} at delta {audit.delta:g}, "
-        f"{audit.adjacency}",
+        f"the audit is of another claim: epsilon {rounded_up_text(audit.epsilon_claimed)} at delta "
+        f"{audit.delta:g}, {audit.adjacency}",
         hint=AGAIN,
     )
 
@@ -103,8 +104,9 @@ def _other_claim(audit: AuditResult) -> ParameterError:
 def _result(document: Any) -> AuditResult:
     """Raises `KeyError`, `TypeError` or `ValueError` for what is no audit; ignores what it does not know."""
     mechanism, strategy = _of_kind(document, dict).get("mechanism"), document.get("strategy")
+    numbers: dict[str, Any] = {name: _number(document[name]) for name in _NUMBERS}
     return AuditResult(
-        **{name: _number(document[name]) for name in _NUMBERS},
+        **numbers,
         canaries=_count(document["canaries"]),
         adjacency=_of_kind(document["adjacency"], str),
         attacks=tuple(map(_attack, _of_kind(document["attacks"], list))),

@@ -22,6 +22,7 @@ from dp_diffusers.reporting import charts
 from dp_diffusers.reporting.comparing import Comparison
 from dp_diffusers.reporting.facts import Report
 from dp_diffusers.reporting.pictures import one_of_each
+from dp_diffusers.rounding import rounded_up_text
 
 
 def report_page(report: Report) -> str:
@@ -85,7 +86,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": short, "at_most": at_most, "percent": lambda value: f"{value:.1f}"}
-    environment.filters["unbroken"] = unbroken
+    environment.filters |= {"unbroken": unbroken, "bound": rounded_up_text}
     return environment
 
 
