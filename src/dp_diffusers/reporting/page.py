@@ -46,8 +46,12 @@ def comparison_page(comparison: Comparison) -> str:
         for row in report.scores.rows[:1]
     ]
     runs = list(zip(letters, comparison.names, comparison.reports))
-    chart = charts.comparison_chart(marks) if marks else None
-    return _filled("comparison.html", comparison=comparison, runs=runs, chart=chart, one_of_each=one_of_each)
+    facts: dict[str, Any] = {
+        "chart": charts.comparison_chart(marks) if marks and comparison.comparable else None,
+        "measured_on": dict(zip(letters, comparison.measured_on)),
+        "one_of_each": one_of_each,
+    }
+    return _filled("comparison.html", comparison=comparison, runs=runs, **facts)
 
 
 def letter_of(place: int) -> str:
