@@ -13,6 +13,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +45,6 @@ class Report:
 
     name: str
     certificate: Mapping[str, Any]
-    spending: Spending | None = None
     pictures: Pictures | None = None
     scores: ShownScores | None = None
     measured: Measured | None = None
@@ -69,12 +69,16 @@ class Report:
         return cls(
             name=folder.root.resolve().name,
             certificate=certificate,
-            spending=spending_of(certificate),
             pictures=pictures_of(folder.release / IMAGES, (certificate["classes"] or {}).get("names")),
             scores=shown,
             measured=measured,
             audit=audit,
         )
+
+    @cached_property
+    def spending(self) -> Spending | None:
+        """What was spent step by step, computed when first asked for; None where nothing is promised."""
+        return spending_of(self.certificate)
 
     @property
     def not_private(self) -> bool:
