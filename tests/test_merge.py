@@ -30,6 +30,7 @@ from dp_diffusers.errors import ModelError, ParameterError, RunFolderError, Veri
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.privacy.files import sha256_of_file
 from dp_diffusers.release import Release
+from dp_diffusers.rounding import rounded_up_text
 from dp_diffusers.strategies import strategy_of
 from dp_diffusers.strategies.adapter import save_adapter
 from family_support import stir
@@ -166,7 +167,7 @@ def test_a_merged_folder_says_where_it_comes_from(made: Path, tmp_path: Path) ->
         **{name: certificate[name] for name in ("not_private", "epsilon", "delta", "unit", "adjacency")},
     }
     card = (merged / "README.md").read_text()
-    assert f"epsilon = {certificate['epsilon']:.4g}" in card
+    assert f"epsilon = {rounded_up_text(certificate['epsilon'])}" in card
     assert origin["certificate_sha256"] in card
     assert "NOT PRIVATE" not in card
     assert not (merged / "certificate.json").exists()

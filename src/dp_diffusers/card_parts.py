@@ -4,7 +4,8 @@ Guarantees:
 - a text of a certificate (a class, a model) is one line of plain text in a card, and never markup;
 - a card that is NOT PRIVATE says so before anything else and carries no tag that says otherwise;
 - what is not known, such as a licence, is left out of the front matter and named in the text.
-May import yaml and the standard library. The fields are those of the Hub's cards for models and data sets.
+May import yaml, the standard library and the rounding of bounds. The fields are those of the Hub's cards for
+models and data sets.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import yaml
+
+from dp_diffusers.rounding import rounded_up_text
 
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 # as entities, which the leak scan undoes: nothing hides from it behind a backslash
@@ -75,7 +78,7 @@ def headline(certificate: Mapping[str, Any]) -> str:
     """The end of a title."""
     if certificate["not_private"]:
         return "NOT PRIVATE"
-    return f"epsilon = {certificate['epsilon']:.4g}"
+    return f"epsilon = {rounded_up_text(certificate['epsilon'])}"
 
 
 def unprotected(certificate: Mapping[str, Any], what: str) -> str:
@@ -88,10 +91,10 @@ def promise(certificate: Mapping[str, Any], what: str) -> str:
     """The bound in words. what: this adapter or its images, these images."""
     unit = plain(certificate["unit"])
     return (
-        f"(epsilon, delta) = ({certificate['epsilon']:.4g}, {certificate['delta']:.3g}) per {unit}, "
-        f"adjacency {certificate['adjacency']}. Whatever anyone does with {what}, the odds of telling "
-        f"whether one {unit} was among the private data change by a factor of at most e^epsilon, except with "
-        "probability delta."
+        f"(epsilon, delta) = ({rounded_up_text(certificate['epsilon'])}, {certificate['delta']:.3g}) per "
+        f"{unit}, adjacency {certificate['adjacency']}. Whatever anyone does with {what}, the odds of "
+        f"telling whether one {unit} was among the private data change by a factor of at most e^epsilon, "
+        "except with probability delta."
     )
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from dp_diffusers.images_out import write_images
 from dp_diffusers.pictures import save_grid
+from dp_diffusers.rounding import rounded_up_text
 from dp_diffusers.run_folder import make_folder
 
 Progress = Callable[..., None]
@@ -65,7 +66,9 @@ class DemoResult:
         """Readable lines for a terminal."""
         lines = [f"release: {self.release} (certificate valid)"]
         if self.epsilon is not None:
-            lines.append(f"epsilon {self.epsilon:.4g} at delta {self.delta:g} for each private image")
+            lines.append(
+                f"epsilon {rounded_up_text(self.epsilon)} at delta {self.delta:g} for each private image"
+            )
         lines.append(
             "accuracy on held-out real digits, trained on private synthetic images: "
             + _accuracy(self.accuracy, self.accuracy_interval)

@@ -18,6 +18,7 @@ from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.ledger_file import Entry
 from dp_diffusers.privacy.runs import Run, asked_records
 from dp_diffusers.privacy.spending import Cost, CostCurve, Terms, total
+from dp_diffusers.rounding import rounded_up_text
 
 POINTS: Final = 80  # totals that are computed; between them the curve rises in one step
 WIDTH, HEIGHT = 720, 360
@@ -107,7 +108,11 @@ def picture(ledger: Ledger) -> str:
     body = [
         *_axes(scale),
         *_areas(points, scale),
-        *([_line(scale, spent.epsilon, "counted", f"counted {spent.epsilon:.3g}")] if points else []),
+        *(
+            [_line(scale, spent.epsilon, "counted", f"counted {rounded_up_text(spent.epsilon)}")]
+            if points
+            else []
+        ),
         *([_line(scale, cap, "cap", f"cap {cap:g}")] if cap is not None else []),
     ]
     words = _in_words(ledger.runs(), charged, spent.epsilon, cap)
@@ -124,7 +129,8 @@ def picture(ledger: Ledger) -> str:
 def _in_words(runs: Sequence[Run], charged: float, counted: float, cap: float | None) -> str:
     limit = "no cap" if cap is None else f"a cap of epsilon {cap:g}"
     listed = "; ".join(f"run {run.run_id[:12]} {run.status}, {run.steps_charged} steps" for run in runs)
-    return f"Charged epsilon {charged:.3g}, counted {counted:.3g}, with {limit}. {listed or 'No runs'}."
+    spent = f"Charged epsilon {rounded_up_text(charged)}, counted {rounded_up_text(counted)}"
+    return f"{spent}, with {limit}. {listed or 'No runs'}."
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def _areas(points: Sequence[Point], scale: _Scale) -> Iterator[str]:
         colour = COLOURS[order[run] % len(COLOURS)]
         yield (
             f'<path d="{"".join(path)}V{BOTTOM}Z" fill="{colour}" fill-opacity=".35" stroke="{colour}">'
-            f"<title>run {escape(run)}: epsilon {last.epsilon:.3g} after it</title></path>"
+            f"<title>run {escape(run)}: epsilon {rounded_up_text(last.epsilon)} after it</title></path>"
         )
         if scale.x(last.charge) - scale.x(began) > 90:
             middle = (scale.x(began) + scale.x(last.charge)) / 2

@@ -12,6 +12,7 @@ from typing import Any
 from dp_diffusers import card_parts as parts
 from dp_diffusers.diffusion.merged_from import SIDECAR, Origin
 from dp_diffusers.model_card import pipeline_tag
+from dp_diffusers.rounding import rounded_up_text
 
 _CARD = """{head}{alarm}# {base} with an adapter merged into it, {headline}
 
@@ -96,7 +97,7 @@ def _promise(origins: Sequence[Origin]) -> str:
 
 def _bound(origin: Origin) -> str:
     return (
-        f"(epsilon, delta) = ({origin['epsilon']:.4g}, {origin['delta']:.3g}) per "
+        f"(epsilon, delta) = ({rounded_up_text(origin['epsilon'])}, {origin['delta']:.3g}) per "
         f"{parts.plain(origin['unit'])}, adjacency {origin['adjacency']}"
     )
 

@@ -147,6 +147,10 @@ def test_guarantee_an_audit_reads_no_private_image_and_costs_nothing(
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((out / "audit.json").read_text())
     assert {"epsilon_claimed", "epsilon_lower_bound", "confidence", "canaries"} <= printed.keys()
+    planned = Recipe.load(tiny_recipe).plan().record
+    assert planned is not None
+    assert printed["mechanism"] == planned.to_dict()
+    assert printed["strategy"] == "lora"
     assert sorted(path.name for path in out.iterdir()) == ["audit.json", "audit.svg"]
     assert not (tiny_recipe.parent / "tiny.ledger").exists()
 

@@ -21,6 +21,7 @@ from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget, Cap
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.rounding import rounded_up_text
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_verify_says_what_is_promised(plan: Plan, tmp_path: Path, capsys: pytest
         "release",
     }
     assert (document["not_private"], document["delta"], document["unit"]) == (False, 1e-3, "image")
-    assert f"epsilon {document['epsilon']:.4g} at" in second
+    assert f"epsilon {rounded_up_text(document['epsilon'])} at" in second
     (tmp_path / "run" / "more").write_text("x")
     assert _called(capsys, "certificate", "verify", str(tmp_path / "run")) == (4, "not valid\n")
 

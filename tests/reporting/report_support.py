@@ -22,7 +22,6 @@ from dp_diffusers.privacy.ledger import Ledger
 HOSTILE = '<script>alert("1")</script>'
 NAMES = ("plain", HOSTILE)
 AUDIT: dict[str, Any] = {
-    "epsilon_claimed": 1.9,
     "epsilon_lower_bound": 0.7,
     "confidence": 0.95,
     "canaries": 500,
@@ -89,7 +88,16 @@ def make_run(
     return folder
 
 
-def score(run: Path, mean: float = 91.25, classifier: str = "small CNN", note: str = "") -> None:
+def score(
+    run: Path,
+    mean: float = 91.25,
+    classifier: str = "small CNN",
+    note: str = "",
+    *,
+    reference: str | None = "d1" * 32,
+    passes: int = 40_000,
+    seeds: int = 3,
+) -> None:
     """Leaves scores of the run's images, with a note that is nobody's business."""
     row = {
         "images": 30,
@@ -115,18 +123,22 @@ def score(run: Path, mean: float = 91.25, classifier: str = "small CNN", note: s
     ]
     document = {
         "rows": rows,
-        "seeds": 3,
+        "seeds": seeds,
+        "passes": passes,
         "classifier": classifier,
         "features": "pixels-4",
         "fid": 12.5,
         "notes": ["secret-name.png: cut", note],
     }
-    keep_scores(run / "release" / "images", document)
+    keep_scores(run / "release" / "images", document, reference=reference)
 
 
 def audit_file(folder: Path, **changes: Any) -> Path:
-    """An `audit.json`."""
+    """An `audit.json`, of the training of `plan_of`."""
     folder.mkdir(exist_ok=True)
     path = folder / "audit.json"
-    path.write_text(json.dumps({**AUDIT, **changes}))
+    plan = plan_of(True)
+    assert plan.record is not None
+    attacked = {"epsilon_claimed": plan.epsilon, "mechanism": plan.record.to_dict(), "strategy": "lora"}
+    path.write_text(json.dumps({**AUDIT, **attacked, **changes}))
     return path

@@ -13,16 +13,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_support import HOSTILE, audit_file, make_run, score
+from report_support import HOSTILE, make_run, score
 
 import dp_diffusers as dpd
 from dp_diffusers.cli.main import main
 from dp_diffusers.data.traces import Traces
-from dp_diffusers.errors import ParameterError, VerificationError
-from dp_diffusers.reporting import Report, report
+from dp_diffusers.errors import InputError, ParameterError, VerificationError
+from dp_diffusers.reporting import Report, report, writing
+from dp_diffusers.reporting import facts as facts_module
+from dp_diffusers.reporting.comparing import compared
 from dp_diffusers.reporting.facts import belief_after
 from dp_diffusers.reporting.scores import ShownScores
 from dp_diffusers.reporting.writing import LEFT_OUT
+from dp_diffusers.rounding import rounded_up_text
 from dp_diffusers.run_secrets import TRACES
 
 
@@ -294,7 +297,8 @@ def test_the_words_are_those_of_the_certificate(shown: Path) -> None:
         assert sentence in text
     for sentence in known.assumptions:
         assert sentence in text
-    assert f"{known.epsilon:.4g}" in text
+    assert known.epsilon is not None
+    assert rounded_up_text(known.epsilon) in text
     assert str(known.mechanisms[0]["noise_multiplier"])[:6] in text
 
 
@@ -306,22 +310,25 @@ def test_spending_ends_at_the_certified_epsilon_and_never_falls(shown: Path) -> 
     assert (found.epsilons[0], found.shares[-1], found.cap) == (0.0, 1.0, 3.0)
 
 
+def test_guarantee_no_page_shows_less_than_the_bound(shown: Path) -> None:
+    facts = Report.of(shown)
+    assert facts.spending is not None
+    certificate = {**facts.certificate, "epsilon": 1.23434, "ledger": {"spent_epsilon": 1.67034}}
+    low = replace(facts, certificate=certificate)
+    low.__dict__["spending"] = replace(
+        facts.spending, epsilon=1.23434, spent=1.67034, shares=(0.0, 1.0), epsilons=(0, 1.23434)
+    )
+    assert "1.671" in low.to_html()
+    for page in (low.to_html(), compared([low, low]).to_html()):
+        text = re.sub(r'data-value="[^"]*"', "", page)
+        assert "1.235" in text
+        assert not re.search(r"\b1\.(23|234|2343|67|670|6703)\b", text)
+
+
 def test_beliefs_are_bayes() -> None:
     for prior in (0.01, 0.5):
         odds = prior / (1 - prior) * np.exp(2.0)
         assert belief_after(prior, 2.0) == pytest.approx(odds / (1 + odds))
-
-
-@pytest.mark.slow
-def test_an_audit_is_shown_if_it_is_of_this_claim(shown: Path, tmp_path: Path) -> None:
-    held = Page(report(shown, out=tmp_path / "a.html", audit=audit_file(tmp_path / "held")).read_text()).text
-    assert "The claim stands." in held
-    broken = audit_file(tmp_path / "broken", epsilon_lower_bound=5.0)
-    assert "does not hold" in Page(report(shown, out=tmp_path / "b.html", audit=broken).read_text()).text
-    for change in ({"delta": 1e-5}, {"adjacency": "replace"}, {"epsilon_claimed": 9.0}):
-        other = audit_file(tmp_path / "other", **change)
-        with pytest.raises(ParameterError, match="another claim"):
-            report(shown, out=tmp_path / "c.html", audit=other)
 
 
 @pytest.mark.slow
@@ -332,6 +339,34 @@ def test_a_comparison_says_what_does_not_compare(shown: Path, tmp_path: Path) ->
     assert "noise_multiplier" in page.text
     with pytest.raises(ParameterError, match="belongs to no release"):
         report(shown, open_run)
+
+
+@pytest.mark.slow
+def test_a_page_goes_into_no_other_release_either(shown: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other")
+    for name in ("page.html", "images/page.html", "new/page.html"):
+        with pytest.raises(ParameterError, match="lies in a release"):
+            report(shown, out=other / "release" / name)
+    assert dpd.Certificate.verify(other / "release").valid
+
+
+def test_what_is_wrong_with_an_out_is_said_before_anything_is_verified(
+    shown: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_require_valid", lambda release: pytest.fail("verified first"))
+    for out in (shown / "release" / "page.html", tmp_path / "page.txt"):
+        with pytest.raises(ParameterError):
+            report(shown, out=out)
+    with pytest.raises(ParameterError, match="belongs to no release"):
+        report(shown, shown)
+    with pytest.raises(InputError, match="cannot read"):
+        report(shown, out=tmp_path / "page.html", audit=tmp_path / "none")
+
+
+def test_a_comparison_computes_no_curve(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts_module, "spending_of", lambda certificate: pytest.fail("computed"))
+    one = Report.of(shown)
+    assert "2 releases compared" in compared([one, one]).to_html()
 
 
 @pytest.mark.slow

@@ -34,8 +34,9 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rehearsal import rehearse
+from dp_diffusers.rounding import rounded_up_text
 from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.strategies import strategy_of
+from dp_diffusers.strategies import name_of, strategy_of
 
 if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe
@@ -133,6 +134,7 @@ def audit(
         included=shown.included,
     )
     result = concluded(plan, gradient, loss, _notes(canaries, held.count))
+    result = replace(result, strategy=name_of(strategy))
     return result if folder is None else _with_picture(result, gradient, loss, folder)
 
 
@@ -253,7 +255,7 @@ def _folder(out: str | Path | None) -> Path | None:
 def _with_picture(result: AuditResult, gradient: Scores, loss: Scores, folder: Path) -> AuditResult:
     title = (
         f"audit: epsilon ≥ {result.epsilon_lower_bound:.3g} ({100 * result.confidence:g} %), "
-        f"claimed ≤ {result.epsilon_claimed:.3g}"
+        f"claimed ≤ {rounded_up_text(result.epsilon_claimed)}"
     )
     shares = {attack.name: attack.guesses / attack.canaries for attack in reversed(result.attacks)}
     panels = [(scores, shares[scores.name]) for scores in (gradient, loss)]

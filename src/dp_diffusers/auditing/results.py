@@ -1,14 +1,17 @@
 """What an audit found, in numbers and in words.
 
-Guarantees that the verdict follows from the numbers shown. May import the standard library. The document is
-the design's JSON contract; fields are only ever added.
+Guarantees that the verdict follows from the numbers shown. May import the standard library and the
+rounding of bounds. The document is the design's JSON contract; fields are only ever added.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from dp_diffusers.rounding import rounded_up_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,10 @@ class Attack:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditResult:
-    """The claim beside what attacks prove. Epsilons are at `delta`, for neighbours by `adjacency`."""
+    """The claim beside what attacks prove. Epsilons are at `delta`, for neighbours by `adjacency`.
+
+    mechanism, strategy: what was attacked, as the plan's record and a strategy's name; None if not recorded.
+    """
 
     epsilon_claimed: float
     epsilon_lower_bound: float
@@ -42,6 +48,8 @@ class AuditResult:
     attacks: tuple[Attack, ...]
     notes: tuple[str, ...] = ()
     picture: Path | None = None
+    mechanism: Mapping[str, Any] | None = None
+    strategy: str | None = None
 
     @property
     def refuted(self) -> bool:
@@ -73,7 +81,8 @@ class AuditResult:
             else "the claim stands: no attack got more than it allows"
         )
         lines = [
-            f"claimed  epsilon <= {self.epsilon_claimed:.4g} (delta {self.delta:g}, {self.adjacency})",
+            f"claimed  epsilon <= {rounded_up_text(self.epsilon_claimed)} (delta {self.delta:g}, "
+            f"{self.adjacency})",
             f"attacked epsilon >= {self.epsilon_lower_bound:.4g} ({100 * self.confidence:g} % confidence, "
             f"{self.canaries} canaries{self.condition})",
             verdict,

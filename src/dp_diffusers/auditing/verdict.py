@@ -26,6 +26,7 @@ FAILURE_OF_LOSS: Final = 0.05
 def concluded(plan: Plan, gradient: Scores, loss: Scores, notes: tuple[str, ...]) -> AuditResult:
     """The claim of `plan` beside what the scores prove."""
     assert plan.budget is not None
+    assert plan.record is not None
     claimed, count = claim_of(plan), len(gradient.values)
     share, could_refute = share_to_guess(plan.record, plan.budget.adjacency, count, failure=FAILURE_OF_FAMILY)
     if not could_refute:
@@ -44,6 +45,7 @@ def concluded(plan: Plan, gradient: Scores, loss: Scores, notes: tuple[str, ...]
         adjacency=plan.budget.adjacency,
         attacks=attacks,
         notes=notes,
+        mechanism=plan.record.to_dict(),
     )
 
 

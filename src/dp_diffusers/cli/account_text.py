@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dp_diffusers.rounding import rounded_up_text
+
 if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger
     from dp_diffusers.privacy.runs import Run
@@ -65,8 +67,8 @@ def table(runs: Sequence[Run], unit: str) -> Iterator[str]:
         yield f"{'run':<{width}}  {'status':<9}  {'unit':<{per}}  {'steps/limit':>13}  epsilon"
     for name, run in zip(names, runs, strict=True):
         steps = f"{run.steps_charged}/{run.limit}"
-        line = f"{name:<{width}}  {_status(run):<9}  {unit:<{per}}  {steps:>13}  {epsilon_of(run):.4g}"
-        yield line + _remark(run)
+        line = f"{name:<{width}}  {_status(run):<9}  {unit:<{per}}  {steps:>13}  "
+        yield line + rounded_up_text(epsilon_of(run)) + _remark(run)
 
 
 def _status(run: Run) -> str:
@@ -77,7 +79,7 @@ def _remark(run: Run) -> str:
     if run.status == "open":
         return "  reserved"
     if run.status == "settled" and run.cost.epsilon > epsilon_of(run):
-        return f"  counts as {run.cost.epsilon:.4g}"
+        return f"  counts as {rounded_up_text(run.cost.epsilon)}"
     return ""
 
 
@@ -92,7 +94,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 def total_line(document: dict[str, Any]) -> str:
     """What is spent, against the cap."""
     spent, cap = document["spent_epsilon"], document["cap_epsilon"]
-    text = f"epsilon {spent:.4g} spent at delta {document['delta']:g}, "
+    text = f"epsilon {rounded_up_text(spent)} spent at delta {document['delta']:g}, "
     if cap is None:
         return text + "no limit"
     filled = min(BAR, round(BAR * spent / cap))

@@ -35,6 +35,7 @@ def audit(
 
     settings = Recipe.load(recipe, overrides or ())
     from dp_diffusers.auditing import audit_recipe
+    from dp_diffusers.rounding import rounded_up_text
 
     result = audit_recipe(settings, out=out, progress=Terminal())
     document = result.to_dict()
@@ -42,7 +43,8 @@ def audit(
     answer(result.explain(), document)
     if result.refuted:
         complain(
-            f"this training gives away more than the claimed epsilon of {result.epsilon_claimed:.4g} allows; "
+            "this training gives away more than the claimed epsilon of "
+            f"{rounded_up_text(result.epsilon_claimed)} allows; "
             f"it is at least {result.epsilon_lower_bound:.4g}{result.condition}",
             "do not release; run the audit once more, as one in twenty may err, then look for the defect",
         )

@@ -15,6 +15,7 @@ from dp_diffusers.cli.account_text import document_of, epsilon_of, run_document,
 from dp_diffusers.cli.options import Json, Quiet, Verb
 from dp_diffusers.cli.output import answer, configure, say
 from dp_diffusers.errors import InputError, LedgerError
+from dp_diffusers.rounding import rounded_up_text
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger
@@ -138,10 +139,10 @@ def _say_what_is_released(opened: Ledger, run: Run) -> None:
     after, reserved, counted = opened.spent(), run.reserved_cost.epsilon, run.cost.epsilon
     closed = run_document(run)
     how = f"run {run.run_id} is {closed['status']}: {run.steps_charged} of {run.record.steps} steps charged"
-    lines = [f"{how}, epsilon {epsilon_of(run):.4g} of {reserved:.4g} reserved"]
+    lines = [f"{how}, epsilon {rounded_up_text(epsilon_of(run))} of {rounded_up_text(reserved)} reserved"]
     if run.status == "settled" and counted > epsilon_of(run):
         lines.append(
-            f"alone it counts all of {counted:.4g}, as who stopped it may have seen its steps; "
+            f"alone it counts all of {rounded_up_text(counted)}, as who stopped it may have seen its steps; "
             "beside other runs it counts what it charged where the cap leaves room for them"
         )
     lines.append(total_line({**document_of(opened)}))

@@ -27,6 +27,7 @@ from dp_diffusers.evaluation.intervals import Interval
 from dp_diffusers.evaluation.public_model import run_of
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.kept_images import digest_of
+from dp_diffusers.rounding import rounded_up_text
 
 CLOSE: Final = 1e-3  # logits: far above what an image's neighbours in a batch change by rounding
 NORMAL_95: Final = 1.96
@@ -81,8 +82,9 @@ def price_line(price: dict[str, Any]) -> str:
     if price["not_private"]:
         return "NOT PRIVATE: the noise was drawn with test keys"
     return (
-        f"charged: epsilon {price['epsilon']:.4g} at delta {price['delta']:g} for each {price['unit']} "
-        f"({price['adjacency']}); the ledger comes to {ledger['spent_epsilon']:.4g}, {cap}"
+        f"charged: epsilon {rounded_up_text(price['epsilon'])} at delta {price['delta']:g} for each "
+        f"{price['unit']} ({price['adjacency']}); the ledger comes to "
+        f"{rounded_up_text(ledger['spent_epsilon'])}, {cap}"
     )
 
 

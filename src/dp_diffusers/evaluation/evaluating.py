@@ -37,6 +37,7 @@ from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.evaluation.scores import REAL, Scores
 from dp_diffusers.evaluation.sets import (
     Images,
+    digest_of,
     opened,
     public_images,
     real_images,
@@ -154,7 +155,7 @@ def evaluate(
         notes=tuple(dict.fromkeys(notes)),
     )
     if isinstance(images, str | Path):
-        keep_scores(Path(images), scores.to_dict())
+        keep_scores(Path(images), scores.to_dict(), reference=digest_of(real_ones.numbered_as(names)))
     return scores
 
 

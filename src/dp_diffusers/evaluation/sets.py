@@ -67,6 +67,14 @@ def unlearnable(synthetic: LabelledImages, reference: LabelledImages) -> list[st
     return notes
 
 
+def digest_of(images: LabelledImages) -> str:
+    """SHA-256 of pixels, shape and class of every image, in whatever order: the same for the same set."""
+    known = dict(enumerate(images.class_names))
+    names = [str(known.get(label, label)).encode() for label in images.labels.tolist()]
+    each = sorted(_digest(image) + name for image, name in zip(images.images, names))
+    return hashlib.sha256(repr((images.images.shape[1:], each)).encode()).hexdigest()
+
+
 def with_public_sets(
     synthetic: LabelledImages, public: LabelledImages | None, together: bool
 ) -> list[LabelledImages]:

@@ -1,8 +1,8 @@
 """A plan in plain words, for the engineer who runs it and the officer who answers for it.
 
-Guarantee: says nothing that does not follow from the plan's public numbers. Imports the standard library
-only. Sources: Kasiviswanathan and Smith 2014 (arXiv 0803.3946) for the reading of epsilon as odds, and
-NIST SP 800-226 for what has to be said beside it.
+Guarantee: says nothing that does not follow from the plan's public numbers, and no bound as less than it is.
+Imports the standard library and the rounding of bounds only. Sources: Kasiviswanathan and Smith 2014 (arXiv
+0803.3946) for the reading of epsilon as odds, and NIST SP 800-226 for what has to be said beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 from dp_diffusers.privacy.theorems import theorem_of
+from dp_diffusers.rounding import rounded_up, rounded_up_text
 
 _ABOUT: Final = {"add_remove": "the presence", "zero_out": "the images", "replace": "the images"}
 BELIEF: Final = {
@@ -64,8 +65,8 @@ def _engineer(
     lines = [
         *_step_sentences(budget, record),
         *further,
-        f"Epsilon is {epsilon:.4f} of a budget of {budget.epsilon:g} at delta {budget.delta:g}, an upper "
-        f"bound by privacy loss distributions; {_rdp_words(epsilon_rdp)}.",
+        f"Epsilon is {rounded_up_text(epsilon, 6)} of a budget of {budget.epsilon:g} at delta "
+        f"{budget.delta:g}, an upper bound by privacy loss distributions; {_rdp_words(epsilon_rdp)}.",
         f"Theorem: {theorem_of(record, budget.adjacency)}.",
         _cap_sentence(budget),
     ]
@@ -98,7 +99,7 @@ def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
 
 
 def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
-    shown = _rounded_up(epsilon)
+    shown = rounded_up(epsilon)
     lines = [
         f"Protected is each {_unit(budget)}: {_adjacency_sentence(budget)}",
         f"Whatever anyone believed beforehand about one {_name(budget)} {BELIEF[budget.adjacency]}, the "
@@ -124,12 +125,6 @@ def _unit(budget: Budget) -> str:
 
 def _name(budget: Budget) -> str:
     return "image" if budget.unit == "image" else f"unit named by {budget.unit}"
-
-
-def _rounded_up(epsilon: float) -> float:
-    """To four digits, so that the factor beside it is the one that it gives, and never too small."""
-    digits = 10.0 ** (3 - math.floor(math.log10(epsilon)))
-    return math.ceil(epsilon * digits - 1e-9) / digits
 
 
 def _factor(epsilon: float) -> str:

@@ -32,6 +32,7 @@ from dp_diffusers.privacy.events import (
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 from dp_diffusers.privacy.statements import statements_of
+from dp_diffusers.rounding import rounded_up_text
 
 NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
 _MALFORMED: Final = (TypeError, ValueError, KeyError, OverflowError, AttributeError)
@@ -67,7 +68,8 @@ class Verification:
     def _promise(self) -> str:
         if self.not_private:
             return NOT_PRIVATE
-        promise = f"epsilon {self.epsilon:.4g} at delta {self.delta:g} per {self.unit}"
+        assert self.epsilon is not None  # what is valid has one
+        promise = f"epsilon {rounded_up_text(self.epsilon)} at delta {self.delta:g} per {self.unit}"
         return f"{promise}, adjacency {self.adjacency}"
 
 

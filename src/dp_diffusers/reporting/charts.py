@@ -1,8 +1,8 @@
 """Charts of a page: SVG that takes its colours from the page, with a title and a description to read out.
 
 Guarantees that the only numbers in its text are those of the certificate, shares and scores, so that no tick
-of an axis can be taken for a count; and that every text is escaped. May import the standard library and
-markupsafe.
+of an axis can be taken for a count; and that every text is escaped. May import the standard library,
+markupsafe and the rounding of bounds.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from dp_diffusers.reporting.scores import ShownScores
 from dp_diffusers.reporting.spending import Spending
+from dp_diffusers.rounding import rounded_up_text
 
 WIDTH: Final = 420.0
 _LEFT, _RIGHT = 40.0, 408.0
@@ -82,11 +83,15 @@ def spending_chart(spending: Spending) -> Markup:
         )
     if spending.spent in near and spending.spent > spending.epsilon * 1.001:
         parts.append(_line(_LEFT, y(spending.spent), _RIGHT, y(spending.spent), "counted"))
-        words = f"all runs of the ledger: {spending.spent:.4g}"
+        words = f"all runs of the ledger: {rounded_up_text(spending.spent)}"
         parts.append(_text(_LEFT + 8, y(spending.spent) + 15, words, css="small"))
     parts.append(_dot(_RIGHT, y(spending.epsilon)))
-    parts.append(_text(_RIGHT - 8, y(spending.epsilon) + 20, f"ε {spending.epsilon:.4g}", "end", "strong"))
-    told = "; ".join(f"after {share:.0%} of the steps {value:.3g}" for share, value in spending.rows)
+    parts.append(
+        _text(_RIGHT - 8, y(spending.epsilon) + 20, f"ε {rounded_up_text(spending.epsilon)}", "end", "strong")
+    )
+    told = "; ".join(
+        f"after {share:.0%} of the steps {rounded_up_text(value)}" for share, value in spending.rows
+    )
     cap = "without a cap" if spending.cap is None else f"the cap of the ledger is {spending.cap:g}"
     title = "Epsilon spent, from the first step to the last"
     return _svg("spending", title, f"{told}; {cap}.", bottom + 26, parts)
@@ -188,7 +193,7 @@ def _epsilon_ticks(known: Sequence[float], across: Scale, bottom: float) -> list
     for epsilon in known:
         x = across(math.log(epsilon))
         if x - last > 34:
-            parts.append(_text(x, bottom + 17, f"{epsilon:.3g}", "middle", "small"))
+            parts.append(_text(x, bottom + 17, rounded_up_text(epsilon, 3), "middle", "small"))
             last = x
     return parts
 
@@ -204,21 +209,21 @@ def _shifts(marks: Sequence[Mark]) -> list[float]:
 
 
 def _told(mark: Mark) -> str:
-    epsilon = "not private" if mark.epsilon is None else f"epsilon {mark.epsilon:.3g}"
+    epsilon = "not private" if mark.epsilon is None else f"epsilon {rounded_up_text(mark.epsilon)}"
     return f"{mark.letter}, {epsilon}: {mark.mean:.1f} % ({mark.low:.1f} to {mark.high:.1f})"
 
 
 def audit_chart(claimed: float, found: float) -> Markup:
     """What the attack proved, from 0, against what is claimed."""
     x = Scale(0.0, 1.08 * max(claimed, found), 12.0, _RIGHT)
-    css = "bar" if found <= claimed else "bar warn"
+    most, css = rounded_up_text(claimed), "bar" if found <= claimed else "bar warn"
     bar = Markup('<rect x="12" y="30" width="{:.1f}" height="18" class="{}"/>').format(x(found) - 12, css)
     parts = [
         _line(12, 58, _RIGHT, 58, "axis"),
         bar,
         _line(x(claimed), 14, x(claimed), 58, "cap"),
-        _text(x(claimed) - 6, 22, f"claimed: at most {claimed:.4g}", "end", "small"),
+        _text(x(claimed) - 6, 22, f"claimed: at most {most}", "end", "small"),
         _text(12, 76, f"attacked: at least {found:.4g}", "start", "small"),
     ]
-    told = f"The attack proves an epsilon of at least {found:.4g}; claimed is at most {claimed:.4g}."
+    told = f"The attack proves an epsilon of at least {found:.4g}; claimed is at most {most}."
     return _svg("audit", "Epsilon from below and from above", told, 84, parts)

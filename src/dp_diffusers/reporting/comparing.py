@@ -1,8 +1,8 @@
 """Several releases beside each other, as plain data.
 
-Guarantees that what makes their numbers incomparable (another unit, adjacency or delta) is said, that
-accuracies by different classifiers are refused, and that epsilons are never added up here: only a ledger
-knows which runs share people. May import what `facts` does.
+Guarantees that what makes their numbers incomparable (another unit, adjacency or delta; accuracies of another
+reference or schedule) is said, that accuracies by different classifiers are refused, and that epsilons are
+never added up here: only a ledger knows which runs share people. May import what `facts` does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.reporting.facts import Report, distinct_names, framed
+from dp_diffusers.reporting.measured import comparable, in_words
 
 _ALIKE: Final = {"unit": "units of privacy", "adjacency": "adjacencies", "delta": "deltas"}
 
@@ -51,6 +52,33 @@ class Comparison:
         ]
 
     @property
+    def comparable(self) -> bool:
+        """Whether the accuracies are known to be of one reference and one schedule."""
+        return comparable([report.measured for report in self.reports if report.measured is not None])
+
+    @property
+    def measured_on(self) -> list[str]:
+        """What the accuracies of each run were measured on; "" without any."""
+        return in_words([report.measured for report in self.reports])
+
+    @property
+    def score_warnings(self) -> list[str]:
+        """What keeps the accuracies from being compared."""
+        found = [report.measured for report in self.reports if report.measured is not None]
+        if len(found) < 2:
+            return []
+        known = {one.reference for one in found if one.reference is not None}
+        told = {
+            "Accuracies were measured on different references": len(known) > 1,
+            "It is not known whether accuracies were measured on the same reference": any(
+                one.reference is None for one in found
+            ),
+            "Classifiers saw different numbers of images": len({one.passes for one in found}) > 1,
+            "Accuracies are means of different numbers of seeds": len({one.seeds for one in found}) > 1,
+        }
+        return [f"{words}." for words, so in told.items() if so]
+
+    @property
     def differences(self) -> list[tuple[str, list[Any]]]:
         """Numbers of the certificates that are not the same in all runs, each with its values in order."""
         tables = [dict(report.numbers) for report in self.reports]
@@ -67,7 +95,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Everything that the page shows, for JSON."""
         runs = [{**report.to_dict(), "name": name} for name, report in zip(self.names, self.reports)]
-        return {"runs": runs, "warnings": self.warnings}
+        return {"runs": runs, "warnings": [*self.warnings, *self.score_warnings]}
 
     def to_html(self) -> str:
         """The page: one file that needs no other."""

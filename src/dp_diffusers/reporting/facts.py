@@ -13,16 +13,18 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 from dp_diffusers.auditing.results import AuditResult
 from dp_diffusers.kept_images import FOLDER as IMAGES
-from dp_diffusers.kept_scores import kept_scores
+from dp_diffusers.kept_scores import damaged, kept_scores
 from dp_diffusers.model_card import certified_rows
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.explanation import BELIEF
-from dp_diffusers.reporting.audits import audit_counts, require_same_claim
+from dp_diffusers.reporting.audits import audit_counts, require_same_training
+from dp_diffusers.reporting.measured import Measured, measured_of
 from dp_diffusers.reporting.pictures import Pictures, pictures_of
 from dp_diffusers.reporting.scores import ShownScores, shown_scores
 from dp_diffusers.reporting.spending import Spending, spending_of
@@ -36,13 +38,16 @@ _MOST_FILES: Final = 12  # of a folder, before it becomes one line
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """name: of the run. certificate: its document. scores: None where there are none to show."""
+    """name: of the run. certificate: its document. scores: None where there are none to show.
+
+    measured: what they were measured with, for a comparison; not part of what a page shows.
+    """
 
     name: str
     certificate: Mapping[str, Any]
-    spending: Spending | None = None
     pictures: Pictures | None = None
     scores: ShownScores | None = None
+    measured: Measured | None = None
     audit: AuditResult | None = None
 
     @classmethod
@@ -53,21 +58,27 @@ class Report:
 
         scores: also what `evaluate` found on real images, which epsilon does not cover. audit: of its recipe.
         Raises `RunFolderError` for no finished run, `VerificationError` if its certificate was changed,
-        `ParameterError` for an audit of another claim.
+        `ParameterError` for an audit of another training.
         """
         folder = run if isinstance(run, RunFolder) else RunFolder(Path(run))
         folder.require_finished()
         certificate = Certificate.read(folder.release).to_dict()
         if audit is not None:
-            require_same_claim(audit, certificate)
+            require_same_training(audit, certificate, _strategy(folder))
+        shown, measured = _scores(folder) if scores else (None, None)
         return cls(
             name=folder.root.resolve().name,
             certificate=certificate,
-            spending=spending_of(certificate),
             pictures=pictures_of(folder.release / IMAGES, (certificate["classes"] or {}).get("names")),
-            scores=shown_scores(kept_scores(folder)) if scores else None,
+            scores=shown,
+            measured=measured,
             audit=audit,
         )
+
+    @cached_property
+    def spending(self) -> Spending | None:
+        """What was spent step by step, computed when first asked for; None where nothing is promised."""
+        return spending_of(self.certificate)
 
     @property
     def not_private(self) -> bool:
@@ -157,6 +168,24 @@ class Report:
 
     def _repr_html_(self) -> str:
         return framed(self.to_html())
+
+
+def _scores(folder: RunFolder) -> tuple[ShownScores | None, Measured | None]:
+    """What `evaluate` left, and what it was measured with. Raises `RunFolderError` for a damaged document."""
+    document = kept_scores(folder)
+    if document is None:
+        return None, None
+    try:
+        shown = shown_scores(document)
+        return shown, None if shown is None else measured_of(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(folder) from error
+
+
+def _strategy(folder: RunFolder) -> str | None:
+    """What was trained, by name; None where no recipe says so."""
+    recipe = folder.settings() if folder.recipe.exists() else {}
+    return (recipe.get("strategy") or {}).get("name")
 
 
 def framed(page: str) -> str:

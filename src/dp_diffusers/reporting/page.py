@@ -22,6 +22,7 @@ from dp_diffusers.reporting import charts
 from dp_diffusers.reporting.comparing import Comparison
 from dp_diffusers.reporting.facts import Report
 from dp_diffusers.reporting.pictures import one_of_each
+from dp_diffusers.rounding import rounded_up_text
 
 
 def report_page(report: Report) -> str:
@@ -45,8 +46,12 @@ def comparison_page(comparison: Comparison) -> str:
         for row in report.scores.rows[:1]
     ]
     runs = list(zip(letters, comparison.names, comparison.reports))
-    chart = charts.comparison_chart(marks) if marks else None
-    return _filled("comparison.html", comparison=comparison, runs=runs, chart=chart, one_of_each=one_of_each)
+    facts: dict[str, Any] = {
+        "chart": charts.comparison_chart(marks) if marks and comparison.comparable else None,
+        "measured_on": dict(zip(letters, comparison.measured_on)),
+        "one_of_each": one_of_each,
+    }
+    return _filled("comparison.html", comparison=comparison, runs=runs, **facts)
 
 
 def letter_of(place: int) -> str:
@@ -85,7 +90,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": short, "at_most": at_most, "percent": lambda value: f"{value:.1f}"}
-    environment.filters["unbroken"] = unbroken
+    environment.filters |= {"unbroken": unbroken, "bound": rounded_up_text}
     return environment
 
 

@@ -5,7 +5,7 @@ Guarantees:
 - what goes into a release is looked through for everything private first, and has no scores unless they are
   asked for: they were measured on real images, and epsilon does not cover them; what comes from real images
   to train on, which may be the run's own, is never among them;
-- a file outside a release changes nothing in it.
+- a file outside a release changes nothing in it, and none is written into a release that does not list it.
 May import what `release` does.
 """
 
@@ -20,7 +20,7 @@ from dp_diffusers.errors import InputError, ParameterError, VerificationError
 from dp_diffusers.leak_scan import FOUND, require_no_leak
 from dp_diffusers.privacy.canonical import sha256_of_text
 from dp_diffusers.privacy.certificate import Certificate
-from dp_diffusers.privacy.files import sha256_of_file
+from dp_diffusers.privacy.files import CERTIFICATE_NAME, sha256_of_file
 from dp_diffusers.release import Release, certify_again, known_secrets
 from dp_diffusers.reporting.audits import read_audit
 from dp_diffusers.reporting.comparing import compared
@@ -57,22 +57,26 @@ def report(
         progress: called with `message`.
 
     Raises `VerificationError` for a release that does not verify, or where something private would get into
-    it; `ParameterError` for an `out` that is missing or lies in a release, or an audit of another claim;
+    it; `ParameterError` for an `out` that is missing or lies in a release, or an audit of another training;
     `RunFolderError` for a run that has not finished.
     """
     opened = [run if isinstance(run, Release) else Release.open(run) for run in runs]
     if not opened:
         raise ParameterError("no run to report on")
+    if out is None and len(opened) > 1:
+        raise ParameterError(
+            "a comparison of several runs belongs to no release", hint="say where to write: --out FILE"
+        )
+    if len(opened) > 1 and audit is not None:
+        raise ParameterError("an audit is shown with one run", hint="leave --audit out, or give one run")
+    if out is not None:
+        _require_elsewhere(Path(out))
+    if audit is not None:
+        read_audit(audit)  # refused before the releases are verified, which takes longer
     for release in opened:
         _require_valid(release)
     if out is None:
-        if len(opened) > 1:
-            raise ParameterError(
-                "a comparison of several runs belongs to no release", hint="say where to write: --out FILE"
-            )
         return _into_release(opened[0], scores=scores, audit=audit, progress=progress)
-    if len(opened) > 1 and audit is not None:
-        raise ParameterError("an audit is shown with one run", hint="leave --audit out, or give one run")
     return _elsewhere(opened, Path(out), audit=audit, progress=progress)
 
 
@@ -87,14 +91,18 @@ def _require_valid(release: Release) -> None:
         )
 
 
-def _elsewhere(releases: list[Release], out: Path, *, audit: Any, progress: Progress) -> Path:
+def _require_elsewhere(out: Path) -> None:
+    """Raises `ParameterError` for a place that is no page's, or lies in a release, whosever it is."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise ParameterError(f"expected --out to end in .html, got {out.name!r}")
-    if any(out.resolve().is_relative_to(release.path.resolve()) for release in releases):
+    if any((folder / CERTIFICATE_NAME).exists() for folder in out.resolve().parents):
         raise ParameterError(
             f"{out} lies in a release, whose certificate would not list it",
-            hint="leave --out out to write report.html there",
+            hint="leave --out out to write report.html into the run's own release, or choose another place",
         )
+
+
+def _elsewhere(releases: list[Release], out: Path, *, audit: Any, progress: Progress) -> Path:
     found = None if audit is None else read_audit(audit)
     reports = [Report.of(release.folder, scores=True, audit=found) for release in releases]
     if any(report.scores is not None for report in reports):

@@ -37,6 +37,12 @@ def document_of(spec: Any) -> dict[str, Any]:
     return {"kind": type(spec).__name__, **{str(key): _plain(value) for key, value in facts.items()}}
 
 
+def name_of(spec: Any) -> str:
+    """What a strategy is called: its `name`, or the kind of object that it is."""
+    document = document_of(spec)
+    return str(document.get("name", document.get("kind")))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return _plain(value.value)

@@ -1,0 +1,66 @@
+"""Upper bounds as texts: never below the number, and hardly above it."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from dp_diffusers import card_parts
+from dp_diffusers.auditing.results import AuditResult
+from dp_diffusers.evaluation.charged import price_line
+from dp_diffusers.rounding import rounded_up, rounded_up_text
+
+NUMBERS = random.Random(7)
+VALUES = [
+    *(10 ** NUMBERS.uniform(-8, 8) for _ in range(3000)),
+    *(math.nextafter(part / 1000, side) for part in range(1, 2000) for side in (0, 9)),
+]
+
+
+@pytest.mark.parametrize("digits", [3, 4, 6])
+def test_no_text_reads_as_less_than_the_bound(digits: int) -> None:
+    for value in VALUES:
+        read = float(rounded_up_text(value, digits))
+        assert read >= value
+        assert read <= value * (1 + 10.0 ** (1 - digits)) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.99964, "0.9997"),
+        (8.0, "8"),
+        (1.1, "1.1"),
+        (0.3, "0.3"),
+        (0.0, "0"),
+        (9.99951, "10"),
+        (math.inf, "inf"),
+    ],
+)
+def test_known_texts(value: float, text: str) -> None:
+    assert rounded_up_text(value) == text
+    assert rounded_up(value) == float(text)
+
+
+def test_a_bound_is_no_less_where_it_is_shown() -> None:
+    """Cards, the price of an answer, an audit; pages are tested with the reports."""
+    numbers = {"epsilon": 0.99964, "delta": 1e-5, "unit": "image", "adjacency": "add_remove"}
+    certificate = {**numbers, "not_private": False, "mechanisms": []}
+    ledger = {"spent_epsilon": 1.99964, "cap_epsilon": None}
+    audit = AuditResult(
+        epsilon_claimed=0.99964,
+        epsilon_lower_bound=0.5,
+        confidence=0.95,
+        canaries=9,
+        delta=1e-5,
+        adjacency="add_remove",
+        attacks=(),
+    )
+    assert "0.9997" in card_parts.headline(certificate)
+    assert "0.9997" in card_parts.promise(certificate, "these images")
+    price = price_line({**numbers, "not_private": False, "ledger": ledger})
+    assert "epsilon 0.9997 at" in price
+    assert "comes to 2," in price
+    assert "<= 0.9997" in audit.explain()
