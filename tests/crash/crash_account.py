@@ -21,7 +21,11 @@ ADAPTER = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")
 OF_A_RUN = {"recipe.yaml", "private/lock", "private/run.json", "private/traces.npz"}
 OF_A_RELEASE = {f"release/{name}" for name in ("README.md", "certificate.json", *ADAPTER)}
 REPORTS: list[str] = []  # what the session says at its end, a line for each series
-OF_IMAGES = {"private/images.json", "release/images/data/train-00000-of-00001.parquet"}
+OF_IMAGES = {
+    "private/images.json",
+    "release/images/README.md",
+    "release/images/data/train-00000-of-00001.parquet",
+}
 
 
 def report(line: str) -> None:
