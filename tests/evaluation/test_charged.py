@@ -142,7 +142,8 @@ def test_guarantee_a_charged_accuracy_from_the_command_line(
     assert made.spent() == document["ledger"]["spent_epsilon"] > before
     assert not {"rows", "fid", "per_class"} & document.keys(), "one number is charged for"
     assert made.entries().count("charge") == 2
-    code, out, err = command(capsys, "evaluate", str(made.images), "--charge", "2")
+    run = made.images.parent.parent  # a run stands for its images
+    code, out, err = command(capsys, "evaluate", str(run), "--charge", "2")
     assert code == 0
     assert "charged: epsilon 2 at delta 0.0001 for each image" in out
     assert "nothing more is charged" in err

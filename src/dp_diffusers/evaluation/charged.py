@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from dp_diffusers.asked_run import UNCOMPARED, AskedRun
 from dp_diffusers.charged_count import CountAnswer, ask, keep, plan_of_count
 from dp_diffusers.data.private_images import PrivateImages
-from dp_diffusers.errors import DataError, ParameterError, counted, positive, within
+from dp_diffusers.errors import DataError, ParameterError, counted
 from dp_diffusers.evaluation.classifier import pixels_of
 from dp_diffusers.evaluation.classifiers import classifier_named
 from dp_diffusers.evaluation.intervals import Interval
+from dp_diffusers.evaluation.places import images_of
 from dp_diffusers.evaluation.public_model import run_of
 from dp_diffusers.evaluation.reading import read_images
+from dp_diffusers.evaluation.trials import require_schedule
 from dp_diffusers.kept_images import digest_of
 from dp_diffusers.rounding import rounded_up_text
 
@@ -106,7 +108,8 @@ def charged_accuracy(
     `DataError`, `RunFolderError`, `LedgerError`; then nothing is spent.
     """
     learner = classifier_named(classifier, device)
-    within(2, 100, seeds=seeds, hint="classifiers differ by their seeds: two or more are averaged")
+    require_schedule(seeds, passes)
+    images = images_of(images)
     place = run_of(Path(images))
     run = None if place is None else AskedRun.open(place, private=private, ledger=ledger)
     if run is None or run.images.resolve() != Path(images).resolve():
@@ -119,7 +122,6 @@ def charged_accuracy(
     synthetic = read_images(images)
     height, _, channels = synthetic.images.shape[1:]
     passes = learner.default_passes(height) if passes is None else passes
-    positive(passes=passes)
     names = synthetic.class_names
 
     def values() -> tuple[PrivateImages, NDArray[np.float64]]:
