@@ -115,6 +115,7 @@ WINDOWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", WINDOWS)
 def test_guarantee_a_result_is_used_if_it_was_kept_and_paid_again_if_it_was_lost(
     recipe: Path, tmp_path: Path, window: str

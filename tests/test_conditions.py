@@ -83,6 +83,7 @@ def test_a_template_is_filled_with_declared_classes(recipe: Path) -> None:
     assert _names(dpd.generate(release)) == (["normal", "opacity"], [0, 1, 0, 1])
 
 
+@pytest.mark.slow
 def test_one_text_for_all(recipe: Path) -> None:
     release = _trained(recipe, "data.caption=a chest x-ray", "data.classes=null")
     assert _names(dpd.generate(release)) == (["a chest x-ray"], [0, 0, 0, 0])

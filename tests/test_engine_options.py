@@ -36,6 +36,7 @@ def loaded(recipe: Path, options: list[str]) -> Recipe:
     return Recipe.load(recipe, options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_training_with_the_option_is_released_and_verifies(
     option: str, tiny_recipe: Path, tmp_path: Path

@@ -30,7 +30,7 @@ UNITS = 24
 OF_DIFFUSERS = {"stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "sana"}
 """Families whose stock pipelines read diffusers' own file."""
 FAMILIES = [*PIPELINES, "latent"]
-FAST = {"stable_diffusion", "pixart", "latent"}  # one of each kind: cross-attention, transformer, classes
+FAST = {"pixart", "latent"}  # a transformer with texts, a U-Net with classes
 SLOW = [(name, kind) for name in FAMILIES for kind in ("attention", "bias", "full")]
 
 

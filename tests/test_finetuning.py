@@ -78,7 +78,7 @@ def test_a_second_run_beyond_the_cap_is_refused_before_anything_is_read(
 @pytest.mark.parametrize(
     "failure",
     [
-        "missing file",
+        pytest.param("missing file", marks=pytest.mark.slow),
         pytest.param("no such column", marks=pytest.mark.slow),
         pytest.param("another size", marks=pytest.mark.slow),
     ],

@@ -218,6 +218,7 @@ def test_guarantee_the_screen_is_the_same_for_any_data(
     assert without_times(first) == without_times(other)
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 @pytest.mark.parametrize("secret", [pytest.param("loss", marks=pytest.mark.slow), "batch size"])
 def test_planted_private_scalars_on_screen(

@@ -136,6 +136,7 @@ def test_ctrl_c_is_130_and_resumable(trainings: Any, tiny_recipe: Path) -> None:
     assert "resuming at step" in (folder / "output").read_text()
 
 
+@pytest.mark.slow
 def test_guarantee_one_of_two_processes_in_a_run_folder_is_refused(trainings: Any, tiny_recipe: Path) -> None:
     folder = tiny_recipe.parent
     first = trainings.start(tiny_recipe, pause=0.02)

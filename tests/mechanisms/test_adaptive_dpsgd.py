@@ -59,6 +59,7 @@ def test_the_record_names_the_rule_and_only_adaptive_has_more_fields() -> None:
         record_from_dict({**record.to_dict(), "quantile_noise": None})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clipping", ["automatic", "per_layer", "adaptive"])
 def test_guarantee_event_and_epsilon_are_those_of_flat_clipping(clipping: str) -> None:
     flat = Plan.calibrate(BUDGET, DPSGD(**SIZES))

@@ -154,6 +154,7 @@ def receipt(account: Reservation, step: int) -> Receipt:
     return Receipt(step=step, lane=account._lane, plan_fingerprint=account.plan_fingerprint)
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_charge_after_release(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step is paid for when the next one begins: a process that stops between the two has not paid."""
@@ -170,6 +171,7 @@ def test_planted_charge_after_release(tiny_recipe: Path, monkeypatch: pytest.Mon
     assert "a step was released that nobody paid for" in account_of(tiny_recipe, monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_redone_steps_for_free(tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resume that does not pay for a step which the lane before has paid for."""
@@ -197,6 +199,7 @@ def test_planted_noise_from_the_experiment_seed(tiny_recipe: Path, monkeypatch: 
     assert not unrelated(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 @pytest.mark.parametrize(
     "defect",
