@@ -290,7 +290,7 @@ def test_a_folder_that_is_taken_is_refused(made: Path) -> None:
 def test_guarantee_a_merge_that_dies_leaves_no_folder(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instant: str
 ) -> None:
-    def die(*_: Any) -> None:
+    def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     before = sorted(tmp_path.rglob("*"))

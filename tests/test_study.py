@@ -14,6 +14,7 @@ import yaml
 
 from dp_diffusers.errors import BudgetError, RecipeError, RunFolderError
 from dp_diffusers.evaluation import classifier
+from dp_diffusers.images_out import write_images
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe import study as study_recipe
 from dp_diffusers.recipe.study import load_study
@@ -28,14 +29,16 @@ from loop_support import cheap_trainings
 
 
 @pytest.fixture
-def study_file(tiny_recipe: Path, tiny_parquet: Path, tmp_path: Path) -> Path:
+def study_file(tiny_recipe: Path, tiny_images: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
     path = tmp_path / "study.yaml"
+    names = [f"class {index}" for index in range(3)]  # the base's, which its images have as well
+    write_images(*tiny_images, names, tmp_path / "held-out", format="parquet")
     cells = [{"name": "lora"}, {"name": "bias", "set": {"strategy": {"name": "bias"}}}]
     document = {
         "recipe": tiny_recipe.name,
         "cells": cells,
         "seeds": [0, 1],
-        "evaluate": {"reference": str(tiny_parquet), "seeds": 2, "passes": 1},
+        "evaluate": {"reference": str(tmp_path / "held-out"), "seeds": 2, "passes": 1},
     }
     path.write_text(yaml.safe_dump(document))
     return path
@@ -274,15 +277,16 @@ def test_a_reference_is_read_once_and_again_where_it_has_changed(
 
 @pytest.mark.slow
 def test_a_result_of_a_reference_that_has_changed_is_refused(
-    study_file: Path, tiny_parquet: Path, tmp_path: Path, untrained: list[str]
+    study_file: Path, tmp_path: Path, untrained: list[str]
 ) -> None:
     loaded, out = load_study(study_file, ONE), tmp_path / "study"
     study(loaded, out)
-    table = pq.read_table(tiny_parquet)
-    pq.write_table(table.slice(1), tiny_parquet)
+    (reference,) = (tmp_path / "held-out").rglob("*.parquet")
+    table = pq.read_table(reference)
+    pq.write_table(table.slice(1), reference)
     with pytest.raises(RunFolderError, match=r"evaluate\.reference .* has changed since cell lora"):
         study(loaded, out)
-    pq.write_table(table, tiny_parquet)
+    pq.write_table(table, reference)
     assert len(study(loaded, out).records) == 1
 
 
