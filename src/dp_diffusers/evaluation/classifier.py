@@ -39,7 +39,7 @@ class TestResult:
 
 
 def default_passes(size: int) -> int:
-    """Images seen in training: enough to converge, about 55 s of one core at 28x28."""
+    """Images seen in training: enough to converge, about 45 s of one core at 28x28."""
     if size < 24:
         return 40_000
     if size <= 28:
