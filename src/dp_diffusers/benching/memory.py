@@ -8,12 +8,14 @@ the libraries, and has used neither them nor a GPU.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any, Final
 
 from dp_diffusers.benching.case import Case
@@ -61,11 +63,7 @@ class MemoryMeter:
 
 def _serve() -> None:
     """Answers each line of the standard input by a line: the bytes that a forked process found, or null."""
-    import diffusers  # noqa: F401  loaded once, for all that are forked
-    import peft  # noqa: F401
-
-    from dp_diffusers.benching import engines, work  # noqa: F401
-
+    _load()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin:
@@ -81,6 +79,17 @@ def _serve() -> None:
         answers.flush()
 
 
+def _load() -> None:
+    """Everything that an engine imports, once, for all processes that are forked; nothing is computed."""
+    from dp_diffusers.benching.engines import ENGINES
+    from dp_diffusers.benching.payment import plan_for
+
+    for target in ENGINES.values():
+        with contextlib.suppress(ModuleNotFoundError):  # its rows have no times, and nobody asks
+            import_module(target.partition(":")[0])
+    plan_for(16, 1.0)  # loads the accountant
+
+
 def _answer(task: dict[str, Any], writer: int) -> None:
     """What a forked process does: it never returns."""
     code = 1
@@ -90,6 +99,7 @@ def _answer(task: dict[str, Any], writer: int) -> None:
         os.write(writer, json.dumps(peak).encode())
         code = 0
     finally:
+        atexit._run_exitfuncs()  # a ledger of its own is deleted
         os._exit(code)
 
 

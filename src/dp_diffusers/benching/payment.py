@@ -6,7 +6,9 @@ the plan and privacy, never the engine.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +26,11 @@ class Payment:
     """A reservation for `STEPS` steps of `units` units; the ledger is deleted with the object."""
 
     def __init__(self, units: int, clip_norm: float) -> None:
-        self.plan = _plan(units, clip_norm)
+        self.plan = plan_for(units, clip_norm)
         self.keys = self.plan.fresh_keys()
-        self._folder = tempfile.TemporaryDirectory(prefix="dp-diffusers-bench-")
-        self._ledger = Ledger.open(Path(self._folder.name) / "bench.ledger")
+        folder = tempfile.mkdtemp(prefix="dp-diffusers-bench-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._ledger = Ledger.open(Path(folder) / "bench.ledger")
         self._account = self._ledger.reserve(self.plan)
         self._account.open_lane(self.keys)
 
@@ -38,7 +41,8 @@ class Payment:
 
 
 @lru_cache(maxsize=8)
-def _plan(units: int, clip_norm: float) -> Plan:
+def plan_for(units: int, clip_norm: float) -> Plan:
+    """The plan that a benchmark pays under; made once for each size."""
     population = round(units / UNITS_PER_STEP)
     mechanism = DPSGD(steps=STEPS, expected_units=units, population=population, clip_norm=clip_norm)
     return Plan.calibrate(Budget(epsilon=8.0, delta=1e-4), mechanism)

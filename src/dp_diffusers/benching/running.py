@@ -7,6 +7,7 @@ and no error. May import torch. The figures are of random weights and random ima
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,17 +17,18 @@ import torch
 
 from dp_diffusers.benching.case import OURS, PLAIN, Case, chosen, default_grid, full_grid
 from dp_diffusers.benching.correctness import Oracle, gradient_error, oracle_of, tiny
-from dp_diffusers.benching.engines import Engine, engine
+from dp_diffusers.benching.engines import Engine, engine, unwarned
 from dp_diffusers.benching.machine import device_name, versions
 from dp_diffusers.benching.measuring import Times, interleaved, interval, reason_of
 from dp_diffusers.benching.memory import MemoryMeter
 from dp_diffusers.benching.results import BenchResult, Row
 from dp_diffusers.benching.work import work_of
 from dp_diffusers.devices import device_of
-from dp_diffusers.errors import within
+from dp_diffusers.errors import ParameterError, unknown_name, within
 from dp_diffusers.whole_files import write_text
 
 MOST_ROUNDS: Final = 1_000
+CLOCKS: Final = {"wall": time.perf_counter, "processor": time.process_time}
 Progress = Callable[..., None]
 
 
@@ -41,6 +43,7 @@ def bench(
     only: Sequence[str] = (),
     rounds: int = 6,
     device: str = "auto",
+    clock: str = "wall",
     profile: bool = False,
     small: bool = False,
     progress: Progress = silent,
@@ -53,6 +56,8 @@ def bench(
         only: `KEY=VALUE` with the fields of a row; values of one key are alternatives.
         rounds: that count; each engine takes one step in each. From six on, intervals hold 95 %.
         device: `auto`, `cpu`, `cuda`.
+        clock: `wall`, or `processor` on a CPU that does other work too: waits do not count then, such as
+            that for the ledger's disk.
         profile: where the time of a step goes, this engine beside the plain step, case by case.
         small: with models of a few thousand parameters, to try the command; the figures mean nothing.
         progress: called with `message`.
@@ -62,15 +67,17 @@ def bench(
     """
     within(2, MOST_ROUNDS, rounds=rounds)
     place, folder = device_of(device), Path(out)
+    _require_clock(clock, place)
     cases = chosen(full_grid() if full else default_grid(), only)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"rounds": rounds, "threads": torch.get_num_threads(), "versions": versions(), "small": small}
+    settings = {"rounds": rounds, "threads": torch.get_num_threads(), "clock": clock, "small": small}
+    settings["versions"] = versions()
     rows: list[Row] = []
     profiles: list[dict[str, Any]] = []
     with MemoryMeter(device=str(place), tiny=small) as meter:
         for number, case in enumerate(cases):
             progress(message=f"case {number + 1}/{len(cases)}: {case.name}")
-            rows += _rows(case, place, rounds, small, meter)
+            rows += _rows(case, place, settings, meter)
             if profile and OURS in case.engines:
                 profiles.append(_profile(case, place, small))
             result = BenchResult(
@@ -88,14 +95,27 @@ def bench(
     return result
 
 
-def _rows(case: Case, place: torch.device, rounds: int, small: bool, meter: MemoryMeter) -> list[Row]:
-    engines, refused = _built(case, place, small)
+def _require_clock(clock: str, place: torch.device) -> None:
+    """Raises `ParameterError` for a clock that is unknown, or that does not see the device work."""
+    if clock not in CLOCKS:
+        raise unknown_name("clock", clock, CLOCKS)
+    if clock == "processor" and place.type != "cpu":
+        raise ParameterError(
+            f"processor time says nothing about {place.type}", hint="clock wall, or device cpu"
+        )
+
+
+def _rows(case: Case, place: torch.device, settings: dict[str, Any], meter: MemoryMeter) -> list[Row]:
     settle = (lambda: torch.cuda.synchronize(place)) if place.type == "cuda" else (lambda: None)
-    times = interleaved({name: made.step for name, made in engines.items()}, rounds, settle=settle)
+    with unwarned():
+        engines, refused = _built(case, place, settings["small"])
+        steps = {name: made.step for name, made in engines.items()}
+        times = interleaved(steps, settings["rounds"], clock=CLOCKS[settings["clock"]], settle=settle)
     refused |= times.refused
     if PLAIN in refused:  # nothing to divide by
         refused |= dict.fromkeys(times.seconds, f"the plain step failed: {refused[PLAIN]}")
     engines.clear()
+    steps.clear()
     measured = [name for name in case.engines if name not in refused]
     peaks = {name: meter.peak(case, name) for name in measured}
     return [

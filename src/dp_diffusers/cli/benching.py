@@ -26,6 +26,9 @@ def bench(
         int, typer.Option("--rounds", help="Rounds that count; 6 and more: 95 % intervals.")
     ] = 6,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    clock: Annotated[
+        str, typer.Option("--clock", help="wall, or processor where the machine does other work.")
+    ] = "wall",
     profile: Annotated[bool, typer.Option("--profile", help="Where the time of a step goes, too.")] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path(
         "runs/bench"
@@ -43,6 +46,7 @@ def bench(
         only=only or (),
         rounds=rounds,
         device=device,
+        clock=clock,
         profile=profile,
         progress=Terminal(),
     )

@@ -6,7 +6,10 @@ one file and one line in `ENGINES`.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import ClassVar, Final
 
@@ -48,6 +51,14 @@ class Engine(ABC):
         gradients, each the mean over the unit's K rows."""
 
 
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Without the warnings of the libraries that are compared, which are about their own speed and hooks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def engine(name: str, work: Work) -> Engine:
     """The engine of that name on a work.
 
@@ -59,5 +70,7 @@ def engine(name: str, work: Work) -> Engine:
     try:
         found = getattr(import_module(module), kind)
     except ModuleNotFoundError as error:
-        raise ModelError(f"{error.name} is not installed", hint="pip install opacus") from error
+        raise ModelError(
+            f"{str(error.name).partition('.')[0]} is not installed", hint="pip install opacus"
+        ) from error
     return found(work)  # type: ignore[no-any-return]
