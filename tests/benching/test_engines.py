@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from dp_diffusers.benching import correctness, running
 from dp_diffusers.benching.case import ENGINES, FAMILIES, OURS, PLAIN, Case
 from dp_diffusers.benching.correctness import Oracle, error_of, gradient_error, oracle_of
 from dp_diffusers.benching.engines import Engine, engine
+from dp_diffusers.benching.memory import MemoryMeter
 from dp_diffusers.benching.profiling import PARTS, resolved
 from dp_diffusers.benching.results import RIGHT
 from dp_diffusers.benching.work import work_of
@@ -133,6 +135,8 @@ def test_an_engine_that_refuses_is_a_row(tmp_path: Path, monkeypatch: pytest.Mon
         raise NotImplementedError("not this model")
 
     monkeypatch.setattr("dp_diffusers.benching.engines.vmap.Vmap", refuses)
+    monkeypatch.setattr(MemoryMeter, "peak", lambda self, case, engine: None)
+    monkeypatch.setattr("subprocess.Popen", mock.MagicMock())
     only = ["family=dit", "noise_draws=4", "engine=vmap"]
     result = running.bench(out=tmp_path, only=only, rounds=2, device="cpu", small=True)
     plain, vmap = result.rows

@@ -68,7 +68,7 @@ def _draw_panel(axes: Any, title: str, cases: dict[str, list[Row]]) -> None:
 def _finish(figure: Any, axes: Sequence[Any], result: BenchResult) -> None:
     """The shared axis, the key, and the machine."""
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     others = [name for name in ENGINES if name != PLAIN]
     used = [name for name in others if any(row.engine == name and row.time_ratio for row in result.rows)]
@@ -92,5 +92,5 @@ def _finish(figure: Any, axes: Sequence[Any], result: BenchResult) -> None:
     ]
     last.set_xticks(steps)
     last.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    last.xaxis.set_minor_formatter(NullFormatter())
+    last.xaxis.set_minor_locator(NullLocator())
     last.set_xlabel(f"time of a step, in plain steps ({result.device}); dotted: {BAR}, the bar of {OURS}")

@@ -23,11 +23,14 @@ def bench(
         typer.Option("--only", metavar="KEY=VALUE", help="Only rows with this field; may be repeated."),
     ] = None,
     rounds: Annotated[
-        int, typer.Option("--rounds", help="Rounds that count; 6 and more: 95 % intervals.")
+        int, typer.Option("--rounds", metavar="N", help="Rounds that count; 6 and more: 95 % intervals.")
     ] = 6,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu or cuda.")] = "auto",
     clock: Annotated[
-        str, typer.Option("--clock", help="wall, or processor where the machine does other work.")
+        str,
+        typer.Option(
+            "--clock", metavar="wall|processor", help="processor: for a machine that does other work."
+        ),
     ] = "wall",
     profile: Annotated[bool, typer.Option("--profile", help="Where the time of a step goes, too.")] = False,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the results.")] = Path(
