@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,9 +19,9 @@ from dp_diffusers.benching.correctness import Oracle, error_of, gradient_error, 
 from dp_diffusers.benching.engines import Engine, engine
 from dp_diffusers.benching.memory import MemoryMeter
 from dp_diffusers.benching.profiling import PARTS, resolved
-from dp_diffusers.benching.results import RIGHT
+from dp_diffusers.benching.results import RIGHT, Row
 from dp_diffusers.benching.work import work_of
-from dp_diffusers.errors import ModelError
+from dp_diffusers.errors import ModelError, RunFolderError
 
 CPU = torch.device("cpu")
 
@@ -122,7 +123,7 @@ def test_a_small_benchmark_end_to_end(tmp_path: Path) -> None:
     assert all(row.time_ratio and row.memory_bytes and row.gradient_error is not None for row in result.rows)
     assert told == ["case 1/1: pixel, lora, 4 x 4 rows, float32"]
     document = json.loads((tmp_path / "bench" / "bench.json").read_text())
-    assert document == json.loads(json.dumps(result.to_dict()))
+    assert document == {**json.loads(json.dumps(result.to_dict())), "complete": True}
     assert {path.name for path in (tmp_path / "bench").iterdir()} == {"bench.json", "bench.svg", "bench.png"}
     parts = document["profiles"][0]["parts"][OURS]
     assert {*PARTS, "rest", "step"} == set(parts)
@@ -142,3 +143,34 @@ def test_an_engine_that_refuses_is_a_row(tmp_path: Path, monkeypatch: pytest.Mon
     plain, vmap = result.rows
     assert plain.time_ratio == 1.0
     assert (vmap.time_ratio, vmap.reason) == (None, "not this model")
+
+
+def test_a_stopped_benchmark_goes_on_and_a_finished_one_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def rows(case: Case, *others: Any) -> list[Row]:
+        if len(done) == 1:
+            done.append("stopped")
+            raise KeyboardInterrupt
+        done.append(case.family)
+        return [Row(**case.facts(), engine=name, reason="not tried") for name in case.engines]
+
+    monkeypatch.setattr(running, "_rows", rows)
+    monkeypatch.setattr("subprocess.Popen", mock.MagicMock())
+    monkeypatch.setattr("dp_diffusers.benching.chart.draw", lambda result, path: path)
+    call: Any = partial(running.bench, out=tmp_path, rounds=2, device="cpu")
+    only = ["family=dit", "family=latent", "noise_draws=4", "engine=vmap"]
+    with pytest.raises(KeyboardInterrupt):
+        call(only=only)
+    assert len(call(only=only).rows) == 4
+    assert done == ["latent", "stopped", "dit"]
+    call(only=only)
+    assert done[3:] == ["latent", "dit"]
+
+
+def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="cannot write"):
+        running.bench(out=tmp_path / "file", device="cpu")

@@ -55,15 +55,17 @@ def test_the_order_turns_with_the_rounds() -> None:
 
 @pytest.mark.parametrize("fails_at", [0, 3])
 def test_an_engine_that_raises_is_left_out_with_its_reason(fails_at: int) -> None:
-    clock = Clock()
+    clock, called = Clock(), []
 
     def fails(number: int) -> None:
+        called.append(number)
         if number == fails_at:
             raise NotImplementedError("no rule for this layer\nand more")
 
     times = interleaved({"plain": clock.step("plain", 1.0), "other": fails}, 5, clock=clock)
     assert times.refused == {"other": "no rule for this layer"}
     assert list(times.seconds) == ["plain"]
+    assert called == list(range(fails_at + 1))
     assert len(times.seconds["plain"]) == 5
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from importlib import import_module
+from itertools import product
 from typing import Any, Final
 from unittest import mock
 
@@ -24,6 +25,7 @@ from dp_diffusers.benching.case import OURS, PLAIN, Case
 from dp_diffusers.benching.engines import Engine, engine
 from dp_diffusers.benching.work import work_of
 
+Clock = Callable[[], float]
 STEPS: Final = 5
 POPULATION: Final = 60_000  # of the sampler
 _TOP: Final = 12  # operators
@@ -46,46 +48,48 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
 """The functions whose time is a part's, as `module:name`; none of them calls another."""
 
 
-def profile_of(case: Case, *, device: torch.device, tiny: bool = False) -> dict[str, Any]:
+def profile_of(
+    case: Case, *, device: torch.device, clock: Clock = time.perf_counter, tiny: bool = False
+) -> dict[str, Any]:
     """Milliseconds of each part of a step (median), of this engine and of the plain step; operators; a text.
 
     `sampler` is timed on its own: it draws who takes part, of 60,000 units.
     """
     made = {name: engine(name, work_of(case, device=device, tiny=tiny)) for name in (OURS, PLAIN)}
-    parts = {name: _parts(made[name], device) for name in made}
-    found = {
-        "case": case.facts(),
-        "parts": parts,
-        "sampler": _sampler(case),
-        "operators": _operators(made[OURS]),
-    }
+    found: dict[str, Any] = {"case": case.facts(), "parts": _parts(made, device, clock)}
+    found |= {"sampler": _sampler(case), "operators": _operators(made[OURS])}
     return found | {"text": _text(case, found)}
 
 
-def _parts(measured: Engine, device: torch.device) -> dict[str, float]:
-    """Milliseconds by part, `rest` and `step` with them; the first step is dropped."""
-    steps: list[dict[str, float]] = []
+def _parts(measured: dict[str, Engine], device: torch.device, clock: Clock) -> dict[str, dict[str, float]]:
+    """Milliseconds by engine and part, `rest` and `step` with them; the engines take turns, and the first
+    step of each is dropped."""
+    steps: dict[str, list[dict[str, float]]] = {name: [] for name in measured}
     spent: dict[str, float] = defaultdict(float)
-    with _timed_parts(spent, device):
-        for number in range(STEPS + 1):
+    with _timed_parts(spent, device, clock):
+        for number, (name, made) in product(range(STEPS + 1), measured.items()):
             spent.clear()
             _settle(device)
-            began = time.perf_counter()
-            measured.step(number)
+            began = clock()
+            made.step(number)
             _settle(device)
-            whole = time.perf_counter() - began
-            steps.append({**spent, "rest": whole - sum(spent.values()), "step": whole})
-    kept = steps[1:]
-    return {name: 1000 * float(np.median([step.get(name, 0.0) for step in kept])) for name in kept[0]}
+            whole = clock() - began
+            steps[name].append({**spent, "rest": whole - sum(spent.values()), "step": whole})
+    return {name: _medians(taken[1:]) for name, taken in steps.items()}
+
+
+def _medians(steps: list[dict[str, float]]) -> dict[str, float]:
+    """In milliseconds."""
+    return {part: 1000 * float(np.median([step.get(part, 0.0) for step in steps])) for part in steps[0]}
 
 
 @contextmanager
-def _timed_parts(spent: dict[str, float], device: torch.device) -> Iterator[None]:
+def _timed_parts(spent: dict[str, float], device: torch.device, clock: Clock) -> Iterator[None]:
     with ExitStack() as stack:
         for part, targets in PARTS.items():
             for target in targets:
                 owner, name = resolved(target)
-                timed = _timed(getattr(owner, name), part, spent, device)
+                timed = _timed(getattr(owner, name), part, spent, device, clock)
                 stack.enter_context(mock.patch.object(owner, name, timed))
         yield
 
@@ -102,17 +106,17 @@ def resolved(target: str) -> tuple[Any, str]:
 
 
 def _timed(
-    function: Callable[..., Any], part: str, spent: dict[str, float], device: torch.device
+    function: Callable[..., Any], part: str, spent: dict[str, float], device: torch.device, clock: Clock
 ) -> Callable[..., Any]:
     @wraps(function)
     def timed(*args: Any, **kwargs: Any) -> Any:
         _settle(device)
-        began = time.perf_counter()
+        began = clock()
         try:
             return function(*args, **kwargs)
         finally:
             _settle(device)
-            spent[part] += time.perf_counter() - began
+            spent[part] += clock() - began
 
     return timed
 

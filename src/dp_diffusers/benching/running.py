@@ -1,12 +1,12 @@
 """`bench`: the grid, case by case, into a folder.
 
-Guarantees that a stopped benchmark leaves the cases that it finished, and that an engine's refusal is a row
-and no error. May import torch. The figures are of random weights and random images: nothing private is read.
+Guarantees that a stopped benchmark keeps the cases that it finished and the same call goes on with the
+others, and that an engine's refusal is a row and no error. May import torch. Weights and images are random:
+nothing private is read.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -18,6 +18,7 @@ import torch
 from dp_diffusers.benching.case import OURS, PLAIN, Case, chosen, default_grid, full_grid
 from dp_diffusers.benching.correctness import Oracle, gradient_error, oracle_of, tiny
 from dp_diffusers.benching.engines import Engine, engine, unwarned
+from dp_diffusers.benching.kept import Kept, opened, settings_of, write
 from dp_diffusers.benching.machine import device_name, versions
 from dp_diffusers.benching.measuring import Times, interleaved, interval, reason_of
 from dp_diffusers.benching.memory import MemoryMeter
@@ -25,7 +26,6 @@ from dp_diffusers.benching.results import BenchResult, Row
 from dp_diffusers.benching.work import work_of
 from dp_diffusers.devices import device_of
 from dp_diffusers.errors import ParameterError, unknown_name, within
-from dp_diffusers.whole_files import write_text
 
 MOST_ROUNDS: Final = 1_000
 CLOCKS: Final = {"wall": time.perf_counter, "processor": time.process_time}
@@ -51,7 +51,8 @@ def bench(
     """Times steps of this engine and of others, beside the plain step.
 
     Args:
-        out: folder for `bench.json` and the plots `bench.svg` and `bench.png`.
+        out: folder for `bench.json` and the plots `bench.svg` and `bench.png`. A call that was stopped goes
+            on there with the cases that are missing; one that was done is done again.
         full: the whole grid, hours instead of minutes.
         only: `KEY=VALUE` with the fields of a row; values of one key are alternatives.
         rounds: that count; each engine takes one step in each. From six on, intervals hold 95 %.
@@ -64,35 +65,42 @@ def bench(
 
     Raises:
         ParameterError: an unknown key or value, a device that is not there.
+        RunFolderError: `out` cannot be written.
     """
     within(2, MOST_ROUNDS, rounds=rounds)
     place, folder = device_of(device), Path(out)
     _require_clock(clock, place)
     cases = chosen(full_grid() if full else default_grid(), only)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {"rounds": rounds, "threads": torch.get_num_threads(), "clock": clock, "small": small}
-    settings["versions"] = versions()
-    rows: list[Row] = []
-    profiles: list[dict[str, Any]] = []
+    settings = settings_of(cases, rounds=rounds, clock=clock, profile=profile, small=small)
+    settings |= {"threads": torch.get_num_threads(), "versions": versions()}
+    kept = opened(folder, device_name(place), settings)
+    result = _result(kept, place, settings, folder)
     with MemoryMeter(device=str(place), tiny=small) as meter:
         for number, case in enumerate(cases):
+            if kept.has(case):
+                continue
             progress(message=f"case {number + 1}/{len(cases)}: {case.name}")
-            rows += _rows(case, place, settings, meter)
+            kept.rows.extend(_rows(case, place, settings, meter))
             if profile and OURS in case.engines:
-                profiles.append(_profile(case, place, small))
-            result = BenchResult(
-                rows=tuple(rows),
-                device=device_name(place),
-                settings=settings,
-                profiles=tuple(profiles),
-                out=folder,
-            )
-            write_text(folder / "bench.json", json.dumps(result.to_dict(), indent=2) + "\n")
+                kept.profiles.append(_profile(case, place, settings))
+            result = _result(kept, place, settings, folder)
+            write(result, folder, complete=False)
+    write(result, folder, complete=True)
     from dp_diffusers.benching.chart import draw
 
     for kind in ("svg", "png"):
         draw(result, folder / f"bench.{kind}")
     return result
+
+
+def _result(kept: Kept, place: torch.device, settings: dict[str, Any], folder: Path) -> BenchResult:
+    return BenchResult(
+        rows=tuple(kept.rows),
+        device=device_name(place),
+        settings=settings,
+        profiles=tuple(kept.profiles),
+        out=folder,
+    )
 
 
 def _require_clock(clock: str, place: torch.device) -> None:
@@ -170,7 +178,8 @@ def _oracle(case: Case, place: torch.device) -> Oracle:
     return oracle_of(case, device=place)
 
 
-def _profile(case: Case, place: torch.device, small: bool) -> dict[str, Any]:
+def _profile(case: Case, place: torch.device, settings: dict[str, Any]) -> dict[str, Any]:
     from dp_diffusers.benching.profiling import profile_of
 
-    return profile_of(case, device=place, tiny=small)
+    with unwarned():
+        return profile_of(case, device=place, clock=CLOCKS[settings["clock"]], tiny=settings["small"])
