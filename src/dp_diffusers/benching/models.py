@@ -8,6 +8,7 @@ costs once does not decide; `tiny` ones have the same layers and are for compari
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final
 
 import torch
@@ -85,7 +86,7 @@ def _latent(tiny: bool) -> tuple[Base, dict[str, torch.Tensor]]:
         attention_head_dim=8,
         num_class_embeds=CLASSES + 1,
     )
-    parts = {"vqvae": _autoencoder(tiny)}
+    parts = {"vqvae": autoencoder(tiny)}
     return Base(
         network=network, scheduler=_betas(), pipeline="LDMPipeline", parts=parts, class_names=_NAMES
     ), {}
@@ -106,7 +107,7 @@ def _stable_diffusion(tiny: bool) -> tuple[Base, dict[str, torch.Tensor]]:
         attention_head_dim=8,
         cross_attention_dim=width,
     )
-    parts = {"vae": _autoencoder(tiny)}
+    parts = {"vae": autoencoder(tiny)}
     return Base(network=network, scheduler=_betas(), pipeline="StableDiffusionPipeline", parts=parts), _text(
         width
     )
@@ -147,7 +148,7 @@ def _stable_diffusion_3(tiny: bool) -> tuple[Base, dict[str, torch.Tensor]]:
 
 
 def _on_latents(network: Any, scheduler: Any, pipeline: str, tiny: bool, **options: Any) -> Base:
-    parts = {"vae": _autoencoder(tiny)}
+    parts = {"vae": autoencoder(tiny)}
     return Base(
         network=network,
         scheduler=scheduler,
@@ -158,22 +159,30 @@ def _on_latents(network: Any, scheduler: Any, pipeline: str, tiny: bool, **optio
     )
 
 
-def _autoencoder(tiny: bool) -> Any:
-    """Of colour images: a quarter of their side (tiny: a half)."""
-    widths = (4, 8) if tiny else (32, 64, 64)
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths),
-        block_out_channels=widths,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=2 if tiny else 16,
-        sample_size=16 if tiny else 64,
-        scaling_factor=0.5,
-        mid_block_add_attention=False,
-    )
+@lru_cache(maxsize=2)
+def autoencoder(tiny: bool) -> Any:
+    """Of colour images: a quarter of their side by 128 to 512 channels, as is usual (tiny: a half, by 8).
+
+    One for all models, since nobody trains it; without a decoder, which no step needs.
+    """
+    widths, groups = ((4, 8), 2) if tiny else ((128, 256, 512), 32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        made = AutoencoderKL(
+            in_channels=3,
+            out_channels=3,
+            down_block_types=("DownEncoderBlock2D",) * len(widths),
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            block_out_channels=widths,
+            layers_per_block=1 if tiny else 2,
+            latent_channels=4,
+            norm_num_groups=groups,
+            sample_size=16 if tiny else 64,
+            scaling_factor=0.5,
+            mid_block_add_attention=False,
+        )
+    made.decoder = torch.nn.Identity()
+    return made.requires_grad_(False)
 
 
 def _betas() -> Any:

@@ -25,7 +25,8 @@ _LEARNING_RATE = 1e-5
 class Work:
     """A model under a strategy, and the units of one step.
 
-    images: uint8 `[U, H, W, C]`. clean: `[U, c, h, w]`, those images encoded, on the device. labels: `[U]`.
+    images: uint8 `[U, H, W, C]`. clean: `[U, c, h, w]` on the device, those images encoded; of a model on
+    latents, random ones in their place unless it is tiny. labels: `[U]`.
     """
 
     case: Case
@@ -106,9 +107,11 @@ def work_of(case: Case, *, device: torch.device, tiny: bool = False) -> Work:
     shape = (case.units, family.size, family.size, family.channels)
     images = rng.integers(0, 256, shape).astype(np.uint8)
     labels = torch.arange(case.units, device=device) % models.CLASSES
-    return Work(
-        case=case, family=family, images=images, clean=family.encode(images).to(device), labels=labels
-    )
+    if tiny or not family.encodes_once:
+        clean = family.encode(images)
+    else:  # an autoencoder of random weights gives nothing better
+        clean = torch.from_numpy(rng.standard_normal((case.units, *family.shape), dtype=np.float32))
+    return Work(case=case, family=family, images=images, clean=clean.to(device), labels=labels)
 
 
 def _move_from_zero(network: torch.nn.Module) -> None:
