@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dp_diffusers.benching import correctness, running
+from dp_diffusers.benching import correctness, kept, running
 from dp_diffusers.benching.case import ENGINES, FAMILIES, OURS, PLAIN, Case
 from dp_diffusers.benching.correctness import Oracle, error_of, gradient_error, oracle_of
 from dp_diffusers.benching.engines import Engine, engine
 from dp_diffusers.benching.memory import MemoryMeter
 from dp_diffusers.benching.profiling import PARTS, resolved
-from dp_diffusers.benching.results import RIGHT, Row
+from dp_diffusers.benching.results import RIGHT, BenchResult, Row
 from dp_diffusers.benching.work import work_of
 from dp_diffusers.errors import ModelError, RunFolderError
 
@@ -168,6 +168,17 @@ def test_a_stopped_benchmark_goes_on_and_a_finished_one_begins_anew(
     assert done == ["latent", "stopped", "dit"]
     call(only=only)
     assert done[3:] == ["latent", "dit"]
+
+
+def test_a_stopped_benchmark_of_other_code_begins_anew(tmp_path: Path) -> None:
+    case, settings = Case(family="dit", engines=(PLAIN,)), {"code": "a"}
+    row = Row(**case.facts(), engine=PLAIN, time_ratio=1.0, low=1.0, high=1.0, seconds=0.4)
+    kept.write(BenchResult(rows=[row], device="cpu", settings=settings), tmp_path, complete=False)
+    assert kept.opened(tmp_path, "cpu", settings).has(case)
+    assert not kept.opened(tmp_path, "cpu", {"code": "b"}).has(case)
+    assert not kept.opened(tmp_path, "gpu", settings).has(case)
+    (tmp_path / "bench.json").write_text("{")
+    assert not kept.opened(tmp_path, "cpu", settings).has(case)
 
 
 def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path: Path) -> None:

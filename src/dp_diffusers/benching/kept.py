@@ -1,6 +1,6 @@
 """A benchmark that was stopped: the cases that it finished, for the next call with the same settings.
 
-Guarantees that a finished benchmark is measured again, and that nothing of another machine, version, grid or
+Guarantees that a finished benchmark is measured again, and that nothing of another machine, code, grid or
 setting is kept. May import the standard library alone.
 """
 

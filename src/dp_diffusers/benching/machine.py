@@ -1,10 +1,11 @@
-"""The machine of a benchmark in words.
+"""The machine of a benchmark in words, and the code that ran on it.
 
-Guarantees no name of a host or a user. May import torch.
+Guarantees no name of a host or a user, and a digest that changes with the code. May import torch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,14 @@ def device_name(device: torch.device) -> str:
 def versions() -> dict[str, str | None]:
     """Of the libraries whose code is timed; None for one that is not installed."""
     return {name: _version(name) for name in ("torch", "diffusers", "peft", "opacus")}
+
+
+def code_digest() -> str:
+    """Of this package's own sources: figures of changed code are not those of the code before."""
+    digest, root = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"\0{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _processor() -> str:

@@ -19,7 +19,7 @@ from dp_diffusers.benching.case import OURS, PLAIN, Case, chosen, default_grid, 
 from dp_diffusers.benching.correctness import Oracle, gradient_error, oracle_of, tiny
 from dp_diffusers.benching.engines import Engine, engine, unwarned
 from dp_diffusers.benching.kept import Kept, opened, settings_of, write
-from dp_diffusers.benching.machine import device_name, versions
+from dp_diffusers.benching.machine import code_digest, device_name, versions
 from dp_diffusers.benching.measuring import Times, interleaved, interval, reason_of
 from dp_diffusers.benching.memory import MemoryMeter
 from dp_diffusers.benching.results import BenchResult, Row
@@ -72,7 +72,7 @@ def bench(
     _require_clock(clock, place)
     cases = chosen(full_grid() if full else default_grid(), only)
     settings = settings_of(cases, rounds=rounds, clock=clock, profile=profile, small=small)
-    settings |= {"threads": torch.get_num_threads(), "versions": versions()}
+    settings |= {"threads": torch.get_num_threads(), "versions": versions(), "code": code_digest()}
     kept = opened(folder, device_name(place), settings)
     result = _result(kept, place, settings, folder)
     with MemoryMeter(device=str(place), tiny=small) as meter:
