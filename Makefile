@@ -31,4 +31,4 @@ docs: setup
 	$(BIN)/python docs/generate_reference.py
 
 bench: setup
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/step_time.py
+	OMP_NUM_THREADS=1 $(BIN)/dp-diffusers bench --profile --out runs/bench

@@ -32,6 +32,7 @@ NEVER = {
     "diffusion": ("dp_accounting", "dp_diffusers.engine", "dp_diffusers.privacy", "dp_diffusers.mechanisms"),
     "strategies": ("dp_accounting", "dp_diffusers.engine", "dp_diffusers.privacy", "dp_diffusers.mechanisms"),
     "evaluation": ("dp_accounting", "dp_diffusers.engine", "dp_diffusers.privacy", "dp_diffusers.mechanisms"),
+    "benching": ("dp_accounting",),
     "data": ("torch", "diffusers", "dp_accounting", "dp_diffusers.engine", "dp_diffusers.privacy"),
     "": ("datasets",),
 }

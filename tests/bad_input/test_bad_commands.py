@@ -229,7 +229,21 @@ ROWS = [
     row("certificate alone", "certificate", "missing command", "certificate --help"),
     row("verify nothing", "certificate verify", "missing argument 'RELEASE'", "verify --help"),
     row("demo into a file", "demo --out F/recipe.yaml --quiet", "cannot write .*recipe.yaml", "--out"),
-    row("bench", "bench", "no such command 'bench'", "--help"),
+    row(
+        "bench of no family",
+        "bench --out F/b --only family=ditt",
+        "unknown family 'ditt'",
+        "did you mean 'dit'",
+    ),
+    row(
+        "bench of a lone word",
+        "bench --out F/b --only dit",
+        "expected KEY=VALUE, got 'dit'",
+        "--only family=dit",
+    ),
+    row("bench of one round", "bench --out F/b --rounds 1", r"expected rounds in \[2, 1000\], got 1", None),
+    row("bench by no clock", "bench --out F/b --clock wal", "unknown clock 'wal'", "did you mean 'wall'"),
+    row("bench on nothing", "bench --out F/b --device tpu9", "unknown device 'tpu9'", "cpu"),
 ]
 
 

@@ -32,6 +32,7 @@ VERBS = [
     "evaluate",
     "near-copies",
     "audit",
+    "bench",
     "ledger show",
     "certificate verify",
 ]

@@ -19,6 +19,7 @@ import typer
 
 from dp_diffusers.cli import (
     auditing,
+    benching,
     certificates,
     inspection,
     making,
@@ -54,6 +55,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": reporting.report,
     "audit": auditing.audit,
     "study": studying.study,
+    "bench": benching.bench,
 }
 for _name, _verb in VERBS.items():
     app.command(_name, cls=Verb)(_verb)

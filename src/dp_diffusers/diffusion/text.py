@@ -11,13 +11,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from dp_diffusers.diffusion.autoencoded import AutoencodedFamily
-from dp_diffusers.diffusion.prompts import Encoding, PromptTable, encoded, kept
+from dp_diffusers.diffusion.prompts import Encoding, encoded, kept
 from dp_diffusers.diffusion.quiet import quiet
+
+
+class EncodedPrompts(Protocol):
+    """Encodings by number: of each prompt, and of no prompt after them."""
+
+    def rows(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`[R, ...]` of each column, on the device of `labels` `[R]`."""
 
 
 class TextFamily(AutoencodedFamily):
@@ -25,7 +32,7 @@ class TextFamily(AutoencodedFamily):
 
     takes_text: ClassVar[bool] = True
     prompts: tuple[str, ...] = ()
-    _table: PromptTable | None = None
+    _table: EncodedPrompts | None = None
 
     @property
     def classes(self) -> int:
@@ -45,6 +52,10 @@ class TextFamily(AutoencodedFamily):
         self.prompts = tuple(prompts)
         self._table = self._encoded(cache)
 
+    def use_encoded(self, prompts: Sequence[str], table: EncodedPrompts) -> None:
+        """Takes prompts that are encoded already; the last row of `table` is that of the empty prompt."""
+        self.prompts, self._table = tuple(prompts), table
+
     def conditions(self, labels: torch.Tensor | None, noisy: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the network takes of each row's prompt, `[R, ...]`; of the empty prompt without labels."""
         if self._table is None:
@@ -63,7 +74,7 @@ class TextFamily(AutoencodedFamily):
         """What it takes of no prompt: that of the empty one, unless the pipeline does it otherwise."""
         return self.encode_prompt(pipeline, "", device)
 
-    def _encoded(self, cache: Path | None) -> PromptTable:
+    def _encoded(self, cache: Path | None) -> EncodedPrompts:
         encoders = [part for name, part in self.base.parts.items() if name.startswith("text_encoder")]
         device = next(self.network.parameters()).device
         for part in encoders:
