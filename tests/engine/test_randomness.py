@@ -27,10 +27,14 @@ def test_guarantee_a_units_draws_do_not_depend_on_other_units(draw) -> None:  # 
     assert np.array_equal(draw("timesteps", 5, many, 7)[:4], whole)
 
 
-def test_uniform_all_does_not_depend_on_how_many_units_there_are() -> None:
-    assert np.array_equal(
-        KEYS.uniform_all("sampling", 1, 10), KEYS.uniform_all("sampling", 1, 2_000_000)[:10]
-    )
+def test_guarantee_bits_of_a_unit_do_not_depend_on_how_many_units_there_are() -> None:
+    """Across the border of a block, too."""
+    whole = KEYS.coarse_bits("sampling", 1, 2_000_000)
+    for count in (10, 2**19 + 3, 10**6):
+        assert np.array_equal(KEYS.coarse_bits("sampling", 1, count), whole[:count])
+    fine = KEYS.fine_bits("sampling", 1, UNITS)
+    assert np.array_equal(KEYS.fine_bits("sampling", 1, UNITS[::-1].copy()), fine[::-1])
+    assert np.array_equal(KEYS.fine_bits("sampling", 1, UNITS[[2]]), fine[[2]])
 
 
 def test_guarantee_domains_steps_units_kinds_and_lanes_differ() -> None:
@@ -41,7 +45,8 @@ def test_guarantee_domains_steps_units_kinds_and_lanes_differ() -> None:
         KEYS.uniform("b", 0, one, 64)[0],
         KEYS.uniform("a", 1, one, 64)[0],
         KEYS.uniform("a", 0, one + 1, 64)[0],
-        KEYS.uniform_all("a", 0, 64),
+        KEYS.coarse_bits("a", 0, 256).view(np.uint64) * 2.0**-64,
+        KEYS.fine_bits("a", 0, np.arange(64)) * 2.0**-64,
         other.uniform("a", 0, one, 64)[0],
         RunKeys.for_tests(2).uniform("a", 0, one, 64)[0],
     ]
@@ -62,7 +67,7 @@ def test_values_are_in_range_and_finite() -> None:
     assert np.isfinite(normals).all()
     assert KEYS.normal("n", 0, np.empty(0, np.int64), 3).shape == (0, 3)
     assert KEYS.noise(0, "n", 0).shape == (0,)
-    assert KEYS.uniform_all("n", 0, 0).shape == (0,)
+    assert KEYS.coarse_bits("n", 0, 0).shape == (0,)
 
 
 def test_keys_are_never_shown_pickled_or_copied() -> None:
@@ -111,7 +116,8 @@ def test_a_step_is_claimed_once() -> None:
         lambda: KEYS.uniform("a", -1, UNITS, 1),
         lambda: KEYS.uniform("a", 0, np.array([-1]), 1),
         lambda: KEYS.normal("a", 0, np.array([0.5]), 1),
-        lambda: KEYS.uniform_all("a", 0, -1),
+        lambda: KEYS.coarse_bits("a", 0, -1),
+        lambda: KEYS.fine_bits("a", 0, np.array([-1])),
         lambda: RunKeys(b"short", bytes(16), not_private=True),
     ],
 )
@@ -124,5 +130,5 @@ def test_bad_input(call) -> None:  # type: ignore[no-untyped-def]
 def test_draws_are_fast_enough_for_every_step() -> None:
     start = time.process_time()
     KEYS.normal("diffusion noise", 0, np.arange(4096), 784)
-    KEYS.uniform_all("sampling", 0, 1_000_000)
+    KEYS.coarse_bits("sampling", 0, 1_000_000)
     assert time.process_time() - start < 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dp_diffusers.engine.coins import smallest, that_come
 from dp_diffusers.engine.randomness import RunKeys, Units
 from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
 from dp_diffusers.errors import ParameterError
@@ -36,10 +37,9 @@ class OverPresentUnits(TruncatedPoissonSampler):
     """The defect: the limit is applied to the units that are there."""
 
     def units(self, step: int) -> Units:
-        draws = self._keys.uniform_all("sampling", step, self._slots)[: self._unit_count]
-        came = np.flatnonzero(draws < self.probability)
-        kept = np.argsort(draws[came], kind="stable")[: self.max_units]
-        return np.sort(came[kept]).astype(np.int64)
+        came, coarse = that_come(self._keys, step, self._slots, self.probability)
+        there = came < self._unit_count
+        return smallest(self._keys, step, came[there], coarse[there], self.max_units)
 
 
 @pytest.mark.planted

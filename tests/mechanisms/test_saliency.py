@@ -102,7 +102,11 @@ def shares_draws_with_step_zero(keys: RunKeys, asked: Any) -> bool:
     """Whether the query samples, diffuses or adds noise as the first step of the training does."""
     units = np.arange(50)
     pairs = (
-        (keys.uniform_all("sampling", 0, 50), asked.uniform_all("sampling", 0, 50)),
+        (
+            keys.coarse_bits("sampling", 0, 200).view(np.uint64),
+            asked.coarse_bits("sampling", 0, 200).view(np.uint64),
+        ),
+        (keys.fine_bits("sampling", 0, units), asked.fine_bits("sampling", 0, units)),
         (keys.uniform("timestep", 0, units, 1), asked.uniform("timestep", 0, units, 1)),
         (keys.normal("diffusion-noise", 0, units, 4), asked.normal("diffusion-noise", 0, units, 4)),
         (keys.noise(0, "parameter/0", 50), asked.noise(0, "parameter/0", 50)),

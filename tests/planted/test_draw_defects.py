@@ -164,9 +164,9 @@ def test_planted_noise_from_a_public_generator(generator: Any, monkeypatch: pyte
 @pytest.mark.planted
 def test_planted_sampling_from_a_public_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     def public(self: RunKeys, domain: str, step: int, count: int) -> np.ndarray:
-        return np.random.default_rng(step).random(count)
+        return np.random.default_rng(step).integers(0, 2**16, count, np.uint16)
 
-    monkeypatch.setattr(RunKeys, "uniform_all", public)
+    monkeypatch.setattr(RunKeys, "coarse_bits", public)
     assert not secret()
 
 

@@ -78,7 +78,8 @@ def test_uniform_streams_are_uniform() -> None:
     keys = RunKeys.for_tests(4)
     for values in (
         keys.uniform("timesteps", 0, np.arange(5000), 8).ravel(),
-        keys.uniform_all("s", 0, 40_000),
+        keys.coarse_bits("s", 0, 160_000).view(np.uint64) * 2.0**-64,
+        keys.fine_bits("s", 0, np.arange(20_000)) * 2.0**-64,
     ):
         assert stats.kstest(values, "uniform").pvalue > ALARM
         assert stats.kstest(values**1.1, "uniform").pvalue < ALARM

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dp_diffusers.engine.coins import that_come
 from dp_diffusers.engine.randomness import RunKeys, Units
 from dp_diffusers.engine.sampling import TruncatedPoissonSampler
 
@@ -69,8 +70,7 @@ class FirstOnes(TruncatedPoissonSampler):
     """The defect: of those that came, the first ones stay."""
 
     def units(self, step: int) -> Units:
-        draws = self._keys.uniform_all("sampling", step, self._slots)
-        return np.flatnonzero(draws < self.probability)[: self.max_units].astype(np.int64)
+        return that_come(self._keys, step, self._slots, self.probability)[0][: self.max_units]
 
 
 @pytest.mark.planted

@@ -96,19 +96,26 @@ class RunKeys:
         self._fill(self._subkey("uniform", domain, step), ids, words)
         return _unit_interval(words)
 
-    def uniform_all(self, domain: str, step: int, unit_count: int) -> Floats:
-        """One uniform draw in [0, 1) for each of the units 0..unit_count-1, `[unit_count]` float64.
+    def coarse_bits(self, domain: str, step: int, unit_count: int) -> NDArray[np.uint16]:
+        """The first 16 random bits of one draw for each of the units 0..unit_count-1, `[unit_count]`.
 
-        The position in one keystream is the unit id, so that 10 million units take a fraction of a second.
+        The position in one keystream is the unit id, so that 10 million units take a hundredth of a second.
         """
         if unit_count < 0:
             raise ParameterError(f"expected unit_count >= 0, got {unit_count}")
-        context = _context(self._subkey("all", domain, step), 0)
-        values = np.empty(unit_count, np.float64)
+        context = _context(self._subkey("coarse", domain, step), 0)
+        bits = np.empty(unit_count, np.uint16)
         for start in range(0, unit_count, _VALUES_PER_BLOCK):
-            block = values[start : start + _VALUES_PER_BLOCK]
-            block[:] = _unit_interval(_words(context, block.size))
-        return values
+            block = bits[start : start + _VALUES_PER_BLOCK]
+            block[:] = np.frombuffer(context.update(bytes(block.nbytes)), np.uint16)
+        return bits
+
+    def fine_bits(self, domain: str, step: int, units: Units) -> NDArray[np.uint64]:
+        """The 64 random bits that follow `coarse_bits` in the draws of some units, `[U]`."""
+        ids = _checked_units(units)
+        words = np.empty((len(ids), 1), np.uint64)
+        self._fill(self._subkey("fine", domain, step), ids, words)
+        return words[:, 0]
 
     def normal(self, domain: str, step: int, units: Units, count: int) -> NDArray[np.float32]:
         """Standard normal draws, `[U, count]` float32 (Box-Muller in float32); row u belongs to unit

@@ -1,16 +1,15 @@
 """Poisson sampling of units: each unit joins each step on its own, with the same probability.
 
 Guarantees: a unit's draw is a pure function of (key, step, unit), blanking a unit changes no other unit's
-part, and the realised batch size is never printed. May import numpy and the engine's randomness, never
-torch. Sources: Abadi et al. 2016 (arXiv 1607.00133), and arXiv 2508.15089 (2025) for truncation.
+part, and the realised batch size is never printed. May import numpy and the engine's coins, never torch.
+Sources: Abadi et al. 2016 (arXiv 1607.00133), and arXiv 2508.15089 (2025) for truncation.
 """
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
-
+from dp_diffusers.engine.coins import smallest, that_come
 from dp_diffusers.engine.randomness import RunKeys, Units
 from dp_diffusers.errors import ParameterError
 
@@ -30,8 +29,7 @@ class PoissonSampler:
 
     def units(self, step: int) -> Units:
         """Ids of the units included at `step`, int64 in ascending order, possibly none."""
-        draws = self._keys.uniform_all("sampling", step, self._unit_count)
-        return np.flatnonzero(draws < self.probability).astype(np.int64, copy=False)
+        return that_come(self._keys, step, self._unit_count, self.probability)[0]
 
     def __repr__(self) -> str:
         return f"PoissonSampler(probability={self.probability})"
@@ -59,14 +57,12 @@ class TruncatedPoissonSampler:
 
     def units(self, step: int) -> Units:
         """Ids of the units that take part at `step`, int64 in ascending order, at most `max_units`."""
-        draws = self._keys.uniform_all("sampling", step, self._slots)
-        came = np.flatnonzero(draws < self.probability)
+        came, coarse = that_come(self._keys, step, self._slots, self.probability)
         if len(came) > self.max_units:
-            # Given that a slot came, its draw is uniform on [0, probability): the smallest draws are a
-            # uniformly random subset, and a slot's place in the order depends on its own draw alone.
-            kept = np.argsort(draws[came], kind="stable")[: self.max_units]
-            came = np.sort(came[kept])
-        return came[came < self._unit_count].astype(np.int64, copy=False)
+            # Given that a slot came, its draw is uniform on what comes: the smallest draws are a uniformly
+            # random subset, and a slot's place in the order depends on its own draw alone.
+            came = smallest(self._keys, step, came, coarse, self.max_units)
+        return came[came < self._unit_count]
 
     def __repr__(self) -> str:
         return f"TruncatedPoissonSampler(probability={self.probability}, max_units={self.max_units})"

@@ -87,9 +87,13 @@ class QueryKeys:
         """As `RunKeys.uniform`, in a domain of the query's."""
         return self._keys.uniform(f"{self._query}/{domain}", step, units, count)
 
-    def uniform_all(self, domain: str, step: int, unit_count: int) -> Floats:
-        """As `RunKeys.uniform_all`, in a domain of the query's."""
-        return self._keys.uniform_all(f"{self._query}/{domain}", step, unit_count)
+    def coarse_bits(self, domain: str, step: int, unit_count: int) -> np.ndarray:
+        """As `RunKeys.coarse_bits`, in a domain of the query's."""
+        return self._keys.coarse_bits(f"{self._query}/{domain}", step, unit_count)
+
+    def fine_bits(self, domain: str, step: int, units: Units) -> np.ndarray:
+        """As `RunKeys.fine_bits`, in a domain of the query's."""
+        return self._keys.fine_bits(f"{self._query}/{domain}", step, units)
 
     def normal(self, domain: str, step: int, units: Units, count: int) -> np.ndarray:
         """As `RunKeys.normal`, in a domain of the query's."""
