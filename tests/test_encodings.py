@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from dp_diffusers import encoded_cache, training
+from dp_diffusers import encoded_cache, row_store, training
 from dp_diffusers.augmentation import augment, variants
 from dp_diffusers.diffusion.latent import LatentFamily
-from dp_diffusers.encoded_cache import INDEX, EncodedCache
+from dp_diffusers.encoded_cache import EncodedCache
 from dp_diffusers.encodings import EncodedEachTime
 from dp_diffusers.finetuning import train
 from dp_diffusers.recipe import Recipe
+from dp_diffusers.row_store import INDEX
 from dp_diffusers.training import Loop
 from latent_support import tiny_latent_base
 from loop_support import cheap_trainings
@@ -50,7 +51,10 @@ class Counting:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoded_cache, "SHARD", 4)
+    """Blocks of 4 images, files of 2 blocks, noted at once."""
+    monkeypatch.setattr(encoded_cache, "BLOCK", 4)
+    monkeypatch.setattr(row_store, "SHARD_BYTES", 2 * 4 * 16)
+    monkeypatch.setattr(row_store, "SECONDS", 0.0)
 
 
 def cache_of(folder: Path, encode: Any = mean_of, **other: Any) -> EncodedCache:
@@ -84,7 +88,7 @@ def test_every_variant_of_every_image_is_encoded_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("at", [1, 3, 6])
+@pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_kill_in_the_middle_goes_on_where_it_was(tmp_path: Path, at: int) -> None:
     child = os.fork()
     if not child:  # pragma: no cover
@@ -94,16 +98,17 @@ def test_a_kill_in_the_middle_goes_on_where_it_was(tmp_path: Path, at: int) -> N
     encode = Counting()
     cache = cache_of(tmp_path, encode)
     cache.fill()
-    assert encode.calls == 6 - (at - 1)
+    assert encode.calls == 5 - (at - 1)
     assert is_right(cache)
 
 
 @pytest.mark.usefixtures("small_shards")
 def test_a_shard_that_was_changed_is_encoded_again(tmp_path: Path) -> None:
     cache_of(tmp_path).fill()
-    shard = tmp_path / "cache" / "001-000001.npy"
-    shard.write_bytes(shard.read_bytes()[:-4] + b"\0\0\0\1")
-    (tmp_path / "cache" / "000-000000.npy").unlink()
+    shards = sorted((tmp_path / "cache").glob("*.bin"))
+    assert [shard.stat().st_size for shard in shards] == [8 * 16, 8 * 16, 4 * 16]
+    shards[1].write_bytes(shards[1].read_bytes()[:-4] + b"\0\0\0\1")
+    shards[2].unlink()
     encode = Counting()
     cache = cache_of(tmp_path, encode)
     cache.fill()
@@ -124,7 +129,7 @@ def test_the_cache_of_something_else_is_not_used(tmp_path: Path, other: dict[str
     cache.fill()
     assert encode.images == len(SHOWN) * len(IMAGES)
     assert is_right(cache)
-    assert len(list((tmp_path / "cache").glob("*.npy"))) == 6
+    assert len(list((tmp_path / "cache").glob("*.bin"))) == 3
 
 
 @pytest.mark.parametrize("index", ["{", "[]", '{"key": 1}', ""])
@@ -198,7 +203,7 @@ def test_what_a_dying_process_left_of_the_cache_is_removed(latent_recipe: Recipe
     train(latent_recipe, tmp_path / "run")
     left = tmp_path / "run" / "private" / "cache"
     left.mkdir()
-    (left / "000-000000.npy").write_bytes(b"x")
+    (left / "encoded-000000.bin").write_bytes(b"x")
     train(latent_recipe, tmp_path / "run")
     assert not left.exists()
 

@@ -14,7 +14,6 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.loading import as_base
 from dp_diffusers.earlier_recipe import require_same_recipe
-from dp_diffusers.encoded_cache import forget
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_plan
 from dp_diffusers.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
@@ -23,6 +22,7 @@ from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.checks import without_effect_on_evolution
 from dp_diffusers.recipe.sections.evolution import GONE
 from dp_diffusers.release import Release
+from dp_diffusers.row_store import forget
 from dp_diffusers.run_folder import RUN, RunFolder
 from dp_diffusers.running import require_unit, run
 from dp_diffusers.strategies import strategy_of
@@ -141,5 +141,6 @@ def _is_done(folder: RunFolder, settings: dict[str, Any]) -> bool:
     if done:
         folder.checkpoint.unlink(missing_ok=True)  # a process that died on its last lines has left them
         forget(folder.cache)
+        forget(folder.captions)
         folder.sweep()
     return done

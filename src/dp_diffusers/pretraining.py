@@ -25,7 +25,7 @@ from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.generation import Sampling, sample
 from dp_diffusers.diffusion.latent import AUTOENCODER
 from dp_diffusers.diffusion.latents import Latents
-from dp_diffusers.encoded_cache import EncodedCache, forget
+from dp_diffusers.encoded_cache import EncodedCache
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.pictures import save_grid
 from dp_diffusers.pretraining_autoencoder import AutoencoderLoss, fill_codebook, set_scale
@@ -33,6 +33,7 @@ from dp_diffusers.pretraining_diffusion import DiffusionLoss, Encoded
 from dp_diffusers.pretraining_networks import new_autoencoder, new_base
 from dp_diffusers.pretraining_stage import Progress, Stage
 from dp_diffusers.recipe import PretrainRecipe
+from dp_diffusers.row_store import forget
 from dp_diffusers.run_folder import make_folder
 
 __all__ = ["new_base", "pretrain"]

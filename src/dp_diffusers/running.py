@@ -10,7 +10,6 @@ May import torch.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +25,6 @@ from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.generation import require_sampler
 from dp_diffusers.diffusion.merged_from import require_bounded
-from dp_diffusers.encoded_cache import forget
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evolution_population import Population, sampling_of
 from dp_diffusers.evolving import Evolution, require_evolvable
@@ -38,6 +36,7 @@ from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import declared_size
+from dp_diffusers.row_store import forget
 from dp_diffusers.run_folder import RUN, RunFolder
 from dp_diffusers.saliency_choice import chosen_layers, rehearsed_candidates, require_query
 from dp_diffusers.strategies import strategy_of
@@ -205,7 +204,7 @@ def _finish(
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})
     folder.checkpoint.unlink(missing_ok=True)
     forget(folder.cache)
-    shutil.rmtree(folder.captions, ignore_errors=True)
+    forget(folder.captions)
     folder.sweep()
     return release
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from dp_diffusers import row_store
 from dp_diffusers.diffusion import prompts
 from dp_diffusers.diffusion.prompts import encoded, kept
 
@@ -39,7 +39,7 @@ def test_rows_are_those_of_their_prompts_and_the_last_is_that_of_none() -> None:
 def test_files_hold_what_memory_would(tmp_path: Path) -> None:
     index = torch.arange(6)
     table = kept(TEXTS, Encoder(), tmp_path / "safe", "model")
-    assert all(isinstance(column, np.memmap) for column in table.columns.values())
+    assert sorted(table.store.names) == ["mask", "text"]
     for name, value in encoded(TEXTS, Encoder()).rows(index).items():
         assert torch.equal(table.rows(index)[name], value)
 
@@ -47,7 +47,8 @@ def test_files_hold_what_memory_would(tmp_path: Path) -> None:
 def test_a_kill_in_the_middle_loses_a_few_rows_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompts, "_KEPT_EVERY", 2)
+    monkeypatch.setattr(prompts, "BLOCK", 2)
+    monkeypatch.setattr(row_store, "SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         kept(TEXTS, Encoder(dies_at=3), tmp_path, "model")
     again = Encoder()
@@ -73,7 +74,7 @@ def test_another_table_is_never_taken_for_this_one(tmp_path: Path, texts: list[s
 
 def test_a_damaged_note_begins_again(tmp_path: Path) -> None:
     kept(TEXTS, Encoder(), tmp_path, "model")
-    (tmp_path / "prompts.json").write_text("{")
+    (tmp_path / "index.json").write_text("{")
     again = Encoder()
     kept(TEXTS, again, tmp_path, "model")
     assert len(again.calls) == 6
@@ -82,7 +83,7 @@ def test_a_damaged_note_begins_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", [0, 60, None])
 def test_a_damaged_column_begins_again(tmp_path: Path, left: int | None) -> None:
     kept(TEXTS, Encoder(), tmp_path, "model")
-    column = tmp_path / "text.npy"
+    column = tmp_path / "text-000000.bin"
     if left is None:
         column.unlink()
     else:
@@ -94,6 +95,7 @@ def test_a_damaged_column_begins_again(tmp_path: Path, left: int | None) -> None
 
 
 def test_a_column_of_an_earlier_table_is_not_taken_along(tmp_path: Path) -> None:
-    np.save(tmp_path / "pooled.npy", np.zeros((6, 4)))
-    assert set(kept(TEXTS, Encoder(), tmp_path, "model").columns) == {"text", "mask"}
-    assert set(kept(TEXTS, Encoder(), tmp_path, "model").columns) == {"text", "mask"}
+    (tmp_path / "pooled-000000.bin").write_bytes(bytes(24))
+    assert set(kept(TEXTS, Encoder(), tmp_path, "model").store.names) == {"text", "mask"}
+    assert set(kept(TEXTS, Encoder(), tmp_path, "model").store.names) == {"text", "mask"}
+    assert not list(tmp_path.glob("pooled*"))

@@ -10,89 +10,75 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 
-from dp_diffusers.whole_files import write_text
+from dp_diffusers.row_store import Block, RowStore
 
 Encoding = Mapping[str, torch.Tensor]
-_NOTE = "prompts.json"
-_KEPT_EVERY = 64  # prompts: what a kill loses at most
+BLOCK: Final = 16  # prompts that are noted together
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTable:
-    """`columns`: by name, `[P + 1, ...]` of what the network takes of each prompt, in memory or in files."""
+    """`columns`: by name, `[P + 1, ...]` of what the network takes of each prompt, in memory."""
 
-    columns: Mapping[str, np.ndarray]
+    columns: Mapping[str, torch.Tensor]
+    _placed: dict[torch.device, Encoding] = field(default_factory=dict, init=False, repr=False)
+
+    def rows(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`[R, ...]` of each column, on the device of `labels` `[R]`, which holds the table from then on."""
+        if labels.device not in self._placed:
+            self._placed[labels.device] = {
+                name: column.to(labels.device) for name, column in self.columns.items()
+            }
+        return {name: column[labels.long()] for name, column in self._placed[labels.device].items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPrompts:
+    """The same in files, of which the rows that are asked for are read."""
+
+    store: RowStore
 
     def rows(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """`[R, ...]` of each column, on the device of `labels` `[R]`."""
         index = labels.cpu().numpy()
-        found = {name: torch.from_numpy(np.array(column[index])) for name, column in self.columns.items()}
+        found = {name: torch.from_numpy(self.store.take(name, index)) for name in self.store.names}
         return {name: value.to(labels.device) for name, value in found.items()}
 
 
 def encoded(prompts: Sequence[str], encode: Callable[[str | None], Encoding]) -> PromptTable:
     """The table of the prompts in memory. encode: one prompt, or None for no prompt, without a batch."""
-    rows = [_arrays(encode(prompt)) for prompt in (*prompts, None)]
-    return PromptTable(columns={name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    rows = _stacked([encode(prompt) for prompt in (*prompts, None)])
+    return PromptTable(columns={name: torch.from_numpy(column) for name, column in rows.items()})
 
 
 def kept(
     prompts: Sequence[str], encode: Callable[[str | None], Encoding], folder: Path, model: str
-) -> PromptTable:
+) -> StoredPrompts:
     """The table in files of `folder`, which is of the safe where prompts are private; goes on after a kill.
 
     model: what tells the model that encodes them from all others.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     texts = (*prompts, None)
     key = hashlib.sha256(json.dumps([model, *texts]).encode()).hexdigest()
-    done, columns = _started(folder, key, len(texts))
-    for place in range(done, len(texts)):
-        for name, value in _arrays(encode(texts[place])).items():
-            if name not in columns:
-                columns[name] = _new_file(folder / f"{name}.npy", value, len(texts))
-            columns[name][place] = value
-        if (place + 1) % _KEPT_EVERY == 0 or place + 1 == len(texts):
-            _note(folder, key, place + 1, columns)
-    return PromptTable(columns={name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in columns})
+    store = RowStore(folder=folder, key=key, count=len(texts), block=BLOCK)
+    store.fill(lambda start, stop: _stacked([encode(text) for text in texts[start:stop]]))
+    return StoredPrompts(store=store)
 
 
-def _arrays(encoding: Encoding) -> dict[str, np.ndarray]:
-    """On the CPU, in float32 where they are floating."""
-    plain = {name: value.detach().cpu() for name, value in encoding.items()}
-    return {
-        name: (value.float() if value.is_floating_point() else value).numpy() for name, value in plain.items()
-    }
+def _stacked(encodings: Sequence[Encoding]) -> Block:
+    """By column, `[P, ...]` on the CPU, in float32 where it is floating."""
+    rows = [{name: _array(value) for name, value in encoding.items()} for encoding in encodings]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _started(folder: Path, key: str, count: int) -> tuple[int, dict[str, np.ndarray]]:
-    """How many rows are in the files already, and the files; a folder that is not whole is begun again."""
-    try:
-        found = json.loads((folder / _NOTE).read_text())
-        if found["key"] == key:
-            columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in found["columns"]}
-            if all(len(column) == count for column in columns.values()):
-                return int(found["done"]), columns
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        pass  # cut off, or none yet: encoding again costs time only
-    for path in (folder / _NOTE, *folder.glob("*.npy")):
-        path.unlink(missing_ok=True)
-    return 0, {}
-
-
-def _new_file(path: Path, value: np.ndarray, count: int) -> np.ndarray:
-    table: np.ndarray = np.lib.format.open_memmap(path, "w+", dtype=value.dtype, shape=(count, *value.shape))
-    return table
-
-
-def _note(folder: Path, key: str, done: int, columns: Mapping[str, np.ndarray]) -> None:
-    for column in columns.values():
-        if isinstance(column, np.memmap):
-            column.flush()
-    write_text(folder / _NOTE, json.dumps({"key": key, "done": done, "columns": sorted(columns)}))
+def _array(value: torch.Tensor) -> np.ndarray:
+    plain = value.detach().cpu()
+    array: np.ndarray = (plain.float() if plain.is_floating_point() else plain).numpy()
+    return array
