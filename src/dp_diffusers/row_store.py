@@ -111,8 +111,9 @@ class RowStore:
         needed = sum(column.row_bytes for column in self._columns.values()) * self.count
         free = shutil.disk_usage(self.folder).free
         if needed > free:
+            sizes = f"need {needed / 1e9:.3g} GB in {self.folder}, and {free / 1e9:.3g} GB are free"
             raise RunFolderError(
-                f"the encodings need {needed / 1e9:.3g} GB in {self.folder}, and {free / 1e9:.3g} GB are free",
+                f"the encodings {sizes}",
                 hint="give another --out, on a larger disk",
             )
 

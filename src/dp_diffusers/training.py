@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dp_diffusers import checkpoint
+from dp_diffusers.ahead import Ahead, Inputs
 from dp_diffusers.augmentation import variants
 from dp_diffusers.averaging import Average
 from dp_diffusers.data.private_images import PrivateImages
@@ -73,6 +74,7 @@ class Loop:
         )
         self.encodings = encodings_of(self.family, self.data, shown, self.folder.cache)
         self.device = next(network.parameters()).device
+        self.ahead = Ahead(self.made_ready, self.device)
         self.step = 0
         self.complete = False
         self.clipping: dict[str, Any] = {}  # what a box that adapts has released so far
@@ -127,7 +129,7 @@ class Loop:
 
     def passes(self, step: int, units: np.ndarray) -> Any:
         """The rows of a step, cut to fit in memory."""
-        return self.table.passes(self.keys, step, units, self.most_rows)
+        return self.ahead.passes(self.table.passes(self.keys, step, units, self.most_rows), step)
 
     @property
     def most_rows(self) -> int:
@@ -143,6 +145,11 @@ class Loop:
 
     def row_losses(self, rows: Rows, step: int) -> torch.Tensor:
         """`[R]`: the losses of one pass, each row's draws a function of (key, step, unit)."""
+        inputs = self.ahead.inputs(rows, step)
+        return self.losses(inputs.clean, inputs.labels, inputs.draws)
+
+    def made_ready(self, rows: Rows, step: int) -> Inputs:
+        """What the network sees of one pass, on the CPU."""
         draws = self.family.objective.draw(
             self.keys,
             step,
@@ -152,10 +159,9 @@ class Loop:
             slots=rows.slots,
             counts=rows.counts,
             shape=self.family.shape,
-        ).to(self.device)
-        clean = self.encodings.take(rows).to(self.device)
-        labels = None if self.data.labels is None else _tensor(self.data.labels[rows.image], self.device)
-        return self.losses(clean, labels, draws)
+        )
+        labels = None if self.data.labels is None else torch.from_numpy(self.data.labels[rows.image])
+        return Inputs(clean=self.encodings.take(rows), labels=labels, draws=draws)
 
     def losses(self, clean: torch.Tensor, labels: torch.Tensor | None, draws: Draws) -> torch.Tensor:
         """`[R]`, in the precision of the run."""

@@ -121,7 +121,9 @@ class LedgerFile:
             if kind is None:
                 rows = self._rows("WHERE run = ? ORDER BY seq DESC LIMIT 1", run)
             else:
-                rows = self._rows("WHERE run = ? AND kind = ? ORDER BY seq DESC LIMIT 1", run, kind)
+                # by kind: a run has few lanes, and a hundred thousand charges after the newest of them
+                wanted = "INDEXED BY by_kind WHERE kind = ? AND run = ? ORDER BY seq DESC LIMIT 1"
+                rows = self._rows(wanted, kind, run)
         return rows[0] if rows else None
 
     def head(self) -> str:
