@@ -47,7 +47,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = silent) -> Release:
         return Release.open(folder.root)
     plan = recipe.plan()
     progress(message=plan.explain())
-    return run(job_of_recipe(recipe, plan, settings, progress), folder)
+    return run(job_of_recipe(recipe, plan, settings, progress, safe=folder.private), folder)
 
 
 def finetune(

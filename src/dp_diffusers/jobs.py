@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_diffusers.data.private_images import PrivateImages
@@ -57,8 +58,13 @@ class Job:
         return self.ledger
 
 
-def job_of_recipe(recipe: Recipe, plan: Plan, settings: dict[str, Any], progress: Progress) -> Job:
-    """The job of a recipe; opens its base. settings: the resolved recipe as a plain document."""
+def job_of_recipe(
+    recipe: Recipe, plan: Plan, settings: dict[str, Any], progress: Progress, *, safe: Path
+) -> Job:
+    """The job of a recipe; opens its base. settings: the resolved recipe as a plain document.
+
+    safe: the run's private folder, for pixels that are too many for memory.
+    """
     return Job(
         base=load_base(recipe.base).with_classes(recipe.data.classes),
         plan=plan,
@@ -66,14 +72,14 @@ def job_of_recipe(recipe: Recipe, plan: Plan, settings: dict[str, Any], progress
         training=recipe.training,
         runtime=recipe.runtime,
         ledger=recipe.budget.ledger,
-        open_data=lambda family: opened(recipe, family.size, family.channels),
+        open_data=lambda family: opened(recipe, family.size, family.channels, safe),
         settings=settings,
         progress=progress,
         evolution=settings_of_recipe(recipe),
     )
 
 
-def opened(recipe: Recipe, size: int, channels: int) -> PrivateImages:
+def opened(recipe: Recipe, size: int, channels: int, safe: Path | None = None) -> PrivateImages:
     """The recipe's images, as a model of this size and number of channels takes them."""
     return PrivateImages.open(
         recipe.data.path,
@@ -86,6 +92,7 @@ def opened(recipe: Recipe, size: int, channels: int) -> PrivateImages:
         caption_column=recipe.data.caption_column,
         resize=recipe.data.resize,
         window=recipe.data.window,
+        safe=safe,
     )
 
 

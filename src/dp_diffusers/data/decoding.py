@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dp_diffusers.data.dicom_pixels import Window, dicom_picture
+from dp_diffusers.data.pixel_room import Room, in_memory
 from dp_diffusers.data.walking import is_dicom_data
 from dp_diffusers.errors import DataError, ParameterError
 
@@ -30,7 +31,7 @@ class Decoder:
 
     window: center and width of the values of a DICOM image that become black to white; pictures beside them
     stay as they are, and without any DICOM image it is refused. squares: what to do about images that are no
-    squares, or of several sizes, in an error.
+    squares, or of several sizes, in an error. room: makes the array, uint8 of a shape.
     """
 
     size: int | None = None
@@ -38,6 +39,7 @@ class Decoder:
     resize: Resize | None = None
     window: Window | None = None
     squares: str = RESIZE
+    room: Room = in_memory
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -53,17 +55,14 @@ class Decoder:
         self._sizes: dict[tuple[int, int], str] = {}
         self._met_dicom = False
 
-    def decode(
-        self, encoded: Iterable[tuple[str, bytes]], count: int, room: Callable[..., np.ndarray] | None = None
-    ) -> np.ndarray:
-        """Returns: uint8 `[count, H, W, C]`, made by `room(shape)`. Raises: `DataError` naming the image."""
+    def decode(self, encoded: Iterable[tuple[str, bytes]], count: int) -> np.ndarray:
+        """Returns: uint8 `[count, H, W, C]`. Raises: `DataError` naming the image."""
         images: np.ndarray | None = None
         for index, (name, data) in enumerate(encoded):
             image = self._shaped(self._coloured(self._open(name, data), name), name)
             pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
             if images is None:
-                shape = count, *pixels.shape
-                images = np.empty(shape, np.uint8) if room is None else room(shape)
+                images = self.room((count, *pixels.shape))
             images[index] = pixels
         if images is None:
             raise DataError("no images")

@@ -6,8 +6,8 @@ Guarantees:
 - images are uint8 `[N, H, W, C]`; labels are numbers from 0, below len(class_names) where there are names;
 - captions are one text per image, as are labels and owners, whatever is left out;
 - no file name, unit id, caption or pixel appears in `repr` or in `notes`.
-May import numpy (PIL, pyarrow and pydicom through its sources); never torch. Files are read without
-any cache on disk.
+May import numpy (PIL, pyarrow and pydicom through its sources); never torch. Files are read without any cache
+on disk, but for pixels that `open` is given a safe folder for.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dp_diffusers.data.array_checks import check_captions, check_images, check_l
 from dp_diffusers.data.assembly import fields_of
 from dp_diffusers.data.decoding import Decoder, Resize
 from dp_diffusers.data.dicom_pixels import Window
+from dp_diffusers.data.pixel_room import room_in
 from dp_diffusers.data.sources import default_label, kind_of
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import DataError
@@ -248,18 +249,20 @@ class PrivateImages:
         channels: int | None = None,
         resize: Resize | None = None,
         window: Window | None = None,
+        safe: Path | None = None,
     ) -> PrivateImages:
         """Whatever lies at `path`: a folder, parquet or DICOM files, a manifest, a Hugging Face data set.
 
         `unit`, `caption_column`: columns; `unit` may be `image`. `label`: a column, `folder`, `auto` (class
         folders of a folder, none of DICOM files, else the column `label`) or None. See the methods above.
+        safe: a folder as private as the images, for pixels that are too many for memory.
         """
         kind = kind_of(path, hint="paths are relative to the recipe's folder")
         return cls(
             **fields_of(
                 kind,
                 path,
-                Decoder(size=size, channels=channels, resize=resize, window=window),
+                Decoder(size=size, channels=channels, resize=resize, window=window, room=room_in(safe)),
                 label=default_label(kind) if label == "auto" else label,
                 unit=unit,
                 caption=caption,

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dp_diffusers.data.decoding import Decoder
 from dp_diffusers.data.labels import label_numbers
+from dp_diffusers.data.pixel_room import in_memory
 from dp_diffusers.data.sources import RawImages, kind_of, open_source
 from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation.class_numbers import listed, matched
@@ -84,10 +85,16 @@ def read_images(
     labelled = [_labels(file, raw) for file, raw in zip(files, sources)]
     if len({names for _, names in labelled}) > 1:
         raise DataError(f"{place}: the parquet files differ in their classes")
-    decoder = Decoder(size=size, channels=channels, resize=None if size is None else "crop", squares=SQUARES)
+    decoder = Decoder(
+        size=size,
+        channels=channels,
+        resize=None if size is None else "crop",
+        squares=SQUARES,
+        room=room_for if on_disk else in_memory,
+    )
     count = sum(raw.count for raw in sources)
     encoded = chain.from_iterable(raw.encoded() for raw in sources)
-    images = decoder.decode(_told(encoded, count, progress), count, room_for if on_disk else None)
+    images = decoder.decode(_told(encoded, count, progress), count)
     notes = [f"{file.name}: {note}" for file, raw in zip(files, sources) for note in raw.notes]
     notes += [f"{place.name}: {note}" for note in decoder.notes]
     return LabelledImages(
