@@ -2,8 +2,8 @@
 
     python benchmarks/flat.py
 
-Units are numbers, images random: nothing is read. Processor milliseconds of one thread, medians of seven. Of any
-number of units 4,096 are expected in a step; the limit lies five standard deviations above that.
+Units are numbers, images random: nothing is read. Processor milliseconds of one thread, medians of seven.
+However many units there are, 4,096 are expected in a step; the limit is five standard deviations above that.
 """
 
 from __future__ import annotations
