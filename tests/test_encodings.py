@@ -201,11 +201,12 @@ def test_guarantee_no_image_is_encoded_in_the_loop(
 
 def test_what_a_dying_process_left_of_the_cache_is_removed(latent_recipe: Recipe, tmp_path: Path) -> None:
     train(latent_recipe, tmp_path / "run")
-    left = tmp_path / "run" / "private" / "cache"
-    left.mkdir()
-    (left / "encoded-000000.bin").write_bytes(b"x")
+    left = [tmp_path / "run" / "private" / name for name in ("cache", "captions")]
+    for folder in left:
+        folder.mkdir()
+        (folder / "encoded-000000.bin").write_bytes(b"x")
     train(latent_recipe, tmp_path / "run")
-    assert not left.exists()
+    assert not any(folder.exists() for folder in left)
 
 
 @pytest.mark.planted

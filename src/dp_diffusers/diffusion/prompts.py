@@ -21,6 +21,7 @@ from dp_diffusers.row_store import Block, RowStore
 
 Encoding = Mapping[str, torch.Tensor]
 BLOCK: Final = 16  # prompts that are noted together
+MOST_PLACED: Final = 2**28  # bytes of a table that lies on a device as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +32,14 @@ class PromptTable:
     _placed: dict[torch.device, Encoding] = field(default_factory=dict, init=False, repr=False)
 
     def rows(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`[R, ...]` of each column, on the device of `labels` `[R]`, which holds the table from then on."""
+        """`[R, ...]` of each column, on the device of `labels` `[R]`, which keeps a small table."""
+        index = labels.long()
+        if sum(column.nbytes for column in self.columns.values()) > MOST_PLACED:
+            return {name: column[index.cpu()].to(labels.device) for name, column in self.columns.items()}
         if labels.device not in self._placed:
-            self._placed[labels.device] = {
-                name: column.to(labels.device) for name, column in self.columns.items()
-            }
-        return {name: column[labels.long()] for name, column in self._placed[labels.device].items()}
+            placed = {name: column.to(labels.device) for name, column in self.columns.items()}
+            self._placed[labels.device] = placed
+        return {name: column[index] for name, column in self._placed[labels.device].items()}
 
 
 @dataclass(frozen=True, kw_only=True)
