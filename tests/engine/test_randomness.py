@@ -45,8 +45,8 @@ def test_guarantee_domains_steps_units_kinds_and_lanes_differ() -> None:
         KEYS.uniform("b", 0, one, 64)[0],
         KEYS.uniform("a", 1, one, 64)[0],
         KEYS.uniform("a", 0, one + 1, 64)[0],
-        KEYS.coarse_bits("a", 0, 256).view(np.uint64) * 2.0**-64,
-        KEYS.fine_bits("a", 0, np.arange(64)) * 2.0**-64,
+        (KEYS.coarse_bits("a", 0, 256).view(np.uint64) >> np.uint64(11)) * 2.0**-53,
+        (KEYS.fine_bits("a", 0, np.arange(64)) >> np.uint64(11)) * 2.0**-53,
         other.uniform("a", 0, one, 64)[0],
         RunKeys.for_tests(2).uniform("a", 0, one, 64)[0],
     ]
