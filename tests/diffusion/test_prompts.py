@@ -36,15 +36,6 @@ def test_rows_are_those_of_their_prompts_and_the_last_is_that_of_none() -> None:
     assert rows["text"].dtype == torch.float32
 
 
-def test_a_large_table_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    index, table = torch.tensor([4, 0, 5]), encoded(TEXTS, Encoder())
-    small = table.rows(index)
-    monkeypatch.setattr(prompts, "MOST_PLACED", 0)
-    large = encoded(TEXTS, Encoder())
-    assert all(torch.equal(value, small[name]) for name, value in large.rows(index).items())
-    assert not large._placed
-
-
 def test_files_hold_what_memory_would(tmp_path: Path) -> None:
     index = torch.arange(6)
     table = kept(TEXTS, Encoder(), tmp_path / "safe", "model")

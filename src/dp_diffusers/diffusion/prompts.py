@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,25 +21,19 @@ from dp_diffusers.row_store import Block, RowStore
 
 Encoding = Mapping[str, torch.Tensor]
 BLOCK: Final = 16  # prompts that are noted together
-MOST_PLACED: Final = 2**28  # bytes of a table that lies on a device as a whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTable:
     """`columns`: by name, `[P + 1, ...]` of what the network takes of each prompt, in memory."""
 
-    columns: Mapping[str, torch.Tensor]
-    _placed: dict[torch.device, Encoding] = field(default_factory=dict, init=False, repr=False)
+    columns: Mapping[str, np.ndarray]
 
     def rows(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`[R, ...]` of each column, on the device of `labels` `[R]`, which keeps a small table."""
-        index = labels.long()
-        if sum(column.nbytes for column in self.columns.values()) > MOST_PLACED:
-            return {name: column[index.cpu()].to(labels.device) for name, column in self.columns.items()}
-        if labels.device not in self._placed:
-            placed = {name: column.to(labels.device) for name, column in self.columns.items()}
-            self._placed[labels.device] = placed
-        return {name: column[index] for name, column in self._placed[labels.device].items()}
+        """`[R, ...]` of each column, on the device of `labels` `[R]`."""
+        index = labels.cpu().numpy()
+        found = {name: torch.from_numpy(np.array(column[index])) for name, column in self.columns.items()}
+        return {name: value.to(labels.device) for name, value in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +51,7 @@ class StoredPrompts:
 
 def encoded(prompts: Sequence[str], encode: Callable[[str | None], Encoding]) -> PromptTable:
     """The table of the prompts in memory. encode: one prompt, or None for no prompt, without a batch."""
-    rows = _stacked([encode(prompt) for prompt in (*prompts, None)])
-    return PromptTable(columns={name: torch.from_numpy(column) for name, column in rows.items()})
+    return PromptTable(columns=_stacked([encode(prompt) for prompt in (*prompts, None)]))
 
 
 def kept(
