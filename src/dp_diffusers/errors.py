@@ -7,7 +7,8 @@
     │   ├── ModelError                   a base model, a layer, an adapter
     │   ├── ParameterError               a number outside its range
     │   ├── LedgerError                  a ledger that is locked, damaged or not the expected one
-    │   └── RunFolderError               a run folder that belongs to another recipe, a full disk
+    │   ├── RunFolderError               a run folder that belongs to another recipe, a full disk
+    │   └── DeviceMemoryError            one row at a time does not fit; that step was not charged
     ├── BudgetError             exit 3   the budget or the cap forbids it; nothing was spent
     │   ├── BudgetExhausted              a run reached its limit; what is left of it is given up
     │   └── RunClosed                    a run that was settled or abandoned: it charges no more
@@ -80,6 +81,10 @@ class LedgerError(InputError):
 
 class RunFolderError(InputError):
     """A run folder that belongs to another recipe, or that cannot be written."""
+
+
+class DeviceMemoryError(InputError):
+    """The model does not fit in the memory of the device; steps that were done before stay charged."""
 
 
 class BudgetError(DPDiffusersError):

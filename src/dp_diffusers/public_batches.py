@@ -73,16 +73,18 @@ class PublicBatches:
     ) -> None:
         """Adds weight x the gradient of the mean loss of the step's batch to each `grad`.
 
-        forget: called after each pass of at most `most_rows` rows, to drop what it has left in hooks.
+        forget: called after each pass of at most `most_rows` rows, to drop what it has left in hooks. Where a
+        pass raises, nothing was added.
         """
         size = self.settings.batch_size
+        total: list[Tensor | None] = [None] * len(parameters)
         for clean, labels, draws in self.parts(step, most_rows):
             objective = losses(clean, labels, draws).sum() * (self.settings.weight / size)
             found = torch.autograd.grad(objective, parameters, allow_unused=True)
-            for parameter, gradient in zip(parameters, found, strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            total = [_sum(so_far, gradient) for so_far, gradient in zip(total, found, strict=True)]
             forget()
+        for parameter, gradient in zip(parameters, total, strict=True):
+            parameter.grad = _sum(parameter.grad, gradient)
 
     def parts(self, step: int, most_rows: int) -> Iterator[tuple[Tensor, Tensor | None, Draws]]:
         """The batch of a step, at most `most_rows` rows at a time, on the device of the network."""
@@ -179,6 +181,12 @@ def _all_encoded(family: Family, images: np.ndarray) -> Tensor:
     starts = range(0, len(images), ENCODED_AT_ONCE)
     with torch.no_grad():
         return torch.cat([family.encode(images[start : start + ENCODED_AT_ONCE]) for start in starts])
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
 
 
 def _part(draws: Draws, part: slice) -> Draws:

@@ -29,16 +29,23 @@ from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evolution_population import Population, sampling_of
 from dp_diffusers.evolving import Evolution, require_evolvable
 from dp_diffusers.jobs import Job
+from dp_diffusers.out_of_memory import told_in_one_line
+from dp_diffusers.pass_size import sized
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_run
 from dp_diffusers.public_batches import PublicBatches, public_batches
-from dp_diffusers.recipe import GenerationSettings
+from dp_diffusers.recipe import GenerationSettings, RuntimeSettings
 from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import declared_size
 from dp_diffusers.row_store import forget
 from dp_diffusers.run_folder import RUN, RunFolder
-from dp_diffusers.saliency_choice import chosen_layers, rehearsed_candidates, require_query
+from dp_diffusers.saliency_choice import (
+    chosen_layers,
+    rehearsed_candidates,
+    require_query,
+    with_network,
+)
 from dp_diffusers.strategies import strategy_of
 from dp_diffusers.strategies.sapf import Sapf
 from dp_diffusers.training import Loop
@@ -50,10 +57,12 @@ class Model:
     """What is trained: the family, peft's configuration of its adapter, and public images mixed in.
 
     config: None where nothing is trained. candidates: where private images choose the layers, a copy of the
-    network with all that may be chosen; nothing is adapted until they have.
+    network with all that may be chosen; nothing is adapted until they have. runtime: the job's, with the rows
+    of a pass in numbers.
     """
 
     family: Family
+    runtime: RuntimeSettings
     config: Any = None
     public: PublicBatches | None = None
     candidates: Any = None
@@ -64,14 +73,15 @@ def run(job: Job, folder: RunFolder) -> Release:
     if not job.plan.not_private:
         _ = job.ledger_file  # the cheapest refusal first
         require_bounded(job.base.merged_from)
-    model = _prepared(job)
-    folder.create()
-    with folder.lock():
-        if (folder.read(RUN) or {}).get("done"):
-            raise RunFolderError(
-                f"another process has just finished {folder.root}", hint="run the same again"
-            )
-        return _run_alone(job, folder, model)
+    with told_in_one_line():
+        model = _prepared(job)
+        folder.create()
+        with folder.lock():
+            if (folder.read(RUN) or {}).get("done"):
+                raise RunFolderError(
+                    f"another process has just finished {folder.root}", hint="run the same again"
+                )
+            return _run_alone(replace(job, runtime=model.runtime), folder, model)
 
 
 def _prepared(job: Job) -> Model:
@@ -91,7 +101,7 @@ def _prepared(job: Job) -> Model:
         family.network.to(device)
         set_conditions(family, job.settings)
         require_sampler(family, sampling_of(job.evolution.generation))
-        return Model(family=family)
+        return Model(family=family, runtime=job.runtime)
     strategy, config, candidates = strategy_of(job.strategy), None, None
     if not isinstance(strategy, Sapf):
         config = strategy.apply(family.network, seed=training.seed)
@@ -104,7 +114,9 @@ def _prepared(job: Job) -> Model:
     if job.settings.get("generation"):
         require_sampler(family, sampling_of(GenerationSettings(**job.settings["generation"])))
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
-    return Model(family=family, config=config, public=public, candidates=candidates)
+    tried = family if candidates is None else with_network(family, candidates)
+    runtime = sized(job.runtime, tried, job.plan, training, job.progress)
+    return Model(family=family, runtime=runtime, config=config, public=public, candidates=candidates)
 
 
 def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:

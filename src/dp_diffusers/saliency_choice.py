@@ -53,7 +53,7 @@ def require_query(plan: Any, strategy: Any) -> None:
 
 def rehearsed_candidates(family: Family, strategy: Sapf, seed: int) -> nn.Module:
     """A copy of the network with adapters on every layer that may be chosen, rehearsed on random tensors."""
-    trial = _on(family, copy.deepcopy(family.network))
+    trial = with_network(family, copy.deepcopy(family.network))
     strategy.apply(trial.network, seed=seed, chosen=strategy.candidates(trial.network))
     trial.network.to(next(family.network.parameters()).device).train()
     rehearse(trial)
@@ -83,7 +83,7 @@ def chosen_layers(
     if saliency is None:
         asked = QueryKeys(keys)
         loop = Loop(
-            family=_on(family, candidates),
+            family=with_network(family, candidates),
             data=data,
             plan=plan,
             account=None,
@@ -108,8 +108,7 @@ def _asked(loop: Loop, candidates: nn.Module, plan: Any, account: Any, keys: Que
     box = saliency_gradient(candidates, query, keys, plan.fingerprint)
     loop.encodings.prepare(loop.progress)
     sampler = plan.sampler(loop.table.unit_count, keys)
-    for rows in loop.passes(0, sampler.units(0)):
-        loop.accumulate(box, rows, 0)
+    loop.gather(box, 0, sampler.units(0))
     return released_energies(box, layers, query, account.charge_query(NAME))  # pay, then noise
 
 
@@ -123,7 +122,7 @@ def _only_factors(network: nn.Module) -> list[str]:
     return layers
 
 
-def _on(family: Family, network: nn.Module) -> Family:
+def with_network(family: Family, network: nn.Module) -> Family:
     """The same family, texts included, on another network."""
     other = copy.copy(family)
     other.base = replace(family.base, network=network)

@@ -26,6 +26,7 @@ from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.encodings import encodings_of
 from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError
+from dp_diffusers.out_of_memory import fits, halved
 from dp_diffusers.public_batches import PublicBatches
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rows import Rows, RowTable
@@ -100,8 +101,7 @@ class Loop:
             try:
                 if self.account:
                     self.account.require_affordable()
-                for rows in self.passes(step, sampler.units(step)):
-                    self.accumulate(box, rows, step)
+                self.gather(box, step, sampler.units(step))
                 # pay, then noise; everything below is post-processing
                 box.release(step, self.account.charge(step) if self.account else None)
             except BudgetExhausted:
@@ -122,6 +122,28 @@ class Loop:
         self.complete = True
         saver.maybe_save(force=True)
 
+    def gather(self, box: Any, step: int, units: np.ndarray) -> None:
+        """All passes of a step into the box; out of memory, all of them again in smaller ones.
+
+        The rows and their draws are functions of (key, step, unit): the sum is the same however it is cut.
+        """
+
+        def gathered() -> None:
+            for rows in self.passes(step, units):
+                self.accumulate(box, rows, step)
+            box.finish()
+
+        self.until_it_fits(gathered, box.discard)
+
+    def until_it_fits(self, work: Callable[[], None], undo: Callable[[], None]) -> None:
+        """Work that takes `most_rows` rows at a time; out of memory, again with half of them from there on.
+
+        Raises `DeviceMemoryError` where one row at a time is too much.
+        """
+        while not fits(work, undo):
+            self.most_rows = halved(self.most_rows)
+            self.progress(message=f"out of memory: {self.most_rows} rows at a time from here on")
+
     def accumulate(self, box: Any, rows: Rows, step: int) -> None:
         """One pass: the rows' losses, whose they are, and their weights."""
         owner, weight = _tensor(rows.owner, self.device), _tensor(rows.weight, self.device)
@@ -133,15 +155,25 @@ class Loop:
 
     @property
     def most_rows(self) -> int:
-        """Rows in memory at once."""
+        """Rows in memory at once; `auto` is for those who have not asked `pass_size` for a number."""
         return AUTO_ROWS if self.runtime.rows_per_pass == "auto" else self.runtime.rows_per_pass
+
+    @most_rows.setter
+    def most_rows(self, rows: int) -> None:
+        self.runtime = self.runtime.model_copy(update={"rows_per_pass": rows})
 
     def add_public(self, box: Any, step: int) -> None:
         """Adds the gradient of a public batch, as it is, to what was released."""
-        if self.public is not None:
-            self.public.add_gradient(
+        if self.public is None:
+            return
+        public = self.public
+
+        def added() -> None:
+            public.add_gradient(
                 self.trainable, self.losses, step, most_rows=self.most_rows, forget=box.forget
             )
+
+        self.until_it_fits(added, box.forget)
 
     def row_losses(self, rows: Rows, step: int) -> torch.Tensor:
         """`[R]`: the losses of one pass, each row's draws a function of (key, step, unit)."""

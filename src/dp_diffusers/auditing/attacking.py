@@ -31,6 +31,7 @@ from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.loading import base_of_pipeline, load_base
 from dp_diffusers.errors import ParameterError, RunFolderError, positive
 from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.pass_size import sized
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rehearsal import rehearse
@@ -112,6 +113,7 @@ def audit(
     strategy_of(strategy or {"name": "lora"}).apply(family.network, seed=training.seed)
     family.network.to(device_of(runtime.device)).train()
     rehearse(family)
+    runtime = sized(runtime, family, plan, training, progress)
     held = GradientCanaries(
         family.network,
         _at_most(canaries, mechanism, shown),

@@ -92,13 +92,26 @@ class ClippedSum:
 
     def take(self) -> tuple[list[Tensor], float]:
         """The clipped sums, float64 in parameter order, and the sum over owners of +1/2 for each that was no
-        longer than the clip norm and -1/2 for each that was; the state is cleared for the next step."""
-        if self._pending is not None:
-            self._close(self._pending, set())
-        taken = self._totals, self._surplus
-        self._totals, self._surplus = self._zeros(), 0.0
-        self._pending, self._closed = None, set()
-        return taken
+        longer than the clip norm and -1/2 for each that was; the state is cleared for the next step, also
+        after an error: what one step has added never reaches another."""
+        try:
+            self.finish()
+            return self._totals, self._surplus
+        finally:
+            self._totals, self._surplus, self._pending, self._closed = [], 0.0, None, set()
+            self._totals = self._zeros()
+
+    def finish(self) -> None:
+        """Clips and adds the owners that are still open; none of them may get another row."""
+        last, self._pending = self._pending, None
+        if last is not None:
+            self._close(last, set())
+
+    def discard(self) -> None:
+        """Forgets the step so far; in place, as it is called when memory ran out."""
+        for total in self._totals:
+            total.zero_()
+        self._surplus, self._pending, self._closed = 0.0, None, set()
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in self._parameters]
@@ -130,10 +143,11 @@ class ClippedSum:
         factors = self._bounded_factors(norms)
         closing = usable.clone()
         closing[list(still_open)] = False
+        # before anything is added: an owner that an error has added in part can only be discarded
+        self._closed.update(owner for position, owner in enumerate(batch.ids) if position not in still_open)
         self._contract(batch, torch.where(closing[:, None], factors, 0.0), usable)
         below = norms.square().sum(1) <= self._clip_norm**2
         self._surplus += float((below[closing].to(torch.float64) - 0.5).sum())
-        self._closed.update(owner for position, owner in enumerate(batch.ids) if position not in still_open)
 
     def _bounded_factors(self, norms: Tensor) -> Tensor:
         """The rule's factors `[U, G]`. Raises `GuaranteeError` where an owner would exceed the clip norm."""

@@ -51,6 +51,14 @@ class PlainGradient:
         set_grads(self._parameters, released, self._expected_units)
         return released
 
+    def finish(self) -> None:
+        """Nothing is left open."""
+
+    def discard(self) -> None:
+        """Throws away what was accumulated since the last release."""
+        for total in self._totals:
+            total.zero_()
+
     def forget(self) -> None:
         """Nothing is left behind."""
 

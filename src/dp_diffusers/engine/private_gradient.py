@@ -45,6 +45,7 @@ class PrivateGradient:
     - An owner with a non-finite loss or gradient contributes exactly zero.
     - Pay, then noise: `release` redeems the receipt before it draws, and no step is released twice in a lane.
     - A step without any `accumulate` still releases noise.
+    - What `discard` threw away, or a `release` that failed has left, is in no later release.
     - With a `quantile` (clipping `adaptive`) the clip norm of a step follows from earlier releases alone.
 
     `quantile`: the count that moves the clip norm; its noise and that of the gradient are one release, and
@@ -126,6 +127,21 @@ class PrivateGradient:
             self._sum.clip_norm = self._quantile.followed(self._sum.clip_norm, share, self._start)
         set_grads(self._source.parameters, released, self._expected_units)
         return released
+
+    def finish(self) -> None:
+        """Clips the owners whose rows may still have gone on, so that `release` needs memory for noise alone.
+
+        Optional, after the last pass of a step: whatever runs out of memory here has not been paid for.
+        """
+        self._sum.finish()
+
+    def discard(self) -> None:
+        """Throws away, unseen, what was accumulated since the last release: nothing was paid or released.
+
+        The step may then be accumulated again from its beginning.
+        """
+        self._source.forget()
+        self._sum.discard()
 
     def forget(self) -> None:
         """Drops what a forward pass has left behind that will not be accumulated."""
