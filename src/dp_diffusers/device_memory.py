@@ -20,7 +20,7 @@ GROUPS: Final = Path("/sys/fs/cgroup")
 
 def give_back() -> None:
     """Returns what allocators keep for later: torch's on a GPU, the C library's where it can be told to."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.memory_reserved():
         torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)

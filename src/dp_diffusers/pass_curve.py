@@ -59,16 +59,15 @@ class Curve:
 
     def climb(self, trial: Callable[[int], Reading | None]) -> None:
         """Tries growing sizes while they promise something. trial: None where memory ran out."""
-        spent = 0.0
-        for rows in self._sizes():
-            if not self._worth(rows, spent):
-                return
+        rows, spent = 1, 0.0
+        while rows:
             reading = trial(rows)
             if reading is None:
                 self.too_large = True
                 return
             self.found.append(reading)
             spent += PASSES_OF_A_TRIAL * reading.seconds
+            rows = next((size for size in self._sizes() if self._worth(size, spent)), 0)
 
     def best(self) -> Reading:
         """The size to take, its bytes and seconds as far as they are known; one row where nothing fits."""
@@ -83,20 +82,14 @@ class Curve:
         return min(self.together, self.most)
 
     def _sizes(self) -> Iterator[int]:
-        """1, 2, 4, …, then the rows of a unit and its doublings, at last what a step can need."""
-        rows = 1
-        while rows < self._whole:
-            yield rows
-            rows *= 2
-        rows = self._whole
-        while rows < self.most:
-            yield rows
-            rows *= 2
-        yield self.most
+        """What may come next: all rows of a unit at once, or twice as many as last, up to what is needed."""
+        last = self.found[-1].rows
+        if last < self._whole:
+            yield self._whole
+        if last < self.most:
+            yield min(2 * last, self.most)
 
     def _worth(self, rows: int, spent: float) -> bool:
-        if not self.found:
-            return True
         last = self.found[-1]
         patience = max(LEAST_SECONDS, SHARE_OF_A_STEP * self.most * last.per_row)
         if spent + PASSES_OF_A_TRIAL * rows * last.per_row > patience or self.bytes_of(rows) > self.room:
@@ -152,5 +145,5 @@ def rows_needed(plan: Any, training: Any) -> int:
     units = min(units, getattr(mechanism, "max_units", None) or mechanism.population, mechanism.population)
     alone = plan.budget is not None and plan.budget.unit == "image"
     images = 1 if alone else training.max_images_per_unit
-    rows = units * training.noise_draws * training.augmentations * images
+    rows: int = units * training.noise_draws * training.augmentations * images
     return max(rows, training.public.batch_size if training.public else 1)

@@ -103,7 +103,8 @@ class _Trial:
 
     def reading(self, rows: int) -> Reading | None:
         """Peak bytes above what was held, and the times of the quicker pass; None where memory ran out."""
-        seconds, costs = [], []
+        seconds: list[float] = []
+        costs: list[float] = []
         box = self.plan.private_gradient(self.family.network, self.plan.fresh_keys())
 
         def both() -> None:
