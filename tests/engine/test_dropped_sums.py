@@ -1,0 +1,133 @@
+"""What the box forgets: sums that were discarded, and those of a step that failed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dp_diffusers.engine.clipping import ClippedSum
+from dp_diffusers.engine.quantile import Quantile
+from dp_diffusers.errors import GuaranteeError
+from engine_support import CLIP, Receipt, make_box, release
+
+ROWS = 6
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(3, 2)
+
+
+def add(box: Any, net: nn.Module, start: int = 0, stop: int = ROWS) -> None:
+    """One row of each owner from `start` to `stop`; every gradient is far longer than the clip norm."""
+    rows = (torch.arange(3.0 * ROWS).view(ROWS, 3) + 1)[start:stop]
+    box.accumulate(net(rows).square().sum(1), torch.arange(start, stop), torch.ones(stop - start))
+
+
+def alone(net: nn.Module) -> torch.Tensor:
+    box = make_box(net)
+    add(box, net)
+    return release(box)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_guarantee_a_discarded_sum_is_in_no_release(net: nn.Module, finished: bool) -> None:
+    expected, box = alone(net), make_box(net)
+    add(box, net)
+    if finished:
+        box.finish()
+    box.discard()
+    add(box, net)
+    assert float((release(box) - expected).norm()) < 1e-5 * CLIP
+    add(box, net)
+    box.discard()
+    assert float(release(box, 1).norm()) < 1e-5 * CLIP
+
+
+def test_a_discarded_count_is_in_no_release(net: nn.Module) -> None:
+    """Six units are far above the clip norm: the noisy share says so unless they were thrown away."""
+    quantile = Quantile(target=0.5, rate=0.2, noise=1e-9)
+    for discarded, expected in ((False, 0.0), (True, 0.5)):
+        box = make_box(net, clipping="adaptive", quantile=quantile, expected_units=ROWS)
+        add(box, net)
+        box.finish()
+        if discarded:
+            box.discard()
+        release(box)
+        moved = box.state_dict()["clip_norm"] / CLIP
+        assert moved == pytest.approx(float(torch.tensor(0.2 * (0.5 - expected)).exp()), rel=1e-6)
+
+
+def test_finishing_changes_no_sum_and_closes_every_owner(net: nn.Module) -> None:
+    expected, box = alone(net), make_box(net)
+    add(box, net)
+    box.finish()
+    with pytest.raises(GuaranteeError, match="came back"):
+        add(box, net)
+    box.finish()
+    assert torch.equal(release(box), expected)
+
+
+class Failing:
+    """Contractions that add the sum and fail then, as long as they are told to."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.on = True
+        real = ClippedSum._contract
+
+        def contract(this: ClippedSum, *rest: Any) -> None:
+            real(this, *rest)
+            if self.on:
+                raise MemoryError
+
+        patch.setattr(ClippedSum, "_contract", contract)
+
+
+def test_guarantee_an_owner_that_was_added_when_it_failed_does_not_come_back(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, failing = make_box(net), Failing(monkeypatch)
+    add(box, net, 0, 2)
+    with pytest.raises(MemoryError):
+        add(box, net, 2, 4)
+    failing.on = False
+    with pytest.raises(GuaranteeError, match="came back"):
+        add(box, net, 0, 2)
+
+
+def test_guarantee_a_release_that_failed_leaves_nothing_for_the_next(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that was paid for and not released would add to what one unit moves in the next one."""
+    box, failing = make_box(net), Failing(monkeypatch)
+    add(box, net)
+    receipt = Receipt(0, box._keys.lane)
+    with pytest.raises(MemoryError):
+        box.release(0, receipt)
+    failing.on = False
+    with pytest.raises(GuaranteeError, match="already released"):
+        box.release(0, Receipt(0, box._keys.lane))
+    assert float(release(box, 1).norm()) < 1e-5 * CLIP
+
+
+@pytest.mark.planted
+def test_planted_sum_that_a_failed_release_leaves(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are cleared once they were taken, and stay where taking them fails."""
+
+    def take(self: ClippedSum) -> Any:
+        self.finish()
+        taken = self._totals, self._surplus
+        self._totals, self._surplus, self._closed = self._zeros(), 0.0, set()
+        return taken
+
+    monkeypatch.setattr(ClippedSum, "take", take)
+    box, failing = make_box(net), Failing(monkeypatch)
+    add(box, net)
+    with pytest.raises(MemoryError):
+        box.release(0, Receipt(0, box._keys.lane))
+    failing.on = False
+    assert float(release(box, 1).norm()) > CLIP
