@@ -19,6 +19,7 @@ from dp_diffusers.checkpoint import Saver
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.plain_gradient import PlainGradient
 from dp_diffusers.engine.private_gradient import PrivateGradient
+from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.engine.sampling import PoissonSampler
 from dp_diffusers.errors import DeviceMemoryError, ExitCode, GuaranteeError, ParameterError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
@@ -56,11 +57,14 @@ class Account:
 class Plan:
     """What the loop asks of a plan, with next to no noise; `private` or not."""
 
-    noise_multiplier, budget = 1e-3, SimpleNamespace(epsilon=1.0)
+    noise_multiplier, budget = 1e-3, SimpleNamespace(epsilon=1.0, unit="image")
     mechanism = DPSGD(steps=STEPS, expected_units=11, population=12)
 
     def __init__(self, private: bool) -> None:
         self.not_private = not private
+
+    def fresh_keys(self) -> RunKeys:
+        return RunKeys.for_tests(1)
 
     def sampler(self, units: int, keys: Any) -> PoissonSampler:
         return PoissonSampler(units, 11 / 12, keys)

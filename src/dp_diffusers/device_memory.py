@@ -71,7 +71,7 @@ class ProcessMemory:
 
     def free(self) -> int:
         """Raises `OSError` where the system does not tell."""
-        return min(_available(), *_left_in_groups(), *_left_of_limit())
+        return min([_available(), *_left_in_groups(), *_left_of_limit()])
 
     def used(self) -> int:
         """The resident set."""
@@ -116,7 +116,8 @@ def _kilobytes(file: Path, name: str) -> int:
 
 def _left_in_groups() -> Iterator[int]:
     """What the limit of each control group that this process is in leaves, of either version."""
-    for line in (PROC / "self" / "cgroup").read_text().splitlines():
+    file = PROC / "self" / "cgroup"
+    for line in file.read_text().splitlines() if file.exists() else ():
         _, kinds, path = line.split(":", 2)
         if kinds == "":
             yield from _left_above(GROUPS, path, "memory.max", "memory.current", "inactive_file")
