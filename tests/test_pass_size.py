@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from dp_diffusers import device_memory, pass_size
+from dp_diffusers.cli.main import main
 from dp_diffusers.device_memory import ProcessMemory, memory_of
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.finetuning import train
@@ -225,3 +227,21 @@ def test_a_training_says_how_many_rows_and_reads_no_private_image_before(
     train(Recipe.load(tiny_recipe, ["runtime.rows_per_pass=auto"]), tmp_path / "run", progress)
     assert order == ["rows", "ledger", "data"]
     assert "rows_per_pass: auto" in (tmp_path / "run" / "recipe.yaml").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", ["auto", "3"])
+def test_plan_measures_and_touches_nothing(
+    rows: str, tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    before = sorted(tmp_path.rglob("*"))
+    command = ["plan", str(tiny_recipe), "--measure", "--set", f"runtime.rows_per_pass={rows}"]
+    assert main([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["memory_bytes"] > 10**8
+    assert 1e-5 < document["seconds_per_step"] < 60
+    assert document["rows_per_pass"] == 3 if rows == "3" else 2 <= document["rows_per_pass"] <= 46
+    assert main(command) == 0
+    assert "at a time (measured here)" in capsys.readouterr().out
+    assert sorted(tmp_path.rglob("*")) == before

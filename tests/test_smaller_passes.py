@@ -315,6 +315,14 @@ def _driver() -> None:
     raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
 
+def _convolution() -> None:
+    raise RuntimeError("could not create a primitive")
+
+
+def _unknown_convolution() -> None:
+    raise RuntimeError("could not create a primitive descriptor for a convolution forward propagation")
+
+
 @pytest.mark.parametrize(
     ("work", "memory"),
     [
@@ -323,6 +331,8 @@ def _driver() -> None:
         (_backward, True),
         (_wrapped, True),
         (_driver, True),
+        (_convolution, True),
+        (_unknown_convolution, False),
         (_refused, False),
         (lambda: torch.zeros(2) @ torch.zeros(3), False),
         (lambda: {}["key"], False),

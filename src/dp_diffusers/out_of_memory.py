@@ -19,6 +19,7 @@ from dp_diffusers.errors import DeviceMemoryError, DPDiffusersError
 TEXTS: Final = (
     "can't allocate memory",  # torch's allocator on a CPU
     "not enough memory",  # the same on Windows
+    "could not create a memory",  # oneDNN's convolutions on a CPU
     "out of memory",  # the driver of a GPU, where torch does not ask its own allocator
     "ALLOC_FAILED",  # cuBLAS, cuDNN
 )
@@ -36,11 +37,16 @@ def is_out_of_memory(error: BaseException | None) -> bool:
             return False
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             return True
-        if isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS):
+        if isinstance(error, RuntimeError) and _tells(str(error)):
             return True
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return False
+
+
+def _tells(text: str) -> bool:
+    """oneDNN says of a primitive that it found no room for what it says of none else."""
+    return any(known in text for known in TEXTS) or text.endswith("could not create a primitive")
 
 
 def fits(work: Callable[[], None], undo: Callable[[], None]) -> bool:

@@ -143,7 +143,14 @@ def rows_needed(plan: Any, training: Any) -> int:
     expected, rate = mechanism.expected_units, mechanism.sampling_probability
     units = math.ceil(expected + 5 * math.sqrt(expected * (1 - rate)))
     units = min(units, getattr(mechanism, "max_units", None) or mechanism.population, mechanism.population)
+    public = training.public.batch_size if training.public else 1
+    rows: int = max(units * rows_of_a_unit(plan, training), public)
+    return rows
+
+
+def rows_of_a_unit(plan: Any, training: Any) -> int:
+    """Rows that a unit has at most in a step."""
     alone = plan.budget is not None and plan.budget.unit == "image"
     images = 1 if alone else training.max_images_per_unit
-    rows: int = units * training.noise_draws * training.augmentations * images
-    return max(rows, training.public.batch_size if training.public else 1)
+    rows: int = training.noise_draws * training.augmentations * images
+    return rows

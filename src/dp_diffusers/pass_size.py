@@ -16,6 +16,7 @@ import torch
 from dp_diffusers.device_memory import DeviceMemory, give_back, memory_of
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
+from dp_diffusers.errors import counted
 from dp_diffusers.out_of_memory import fits
 from dp_diffusers.pass_curve import Curve, Reading, rows_needed
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
@@ -38,7 +39,7 @@ class PassSize:
 
     def __str__(self) -> str:
         about = "" if self.bytes is None else f", about {self.bytes / 1e9:.1f} GB"
-        return f"{self.rows} rows at a time{about}"
+        return f"{counted(self.rows, 'row')} at a time{about}"
 
 
 def pass_size(
@@ -51,16 +52,22 @@ def pass_size(
 ) -> PassSize:
     """The largest pass that fits and is needed; on a CPU, none that is slower a row than a smaller one.
 
-    family: adapted, on its device, rehearsed. memory: that of the device, unless given.
+    family: adapted, on its device, rehearsed. memory: that of the device, unless given. Of a number of rows
+    that the settings give it finds out as well what they take; it is lower where they do not fit.
     """
+    given = runtime.rows_per_pass
     device = next(family.network.parameters()).device
     memory = memory or memory_of(device)
     if memory is None:
-        return PassSize(rows=UNMEASURED)
+        return PassSize(rows=UNMEASURED if given == "auto" else given)
     together = training.noise_draws * training.augmentations
     room = SHARE * (memory.free() - _kept_later(family, plan, device))
+    most = rows_needed(plan, training)
     curve = Curve(
-        most=rows_needed(plan, training), together=together, room=int(room), by_time=device.type == "cpu"
+        most=most if given == "auto" else min(most, given),
+        together=together,
+        room=int(room),
+        by_time=given == "auto" and device.type == "cpu",
     )
     give_back()
     held = memory.used()

@@ -30,7 +30,7 @@ from dp_diffusers.evolution_population import Population, sampling_of
 from dp_diffusers.evolving import Evolution, require_evolvable
 from dp_diffusers.jobs import Job
 from dp_diffusers.out_of_memory import told_in_one_line
-from dp_diffusers.pass_size import sized
+from dp_diffusers.pass_size import PassSize, pass_size, sized
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_run
 from dp_diffusers.public_batches import PublicBatches, public_batches
@@ -67,6 +67,11 @@ class Model:
     public: PublicBatches | None = None
     candidates: Any = None
 
+    @property
+    def largest(self) -> Family:
+        """With all that a pass may have to take the gradient of."""
+        return self.family if self.candidates is None else with_network(self.family, self.candidates)
+
 
 def run(job: Job, folder: RunFolder) -> Release:
     """Trains, or goes on with it, and writes the release. Raises what the parts raise."""
@@ -82,6 +87,19 @@ def run(job: Job, folder: RunFolder) -> Release:
                     f"another process has just finished {folder.root}", hint="run the same again"
                 )
             return _run_alone(replace(job, runtime=model.runtime), folder, model)
+
+
+def measured(job: Job) -> PassSize | None:
+    """What a pass of this job takes here, on random tensors; None for an evolution, which has no passes.
+
+    Nothing private is touched, no ledger and no folder. Raises what `run` raises before those.
+    """
+    once = job.runtime.model_copy(update={"rows_per_pass": 1})  # it is measured here, not twice
+    with told_in_one_line():
+        model = _prepared(replace(job, runtime=once))
+        if job.evolution is not None:
+            return None
+        return pass_size(model.largest, job.plan, job.training, job.runtime)
 
 
 def _prepared(job: Job) -> Model:
@@ -114,9 +132,9 @@ def _prepared(job: Job) -> Model:
     if job.settings.get("generation"):
         require_sampler(family, sampling_of(GenerationSettings(**job.settings["generation"])))
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
-    tried = family if candidates is None else with_network(family, candidates)
-    runtime = sized(job.runtime, tried, job.plan, training, job.progress)
-    return Model(family=family, runtime=runtime, config=config, public=public, candidates=candidates)
+    model = Model(family=family, runtime=job.runtime, config=config, public=public, candidates=candidates)
+    model.runtime = sized(job.runtime, model.largest, job.plan, training, job.progress)
+    return model
 
 
 def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:

@@ -25,7 +25,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.encodings import encodings_of
-from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError
+from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError, counted
 from dp_diffusers.out_of_memory import fits, halved
 from dp_diffusers.public_batches import PublicBatches
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
@@ -142,7 +142,7 @@ class Loop:
         """
         while not fits(work, undo):
             self.most_rows = halved(self.most_rows)
-            self.progress(message=f"out of memory: {self.most_rows} rows at a time from here on")
+            self.progress(message=f"out of memory: {counted(self.most_rows, 'row')} at a time from here on")
 
     def accumulate(self, box: Any, rows: Rows, step: int) -> None:
         """One pass: the rows' losses, whose they are, and their weights."""

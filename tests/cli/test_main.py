@@ -237,6 +237,7 @@ def test_plan_needs_neither_torch_nor_the_images(tmp_path: Path) -> None:
         "epsilon_rdp",
         "memory_bytes",
         "seconds_per_step",
+        "rows_per_pass",
     }
     assert 1.98 <= document["epsilon"] <= 2
     assert document["seconds_per_step"] is None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FLOAT = 4  # bytes
 LOADED_LIBRARIES = 500_000_000  # torch, diffusers, peft in a process
 KEPT_PER_LAYER = 8  # activations that the backward pass keeps per residual block, in units of its width
-ROWS_AUTO = 256
+ROWS_AUTO = 32  # about what a CPU is quickest with; on a GPU a training takes as many as fit
 TENSORS = {
     "attention": r"\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)\.",
     "bias": r"\.bias$|norm[\w.]*\.weight$",

@@ -1,7 +1,7 @@
 """Verbs that come before any image is read: `init` and `plan`.
 
-Guarantees that neither opens `data.path` nor loads torch. May import typer and pathlib at the top.
-The JSON of `plan` is the design's contract.
+Guarantees that neither opens `data.path`, nor loads torch unless `plan --measure` asks for it. May import
+typer and pathlib at the top. The JSON of `plan` is the design's contract.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dp_diffusers.cli.options import Json, Overrides, Quiet, RecipeFile
 from dp_diffusers.cli.output import answer, configure, say
 
 if TYPE_CHECKING:
+    from dp_diffusers.cli.measuring import Needs
     from dp_diffusers.recipe import Recipe
 
 
@@ -79,18 +80,24 @@ def init(
 def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure", help="Load the base, and measure memory and time of a step on random tensors."
+        ),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Say what a recipe will cost, before anything is touched."""
     configure(json=json, quiet=quiet)
-    from dp_diffusers.cli.memory import estimate_memory
+    from dp_diffusers.cli.measuring import estimated, measured
     from dp_diffusers.recipe import Recipe
 
     settings = Recipe.load(recipe, overrides or ())
     calibrated = settings.plan()
-    memory = estimate_memory(settings)
     _note_what_is_missing(settings)
+    needs = measured(settings, calibrated) if measure else estimated(settings)
     document = {
         "epsilon": None if calibrated.not_private else calibrated.epsilon,
         "delta": calibrated.delta,
@@ -99,10 +106,11 @@ def plan(
         "steps": settings.mechanism.steps,
         "expected_units": settings.mechanism.expected_units,
         "epsilon_rdp": calibrated.epsilon_rdp,
-        "memory_bytes": memory,
-        "seconds_per_step": None,
+        "memory_bytes": needs.memory_bytes,
+        "seconds_per_step": needs.seconds_per_step,
+        "rows_per_pass": needs.rows_per_pass,
     }
-    answer(_in_words(settings, recipe, overrides or (), calibrated, memory), document)
+    answer(_in_words(settings, recipe, overrides or (), calibrated, needs), document)
 
 
 def _note_what_is_missing(settings: Recipe) -> None:
@@ -118,19 +126,12 @@ def _note_what_is_missing(settings: Recipe) -> None:
         say(f"note: {note}")
 
 
-def _in_words(
-    settings: Recipe, file: Path, overrides: Sequence[str], calibrated: Any, memory: int | None
-) -> str:
+def _in_words(settings: Recipe, file: Path, overrides: Sequence[str], calibrated: Any, needs: Needs) -> str:
     """The plan, what it will take in memory, and every default that the recipe leaves to us."""
     from dp_diffusers.recipe import defaulted
     from dp_diffusers.recipe.file import read
 
-    lines = [calibrated.explain().rstrip(), ""]
-    if memory is not None:
-        lines.append(f"memory while training: about {memory / 1e9:.1f} GB (estimated from the base's config)")
-    else:
-        lines.append(f"memory while training: unknown until base {settings.base} is there")
-    lines.append("")
+    lines = [calibrated.explain().rstrip(), "", *needs.in_words, ""]
     lines.append("defaults taken:")
     given = read(file, overrides).value
     for key, value in defaulted(given, settings.model_dump()).items():

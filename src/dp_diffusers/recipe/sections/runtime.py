@@ -20,7 +20,7 @@ def _rows(value: object) -> object:
         return value
     raise RefusedValueError(
         f"expected runtime.rows_per_pass to be auto or a whole number > 0, got {shown(value)}",
-        "auto takes 256 rows or fewer",
+        "auto tries how many fit",
     )
 
 
@@ -34,7 +34,9 @@ class RuntimeSettings(Section):
         "or better",
     )
     rows_per_pass: Annotated[Literal["auto"] | int, BeforeValidator(_rows)] = Field(
-        default="auto", description="rows in memory at once"
+        default="auto",
+        description="rows in memory at once, at most; auto tries on random tensors how many fit, on a CPU "
+        "also how many are quickest; where memory runs out, half as many do the step again",
     )
     compile: Annotated[bool, only("runtime.compile", False, "models are not compiled; leave it out")] = Field(
         default=False, description="torch.compile: false in this version"
