@@ -206,6 +206,22 @@ def test_free_memory_is_the_least_that_machine_group_and_limit_leave(
     write("groups/there/memory.stat", "anon 5\ninactive_file 50000\n")
     write("groups/there/run/memory.max", "max")
     assert memory.free() == 150_000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert memory.free() == 75_000, "two processes of one training"
+
+
+def test_memory_of_a_gpu_counts_what_torch_keeps_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        "memory_reserved": 70,
+        "memory_allocated": 50,
+        "mem_get_info": (100, 1000),
+        "max_memory_allocated": 60,
+    }
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    memory = memory_of(torch.device("cuda"))
+    assert memory is not None
+    assert (memory.free(), memory.used(), memory.peak()) == (120, 50, 60)
 
 
 @pytest.mark.slow

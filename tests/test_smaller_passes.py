@@ -230,7 +230,7 @@ def test_planted_sum_that_is_not_dropped(make: Callable[..., Any], monkeypatch: 
     """The rows of the passes before the error are there twice."""
     loop, expected, _ = make()
     trained(loop)
-    monkeypatch.setattr(PrivateGradient, "discard", lambda self: self.forget())
+    monkeypatch.setattr(PrivateGradient, "start_over", lambda self: self.forget())
     loop, found, _ = make(3, spared=3)
     with pytest.raises(GuaranteeError, match="came back"):  # the box has noticed
         trained(loop)
@@ -248,9 +248,11 @@ def test_planted_rows_that_are_forgotten(make: Callable[..., Any], monkeypatch: 
 
     def continued(self: Loop, box: Any, step: int, units: np.ndarray) -> None:
         rest = iter(list(self.passes(step, units)))
-        self.until_it_fits(lambda: [self.accumulate(box, rows, step) for rows in rest] and None, box.discard)
+        self.until_it_fits(
+            lambda: [self.accumulate(box, rows, step) for rows in rest] and None, box.start_over
+        )
 
-    monkeypatch.setattr(Loop, "gather", continued)
+    monkeypatch.setattr(Loop, "collect", continued)
     loop, found, _ = make(15, spared=1)
     trained(loop)
     assert apart(found, expected) > 0.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Protocol
@@ -70,8 +71,9 @@ class ProcessMemory:
     """The resident set of this process on Linux; free is the least that machine, groups and limits leave."""
 
     def free(self) -> int:
-        """Raises `OSError` where the system does not tell."""
-        return min([_available(), *_left_in_groups(), *_left_of_limit()])
+        """Raises `OSError` where the system does not tell. Processes of one training share the machine."""
+        machine = [_available(), *_left_in_groups()]
+        return min([min(machine) // _beside(), *_left_of_limit()])
 
     def used(self) -> int:
         """The resident set."""
@@ -96,6 +98,12 @@ def memory_of(device: torch.device) -> DeviceMemory | None:
         found.free()
         return found if device.type == "cpu" and found.peak() else None
     return None
+
+
+def _beside() -> int:
+    """Processes of this training on this machine, as torchrun and accelerate say."""
+    said = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(said)) if said.isdecimal() else 1
 
 
 def _of_status(name: str) -> int:

@@ -125,7 +125,7 @@ class _Trial:
                 costs.append(time.process_time() - spent)
 
         self.memory.restart()
-        if not fits(both, box.discard):
+        if not fits(both, box.start_over):
             return None
         taken = max(0, self.memory.peak() - self.held)
         return Reading(rows=rows, bytes=taken, seconds=min(seconds), cost=min(costs))

@@ -108,7 +108,7 @@ def _asked(loop: Loop, candidates: nn.Module, plan: Any, account: Any, keys: Que
     box = saliency_gradient(candidates, query, keys, plan.fingerprint)
     loop.encodings.prepare(loop.progress)
     sampler = plan.sampler(loop.table.unit_count, keys)
-    loop.gather(box, 0, sampler.units(0))
+    loop.collect(box, 0, sampler.units(0))
     return released_energies(box, layers, query, account.charge_query(NAME))  # pay, then noise
 
 

@@ -101,7 +101,7 @@ class Loop:
             try:
                 if self.account:
                     self.account.require_affordable()
-                self.gather(box, step, sampler.units(step))
+                self.collect(box, step, sampler.units(step))
                 # pay, then noise; everything below is post-processing
                 box.release(step, self.account.charge(step) if self.account else None)
             except BudgetExhausted:
@@ -122,18 +122,18 @@ class Loop:
         self.complete = True
         saver.maybe_save(force=True)
 
-    def gather(self, box: Any, step: int, units: np.ndarray) -> None:
+    def collect(self, box: Any, step: int, units: np.ndarray) -> None:
         """All passes of a step into the box; out of memory, all of them again in smaller ones.
 
         The rows and their draws are functions of (key, step, unit): the sum is the same however it is cut.
         """
 
-        def gathered() -> None:
+        def collected() -> None:
             for rows in self.passes(step, units):
                 self.accumulate(box, rows, step)
             box.finish()
 
-        self.until_it_fits(gathered, box.discard)
+        self.until_it_fits(collected, box.start_over)
 
     def until_it_fits(self, work: Callable[[], None], undo: Callable[[], None]) -> None:
         """Work that takes `most_rows` rows at a time; out of memory, again with half of them from there on.

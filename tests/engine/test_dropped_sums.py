@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dp_diffusers.engine.clipping import ClippedSum
+from dp_diffusers.engine.clipping import ClippedSum, _Pending
 from dp_diffusers.engine.quantile import Quantile
 from dp_diffusers.errors import GuaranteeError
 from engine_support import CLIP, Receipt, make_box, release
@@ -40,11 +40,11 @@ def test_guarantee_a_discarded_sum_is_in_no_release(net: nn.Module, finished: bo
     add(box, net)
     if finished:
         box.finish()
-    box.discard()
+    box.start_over()
     add(box, net)
     assert float((release(box) - expected).norm()) < 1e-5 * CLIP
     add(box, net)
-    box.discard()
+    box.start_over()
     assert float(release(box, 1).norm()) < 1e-5 * CLIP
 
 
@@ -56,7 +56,7 @@ def test_a_discarded_count_is_in_no_release(net: nn.Module) -> None:
         add(box, net)
         box.finish()
         if discarded:
-            box.discard()
+            box.start_over()
         release(box)
         moved = box.state_dict()["clip_norm"] / CLIP
         assert moved == pytest.approx(float(torch.tensor(0.2 * (0.5 - expected)).exp()), rel=1e-6)
@@ -97,6 +97,38 @@ def test_guarantee_an_owner_that_was_added_when_it_failed_does_not_come_back(
     failing.on = False
     with pytest.raises(GuaranteeError, match="came back"):
         add(box, net, 0, 2)
+
+
+def moved_by_the_first(net: nn.Module, patch: pytest.MonkeyPatch) -> float:
+    """What owner 0 moves a release, in clip norms, where the second pass failed once the first was added."""
+    failing, found = Failing(patch), []
+    for start in (0, 1):
+        box, failing.on = make_box(net), True
+        add(box, net, start, 3)
+        with pytest.raises(MemoryError):
+            add(box, net, 3, 4)
+        failing.on = False
+        found.append(release(box))
+    return float((found[0] - found[1]).norm()) / CLIP
+
+
+def test_guarantee_a_pass_that_was_added_when_it_failed_is_not_added_again(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who goes on without `start_over` has a wrong sum, and no unit in it twice."""
+    assert 0.99 < moved_by_the_first(net, monkeypatch) <= 1 + 1e-5
+
+
+@pytest.mark.planted
+def test_planted_pass_that_stays_open_when_it_failed(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(self: ClippedSum, ids: Any, gradients: Any, usable: torch.Tensor) -> None:
+        now = _Pending(ids=ids, gradients=list(gradients), usable=usable)
+        if self._pending is not None:
+            self._close(self._pending, self._carry_over(self._pending, now))
+        self._pending = now
+
+    monkeypatch.setattr(ClippedSum, "add", late)
+    assert moved_by_the_first(net, monkeypatch) > 1.9
 
 
 def test_guarantee_a_release_that_failed_leaves_nothing_for_the_next(

@@ -285,7 +285,7 @@ def test_nothing_un_noised_is_public() -> None:
     box = make_box(nn.Linear(2, 2))
     public = {name for name in dir(box) if not name.startswith("_")}
     assert public == {
-        *("accumulate", "finish", "discard", "release", "parameters", "mean_noise_std", "forget"),
+        *("accumulate", "finish", "start_over", "release", "parameters", "mean_noise_std", "forget"),
         *("state_dict", "load_state_dict"),  # of the clip norm, which is released
     }
     assert repr(box).startswith("PrivateGradient(parameters=2, RunKeys(lane=")

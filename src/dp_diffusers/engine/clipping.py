@@ -86,9 +86,12 @@ class ClippedSum:
         """Takes one pass: `gradients [U, *shape]` (kept, and added to), `usable [U]` false for a non-finite
         owner."""
         self.refuse_returning(ids)
-        last, self._pending = self._pending, _Pending(ids=ids, gradients=list(gradients), usable=usable)
+        # the last pass is let go before it is added: after an error it is not added once more
+        last, self._pending = self._pending, None
+        now = _Pending(ids=ids, gradients=list(gradients), usable=usable)
         if last is not None:
-            self._close(last, self._carry_over(last, self._pending))
+            self._close(last, self._carry_over(last, now))
+        self._pending = now
 
     def take(self) -> tuple[list[Tensor], float]:
         """The clipped sums, float64 in parameter order, and the sum over owners of +1/2 for each that was no
@@ -107,7 +110,7 @@ class ClippedSum:
         if last is not None:
             self._close(last, set())
 
-    def discard(self) -> None:
+    def start_over(self) -> None:
         """Forgets the step so far; in place, as it is called when memory ran out."""
         for total in self._totals:
             total.zero_()
@@ -143,7 +146,7 @@ class ClippedSum:
         factors = self._bounded_factors(norms)
         closing = usable.clone()
         closing[list(still_open)] = False
-        # before anything is added: an owner that an error has added in part can only be discarded
+        # before anything is added: one that an error has added in part does not come back
         self._closed.update(owner for position, owner in enumerate(batch.ids) if position not in still_open)
         self._contract(batch, torch.where(closing[:, None], factors, 0.0), usable)
         below = norms.square().sum(1) <= self._clip_norm**2

@@ -54,7 +54,7 @@ class PlainGradient:
     def finish(self) -> None:
         """Nothing is left open."""
 
-    def discard(self) -> None:
+    def start_over(self) -> None:
         """Throws away what was accumulated since the last release."""
         for total in self._totals:
             total.zero_()

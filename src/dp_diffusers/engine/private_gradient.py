@@ -45,7 +45,7 @@ class PrivateGradient:
     - An owner with a non-finite loss or gradient contributes exactly zero.
     - Pay, then noise: `release` redeems the receipt before it draws, and no step is released twice in a lane.
     - A step without any `accumulate` still releases noise.
-    - What `discard` threw away, or a `release` that failed has left, is in no later release.
+    - What `start_over` threw away, or a `release` that failed has left, is in no later release.
     - With a `quantile` (clipping `adaptive`) the clip norm of a step follows from earlier releases alone.
 
     `quantile`: the count that moves the clip norm; its noise and that of the gradient are one release, and
@@ -135,13 +135,13 @@ class PrivateGradient:
         """
         self._sum.finish()
 
-    def discard(self) -> None:
+    def start_over(self) -> None:
         """Throws away, unseen, what was accumulated since the last release: nothing was paid or released.
 
         The step may then be accumulated again from its beginning.
         """
         self._source.forget()
-        self._sum.discard()
+        self._sum.start_over()
 
     def forget(self) -> None:
         """Drops what a forward pass has left behind that will not be accumulated."""
