@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from dp_diffusers import device_memory, pass_size
+from dp_diffusers import device_memory, out_of_memory, pass_size
 from dp_diffusers.cli.main import main
 from dp_diffusers.device_memory import ProcessMemory, memory_of
 from dp_diffusers.diffusion.family import family_of
@@ -165,6 +165,7 @@ def test_memory_that_runs_out_while_measuring_is_an_answer(
         return real(clean, *rest)
 
     monkeypatch.setattr(family, "row_losses", losses)
+    monkeypatch.setattr(out_of_memory, "gc", SimpleNamespace(collect=lambda: 0))
     found = pass_size.pass_size(
         family, Plan(private=True), TrainingSettings(noise_draws=2), RuntimeSettings(), memory=Fake(10**9)
     )
