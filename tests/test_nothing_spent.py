@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import dp_diffusers as dpd
-from dp_diffusers.errors import DataError, LedgerError, ParameterError, RunFolderError
+from dp_diffusers.errors import DataError, DeviceMemoryError, LedgerError, ParameterError, RunFolderError
 from dp_diffusers.finetuning import train
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe, RuntimeSettings
@@ -57,7 +57,7 @@ def test_guarantee_a_pass_that_fails_costs_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "row_losses", fail)
-        with pytest.raises(MemoryError):
+        with pytest.raises(DeviceMemoryError):
             train(Recipe.load(tiny_recipe), tmp_path / "run")
     assert charges(tmp_path / "tiny.ledger") == []
     assert _spent(tmp_path / "tiny.ledger") == 0

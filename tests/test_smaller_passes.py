@@ -170,7 +170,13 @@ def apart(first: list[Tensor], second: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("where", "private"), [("forward", True), ("sum", True), ("finish", True), ("forward", False)]
+    ("where", "private"),
+    [
+        ("forward", True),
+        ("sum", True),
+        pytest.param("finish", True, marks=pytest.mark.slow),
+        ("forward", False),
+    ],
 )
 def test_guarantee_out_of_memory_releases_the_same_sum_and_pays_once(
     make: Callable[..., Any], where: str, private: bool
