@@ -97,14 +97,16 @@ def logged(path: Path) -> Callable[[Any], Any]:
 
 
 def cheap_trainings(replace: Callable[[Any, str, Any], None]) -> None:
-    """Plans and answers of the accountant are made once, and no fresh process verifies a certificate.
+    """Plans and answers of the accountant are made once, no fresh process verifies a certificate, and no pass
+    is measured.
 
     `replace`: `setattr`, or that of a monkeypatch. Tests verify certificates themselves.
     """
-    from dp_diffusers import release
+    from dp_diffusers import pass_size, release
     from dp_diffusers.privacy import accountant, calibration
     from dp_diffusers.recipe import Recipe
 
+    replace(pass_size, "memory_of", lambda device: None)
     replace(release, "verify_in_a_fresh_process", lambda folder: None)
     replace(Recipe, "plan", remembered(Recipe.plan, plan_key))
     replace(accountant, "epsilon", remembered(accountant.epsilon, epsilon_key))
