@@ -7,6 +7,7 @@ standard library at the top. The numbers are those of the design's JSON document
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_diffusers.cli.memory import estimate_memory
@@ -48,7 +49,13 @@ def measured(recipe: Recipe, plan: Any) -> Needs:
     from dp_diffusers.jobs import job_of_recipe
     from dp_diffusers.pass_curve import rows_of_a_unit
 
-    job = job_of_recipe(recipe, plan, recipe.model_dump(mode="json"), lambda **facts: _told(facts))
+    job = job_of_recipe(
+        recipe,
+        plan,
+        recipe.model_dump(mode="json"),
+        lambda **facts: _told(facts),
+        safe=Path("private"),  # of a run folder that there is not: no image is opened
+    )
     size = running.measured(job)
     if size is None or size.bytes is None or size.seconds is None:
         say("note: there is nothing here that could be measured")
