@@ -11,13 +11,18 @@ import torch
 
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
-from dp_diffusers.engine.dry_run import dry_run
+from dp_diffusers.engine.dry_run import Losses, dry_run
 
 ROWS = 4
 
 
 def rehearse(family: Family) -> None:
     """Raises `ModelError` naming the layer that mixes rows or the tensor that the gradient rules miss."""
+    dry_run(family.network, random_losses(family), rows=ROWS)
+
+
+def random_losses(family: Family) -> Losses:
+    """Losses of random rows by their numbers, 0 to `ROWS` - 1."""
     generator = torch.Generator().manual_seed(0)
     device = next(family.network.parameters()).device
     clean = torch.randn(ROWS, *family.shape, generator=generator).clamp(-1, 1).to(device)
@@ -35,4 +40,4 @@ def rehearse(family: Family) -> None:
         )
         return family.row_losses(clean[rows], None if labels is None else labels[rows], chosen)
 
-    dry_run(family.network, losses, rows=ROWS)
+    return losses

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from dp_diffusers.accounts import OWNERSHIP, account_of, forget_unspent
+from dp_diffusers.arrangement import arrange, rehearse_arranged, undone
 from dp_diffusers.base_of_run import require_base_of_run
 from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.conditions import classes_of, conditioned, set_conditions
@@ -35,7 +36,6 @@ from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_run
 from dp_diffusers.public_batches import PublicBatches, public_batches
 from dp_diffusers.recipe import GenerationSettings, RuntimeSettings
-from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import declared_size
 from dp_diffusers.row_store import forget
@@ -123,12 +123,15 @@ def _prepared(job: Job) -> Model:
     strategy, config, candidates = strategy_of(job.strategy), None, None
     if not isinstance(strategy, Sapf):
         config = strategy.apply(family.network, seed=training.seed)
-    family.network.to(device).train()
+    network = family.network.to(device).train()
+    arrange(network, job.runtime, adapted=not isinstance(strategy, Sapf))
     set_conditions(family, job.settings)
     if isinstance(strategy, Sapf):
         candidates = rehearsed_candidates(family, strategy, training.seed)
     else:
-        rehearse(family)
+        if job.runtime.compile:
+            job.progress(message="compiling parts of the model, which can take minutes")
+        rehearse_arranged(family, job.runtime)
     if job.settings.get("generation"):
         require_sampler(family, sampling_of(GenerationSettings(**job.settings["generation"])))
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
@@ -179,7 +182,9 @@ def _choose_layers(job: Job, model: Model, **shared: Any) -> None:
     model.candidates = None  # its memory is free for the training
     device = next(network.parameters()).device
     model.config = strategy.apply(network, seed=job.training.seed, chosen=chosen)
-    network.to(device).train()
+    arrange(network.to(device).train(), job.runtime)
+    if job.runtime.compile:
+        rehearse_arranged(model.family, job.runtime)
 
 
 def _loop(job: Job, model: Model, **shared: Any) -> Loop | Evolution:
@@ -218,6 +223,7 @@ def _finish(
 ) -> Release:
     if account is not None:
         account.settle()
+    undone(model.family.network, job.runtime)
     release = write_release(
         folder,
         family=model.family,

@@ -19,8 +19,10 @@ import torch
 
 from dp_diffusers import checkpoint
 from dp_diffusers.ahead import Ahead, Inputs
+from dp_diffusers.arrangement import in_precision
 from dp_diffusers.augmentation import variants
 from dp_diffusers.averaging import Average
+from dp_diffusers.compiled_parts import as_compiled
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
@@ -85,7 +87,8 @@ class Loop:
         self.resume()
         if not self.complete:
             self.encodings.prepare(self.progress)
-            self.train()
+            with as_compiled(self.runtime.compile):
+                self.train()
         self.average.copy_to()
 
     def train(self) -> None:
@@ -197,8 +200,7 @@ class Loop:
 
     def losses(self, clean: torch.Tensor, labels: torch.Tensor | None, draws: Draws) -> torch.Tensor:
         """`[R]`, in the precision of the run."""
-        kind = getattr(torch, self.runtime.dtype)
-        with torch.autocast(self.device.type, dtype=kind, enabled=kind is not torch.float32):
+        with in_precision(self.runtime, self.device):
             return self.family.row_losses(clean, labels, draws)
 
     def learning_rate(self, step: int) -> float:

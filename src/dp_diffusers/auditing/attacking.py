@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dp_diffusers.arrangement import arrange, rehearse_arranged
 from dp_diffusers.auditing import chart, pictures
 from dp_diffusers.auditing.canaries import GradientCanaries
 from dp_diffusers.auditing.loop import AuditedLoop
@@ -34,7 +35,6 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.pass_size import sized
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
-from dp_diffusers.rehearsal import rehearse
 from dp_diffusers.rounding import rounded_up_text
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.strategies import name_of, strategy_of
@@ -111,8 +111,8 @@ def audit(
     shown = _images(family, None if public is None else str(public), random)
     before = mean_losses(family, shown.canaries, shown.canary_labels, draws=LOSS_DRAWS)
     strategy_of(strategy or {"name": "lora"}).apply(family.network, seed=training.seed)
-    family.network.to(device_of(runtime.device)).train()
-    rehearse(family)
+    arrange(family.network.to(device_of(runtime.device)).train(), runtime)
+    rehearse_arranged(family, runtime)
     runtime = sized(runtime, family, plan, training, progress)
     held = GradientCanaries(
         family.network,

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from dp_diffusers.engine.checkpointing import refuse_reentry
 from dp_diffusers.engine.layer_checks import trainable
 from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.unit_grads import HookedUnitGradients
@@ -111,6 +112,7 @@ def _same(found: Tensor, expected: Tensor, message: str, hint: str) -> None:
 def _check_gradients(source: HookedUnitGradients, names: list[str], losses: Losses, everyone: Tensor) -> None:
     with torch.enable_grad():
         row_losses = losses(everyone)
+        refuse_reentry(row_losses)
         found = source.compute(row_losses, torch.ones_like(row_losses), RowOwners.of(everyone))
         expected = [_batch_of_one(source, losses, everyone[row : row + 1]) for row in range(len(everyone))]
     tensors = [torch.stack(rows) for rows in zip(*expected)]

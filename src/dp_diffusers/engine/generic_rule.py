@@ -27,6 +27,12 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    @classmethod
+    def of(cls, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """A call with its tensors cut from the graph."""
+        named = {key: detached(value) for key, value in kwargs.items()}
+        return cls(layer=layer, args=tuple(map(detached, args)), kwargs=named)
+
     @property
     def tensors(self) -> list[Tensor]:
         """The tensor arguments."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from dp_diffusers.engine.generic_rule import Call, by_vmap, detached, tensors_of
+from dp_diffusers.engine.checkpointing import Part, current
+from dp_diffusers.engine.generic_rule import Call, by_vmap, tensors_of
 from dp_diffusers.engine.layer_checks import check_layers, owns_trainable, trainable
 from dp_diffusers.engine.layer_rules import rule_for
 from dp_diffusers.engine.owners import RowOwners
@@ -41,12 +42,26 @@ class UnitGradientSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Capture:
-    """One call of one layer: what came in (detached) and where in the graph it came out."""
+    """One call of one layer: what came in (detached) and where in the graph it came out.
+
+    part: of the model that will run again, whose call `number` it was; `call` has no arguments until then.
+    """
 
     name: str
     call: Call
     edges: list[GradientEdge | None]
     versions: list[int]
+    part: Part | None = None
+    number: int = 0
+
+    def complete(self, asker: int) -> _Capture:
+        """With the arguments of the call."""
+        if self.part is None:
+            return self
+        call, versions = self.part.call(asker, self.number)
+        if call.layer is not self.call.layer:
+            raise GuaranteeError("a checkpointed part of the model called other layers when it ran again")
+        return replace(self, call=call, versions=versions, part=None)
 
 
 class HookedUnitGradients:
@@ -110,6 +125,7 @@ class HookedUnitGradients:
         self, totals: Gradients, capture: _Capture, backprops: list[Tensor | None], owners: RowOwners
     ) -> None:
         """A layer used several times, and a parameter shared by several layers, get the sum of all uses."""
+        capture = capture.complete(id(self))
         _check_rows(capture, backprops, owners)
         layer = capture.call.layer
         rule, first = rule_for(layer), capture.call.first_input
@@ -127,15 +143,26 @@ class HookedUnitGradients:
     ) -> None:
         """Called by the hooks: remembers one call. Outputs are kept as graph edges, so in-place changes do no
         harm."""
-        outputs = tensors_of(out)
-        if self._paused or not torch.is_grad_enabled() or not any(output.requires_grad for output in outputs):
+        outputs, part = tensors_of(out), current()
+        if not torch.is_grad_enabled() or not any(output.requires_grad for output in outputs):
             return
-        call = Call(
-            layer=layer, args=tuple(map(detached, args)), kwargs={k: detached(v) for k, v in kwargs.items()}
-        )
-        edges = [get_gradient_edge(output) if output.requires_grad else None for output in outputs]
-        versions = [tensor._version for tensor in call.tensors]
-        self._captures.append(_Capture(name=name or "the model", call=call, edges=edges, versions=versions))
+        if part is not None and part.again:
+            call = Call.of(layer, args, kwargs)
+            part.tell(id(self), (call, _versions(call)))
+        elif not self._paused:
+            call = Call.of(layer, args, kwargs) if part is None else Call.of(layer, (), {})
+            edges = [get_gradient_edge(output) if output.requires_grad else None for output in outputs]
+            number = 0 if part is None else part.number(id(self))
+            self._captures.append(
+                _Capture(
+                    name=name or "the model",
+                    call=call,
+                    edges=edges,
+                    versions=_versions(call),
+                    part=part,
+                    number=number,
+                )
+            )
 
 
 class ReferenceUnitGradients:
@@ -195,8 +222,12 @@ def _backward(objective: Tensor, edges: list[GradientEdge]) -> list[Tensor | Non
     return flows
 
 
+def _versions(call: Call) -> list[int]:
+    return [tensor._version for tensor in call.tensors]
+
+
 def _check_rows(capture: _Capture, backprops: list[Tensor | None], owners: RowOwners) -> None:
-    if [tensor._version for tensor in capture.call.tensors] != capture.versions:
+    if _versions(capture.call) != capture.versions:
         raise ModelError(
             f"layer {capture.name}: its input was changed in place after the call",
             hint="use the version of the following operation that is not in place",

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
-from dp_diffusers.recipe.sections.limits import DEVICES, only
+from dp_diffusers.recipe.sections.limits import DEVICES
 
 
 def _rows(value: object) -> object:
@@ -38,6 +38,16 @@ class RuntimeSettings(Section):
         description="rows in memory at once, at most; auto tries on random tensors how many fit, on a CPU "
         "also how many are quickest; where memory runs out, half as many do the step again",
     )
-    compile: Annotated[bool, only("runtime.compile", False, "models are not compiled; leave it out")] = Field(
-        default=False, description="torch.compile: false in this version"
+    channels_last: bool = Field(
+        default=False, description="convolutions in the memory layout that GPUs prefer; no gain on a CPU"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="keeps the inputs of blocks alone and runs each again in the backward pass: less memory, "
+        "more time",
+    )
+    compile: bool = Field(
+        default=False,
+        description="torch.compile for the parts of the network that nothing is trained in; needs a C++ "
+        "compiler, on a GPU Triton",
     )
