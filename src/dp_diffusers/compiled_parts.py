@@ -24,7 +24,7 @@ from dp_diffusers.errors import ParameterError
 _VERSIONS = 1024
 
 
-def compile_parts(network: nn.Module, *, backend: str = "inductor") -> list[nn.Module]:
+def compile_parts(network: nn.Module, *, backend: str | Callable[..., Any] = "inductor") -> list[nn.Module]:
     """Marks the largest parts without trained layers; they are compiled when they first run.
 
     backend: of `torch.compile`. Returns: the parts. Raises `ParameterError` where there is none.
@@ -77,7 +77,7 @@ def uncompiled() -> AbstractContextManager[None]:
     return stance
 
 
-def _compiled(part: nn.Module, backend: str) -> Callable[..., Any]:
+def _compiled(part: nn.Module, backend: str | Callable[..., Any]) -> Callable[..., Any]:
     """What `part.compile()` would put there, told that rows are a variable before the first two passes show
     it: everything is compiled once."""
     run = torch.compile(part._call_impl, backend=backend)
