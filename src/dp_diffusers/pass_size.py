@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 
+from dp_diffusers.compiled_parts import as_compiled
 from dp_diffusers.device_memory import DeviceMemory, give_back, memory_of
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
@@ -72,7 +73,8 @@ def pass_size(
     give_back()
     held = memory.used()
     trial = _Trial(family=family, plan=plan, dtype=runtime.dtype, together=together, memory=memory, held=held)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    chance = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with chance, as_compiled(runtime.compile):
         curve.climb(trial.reading)
     memory.restart()  # what is shown as the peak from here on is that of the training
     best = curve.best()

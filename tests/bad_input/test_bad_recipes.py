@@ -330,7 +330,7 @@ VALUES = [
     with_set(
         "device gpu", "runtime.device=gpu", "expected runtime.device to be auto, cpu, mps, cuda", "cuda"
     ),
-    with_set("compile", "runtime.compile=true", "runtime.compile to be false in this version", "leave it"),
+    with_set("compile", "runtime.compile=3", "runtime.compile to be true or false, got 3", "C.. compiler"),
     with_set("rows per pass zero", "runtime.rows_per_pass=0", "auto or a whole number > 0, got 0", "auto"),
     with_set("canaries few", "audit.canaries=3", r"expected audit\.canaries >= 20, got 3", "artificial"),
     with_set("audit unknown", "audit.canary=9", "unknown key 'canary'", "'canaries'"),

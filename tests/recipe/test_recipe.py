@@ -203,7 +203,7 @@ training:
         ("mechanism.max_units=0", "expected mechanism.max_units", None),
         ("budget.adjacency=swap", "one of add_remove, zero_out, replace, got 'swap'", None),
         ("training.augmentations=0", "expected training.augmentations >= 1, got 0", None),
-        ("runtime.compile=true", "runtime.compile to be false in this version, got true", "models are not"),
+        ("runtime.compile=3", "expected runtime.compile to be true or false, got 3", None),
         (
             "runtime.dtype=float16",
             "to be one of float32, bfloat16, got 'float16'",

@@ -6,11 +6,7 @@ torch. The keys mirror the recipe contract of the design.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
-
-from pydantic import AfterValidator
-
-from dp_diffusers.recipe.problems import RefusedValueError, shown
+from typing import Final, Literal
 
 MOST_STEPS = 10**8  # the accountant takes minutes beyond it
 MOST_UNITS = 10**12
@@ -18,16 +14,3 @@ MOST_ROWS = 10**6
 SEEDS = 2**63 - 1
 DEVICES: Final = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 Timesteps = Literal["uniform", "logit_normal", "high_noise", "low_noise"]
-
-
-def only(key: str, value: object, hint: str) -> AfterValidator:
-    """Refuses all but `value`: nobody shall believe in a setting that has no effect."""
-
-    def check(given: Any) -> Any:
-        if given != value:
-            raise RefusedValueError(
-                f"expected {key} to be {shown(value)} in this version, got {shown(given)}", hint
-            )
-        return given
-
-    return AfterValidator(check)
