@@ -13,7 +13,7 @@ from torch import Tensor
 from dp_diffusers.arrangement import in_precision
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.recipe import RuntimeSettings
-from dp_diffusers.saliency_choice import _on
+from dp_diffusers.saliency_choice import with_network
 from dp_diffusers.strategies import strategy_of
 from engine_support import clipped_sum, fast_gradients, flat, oracle
 from family_support import example, images_for, prepared, rows, some_draws, stir
@@ -64,7 +64,7 @@ class Example:
 
     def precisely(self) -> list[Tensor]:
         """Of each unit, from batches of one row through a float64 network as diffusers made it."""
-        double = _on(self.family, copy.deepcopy(self.family.network).double())
+        double = with_network(self.family, copy.deepcopy(self.family.network).double())
         exact = replace(
             self,
             family=double,
