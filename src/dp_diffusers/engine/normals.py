@@ -45,7 +45,7 @@ def add_normals(words: NDArray[np.uint64], total: NDArray[np.float64]) -> None:
 
 
 def normal_float32(words: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """Standard normal, from `words [U, n]`, n even; (w + 1/2) / 2^32 lies in (0, 1], also when it is rounded."""
+    """Standard normal, from `words [U, n]`, n even; (w + 1/2) / 2^32 lies in (0, 1], also rounded."""
     scale = np.float32(2.0**-32)
     radius = np.sqrt(np.float32(-2.0) * np.log((words[:, 0::2].astype(np.float32) + np.float32(0.5)) * scale))
     angle = words[:, 1::2].astype(np.float32) * np.float32(2.0 * np.pi * 2.0**-32)
