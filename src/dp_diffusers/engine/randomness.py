@@ -32,7 +32,7 @@ NOISE_DRAWS = (
 )
 _UNITS_PER_BLOCK = 256  # keeps the intermediate arrays of `normal` inside the cache
 _VALUES_PER_BLOCK = 1 << 20
-_NOISE_PER_BLOCK = 1 << 13  # even; a block and what is computed on the way lie in the cache
+_NOISE_PER_BLOCK = 1 << 14  # even; a block and what is computed on the way lie in the cache
 
 
 class RunKeys:
