@@ -57,10 +57,10 @@ def test_noise_has_no_correlation_between_coordinates_steps_or_lanes() -> None:
 
 
 def test_noise_has_no_correlation_over_the_borders_of_tensors() -> None:
-    """4,000 tensors of three values each: odd, so that borders cut the pairs that are drawn together."""
+    """1,500 tensors of three values each: odd, so that borders cut the pairs that are drawn together."""
     keys = RunKeys.for_tests(8)
     box = PrivateGradient(
-        [nn.Parameter(torch.zeros(3)) for _ in range(4_000)],
+        [nn.Parameter(torch.zeros(3)) for _ in range(1_500)],
         clip_norm=CLIP,
         noise_multiplier=SIGMA,
         expected_units=1,
@@ -69,14 +69,9 @@ def test_noise_has_no_correlation_over_the_borders_of_tensors() -> None:
     )
     values = torch.stack(box.release(0, Receipt(0, keys.lane))).double().numpy()
     assert ks(values.ravel(), noise_std(CLIP, SIGMA)) > ALARM
-    last, first, limit = values[:-1, 2], values[1:, 0], 5 / np.sqrt(4_000)
-    for left, right in (
-        (last, first),
-        (last**2, first**2),
-        (values[:-1, 0], first),
-        (last[0::2], last[1::2]),
-    ):
-        assert abs(np.corrcoef(left[:1999], right[:1999])[0, 1]) < limit * np.sqrt(2)
+    last, first = values[:-1, 2], values[1:, 0]
+    for left, right in ((last, first), (last**2, first**2), (values[:-1, 0], first)):
+        assert abs(np.corrcoef(left, right)[0, 1]) < 5 / np.sqrt(len(left))
     assert len(np.unique(values)) > 0.99 * values.size
 
 
