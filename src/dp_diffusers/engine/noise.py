@@ -34,11 +34,10 @@ def noisy(total: Tensor, keys: RunKeys, step: int, std: float) -> Tensor:
 
     One stream serves all of a step's gradient, and a place in `total` has its own number there.
     """
-    noise = keys.noise(step, PARAMETERS, total.numel())
-    noise *= std
-    released = torch.from_numpy(noise).to(total.device).view(total.shape)
+    draws = torch.from_numpy(keys.noise(step, PARAMETERS, total.numel()))
     step_size = grid(std)
-    return released.add_(total).div_(step_size).round_().mul_(step_size).to(torch.float32)
+    released = total + draws.to(total.device).view(total.shape) * std
+    return released.div_(step_size).round_().mul_(step_size).to(torch.float32)
 
 
 def noisy_number(value: float, keys: RunKeys, step: int, name: str, std: float) -> float:
