@@ -38,7 +38,7 @@ def disguises(secret: bytes) -> list[str]:
 def shows(text: str, keys: RunKeys) -> bool:
     """Whether a text holds the key, or the key of the stream that `noise` reads first."""
     assert keys._key is not None
-    secrets = [keys._key, keys._subkey("noise", "0/parameter/0", 0)]
+    secrets = [keys._key, keys._subkey("noise", "0/parameters", 0)]
     return any(form in text or form.upper() in text for secret in secrets for form in disguises(secret))
 
 
@@ -56,7 +56,7 @@ def crash_in_a_draw(keys: RunKeys, monkeypatch: pytest.MonkeyPatch) -> str:
         raise MemoryError
 
     monkeypatch.setattr(randomness, "Cipher", fail)
-    return traceback_with_locals(lambda: noisy(torch.zeros(4, dtype=torch.float64), keys, 0, 0, 1.0))
+    return traceback_with_locals(lambda: noisy(torch.zeros(4, dtype=torch.float64), keys, 0, 1.0))
 
 
 def test_guarantee_a_traceback_with_local_variables_shows_no_key(monkeypatch: pytest.MonkeyPatch) -> None:

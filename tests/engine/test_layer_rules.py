@@ -89,6 +89,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "linear 2d": lambda: (nn.Linear(5, 3), torch.randn(ROWS, 5)),
     "linear 3d": lambda: (nn.Linear(5, 3), torch.randn(ROWS, 7, 5)),
     "linear 4d": lambda: (nn.Linear(5, 3, bias=False), torch.randn(ROWS, 2, 3, 5)),
+    "linear wider": lambda: (nn.Linear(3, 7), torch.randn(ROWS, 4, 3)),
     "linear one feature": lambda: (nn.Linear(1, 1), torch.randn(ROWS, 1)),
     "conv 3x3": lambda: (conv(padding=1), images()),
     "conv stride": lambda: (conv(stride=2, padding=1), images()),

@@ -173,7 +173,7 @@ def test_guarantee_an_iteration_is_released_once_by_each_set_of_keys() -> None:
         released(np.ones(50), keys)
     other = released(np.zeros(50), RunKeys.for_tests(0, lane=bytes(16)))
     assert not np.any(first == other)
-    assert not np.any(first == RunKeys.for_tests(0).noise(2, "parameter/0", 50))
+    assert not np.any(first == RunKeys.for_tests(0).noise(2, "parameters", 50))
 
 
 def test_guarantee_the_event_is_what_sampler_and_noise_do() -> None:

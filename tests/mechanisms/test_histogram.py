@@ -88,7 +88,7 @@ def test_guarantee_lanes_and_queries_have_noise_of_their_own() -> None:
     keys = RunKeys.for_tests(1), RunKeys.for_tests(1, lane=bytes(16))
     one, other = (noisy_counts(query, np.zeros(50), each, receipt(each), "plan") for each in keys)
     assert not np.any(one == other)
-    assert not np.any(one == keys[0].noise(0, "parameter/0", 50))
+    assert not np.any(one == keys[0].noise(0, "parameters", 50))
     step = 2.0**-20
     assert np.array_equal(one / step, np.round(one / step)), "on a grid that public numbers decide"
 

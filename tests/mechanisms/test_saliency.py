@@ -109,7 +109,7 @@ def shares_draws_with_step_zero(keys: RunKeys, asked: Any) -> bool:
         (keys.fine_bits("sampling", 0, units), asked.fine_bits("sampling", 0, units)),
         (keys.uniform("timestep", 0, units, 1), asked.uniform("timestep", 0, units, 1)),
         (keys.normal("diffusion-noise", 0, units, 4), asked.normal("diffusion-noise", 0, units, 4)),
-        (keys.noise(0, "parameter/0", 50), asked.noise(0, "parameter/0", 50)),
+        (keys.noise(0, "parameters", 50), asked.noise(0, "parameters", 50)),
     )
     return any(bool(np.any(mine == theirs)) for mine, theirs in pairs)
 

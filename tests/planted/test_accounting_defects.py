@@ -34,7 +34,7 @@ def done_by(plan: dpd.Plan) -> Setting:
     """What sampler and box of a plan really do, read from them and not from the plan."""
     keys = RunKeys.for_tests(0)
     box: Any = plan.private_gradient([torch.nn.Parameter(torch.zeros(20_000))], keys)
-    released = private_gradient.noisy(torch.zeros(20_000, dtype=torch.float64), keys, 0, 0, box._std)
+    released = private_gradient.noisy(torch.zeros(20_000, dtype=torch.float64), keys, 0, box._std)
     measured = float(released.double().std())
     assert abs(measured / box._std - 1) < 5 / (2 * 20_000) ** 0.5
     return Setting(

@@ -126,7 +126,7 @@ def seeded_start() -> tuple[np.ndarray, np.ndarray]:
     np.random.seed(0)
     torch.manual_seed(0)
     keys = RunKeys.fresh()
-    released = private_gradient.noisy(torch.zeros(20_000, dtype=torch.float64), keys, 0, 0, 1.0)
+    released = private_gradient.noisy(torch.zeros(20_000, dtype=torch.float64), keys, 0, 1.0)
     joined = np.zeros(20_000, bool)
     joined[PoissonSampler(20_000, 0.5, keys).units(0)] = True
     return released.double().numpy(), joined.astype(float)
@@ -154,7 +154,7 @@ GENERATORS: dict[str, Callable[[int], Any]] = {
 @pytest.mark.planted
 @pytest.mark.parametrize("generator", GENERATORS.values(), ids=GENERATORS.keys())
 def test_planted_noise_from_a_public_generator(generator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def public(total: torch.Tensor, keys: RunKeys, step: int, index: int, std: float) -> torch.Tensor:
+    def public(total: torch.Tensor, keys: RunKeys, step: int, std: float) -> torch.Tensor:
         return (total + std * generator(total.numel()).view(total.shape)).float()
 
     monkeypatch.setattr(private_gradient, "noisy", public)
@@ -225,7 +225,7 @@ def test_planted_grid_that_follows_the_data(monkeypatch: pytest.MonkeyPatch) -> 
     """Rounding to a grid made of the sum's own size tells its size; as built the grid follows the noise."""
 
     def steps_of(size: float) -> float:
-        released = noise.noisy(torch.full((500,), size).double(), RunKeys.for_tests(0), 0, 0, 1.0).double()
+        released = noise.noisy(torch.full((500,), size).double(), RunKeys.for_tests(0), 0, 1.0).double()
         return float(np.gcd.reduce(np.round(released.numpy() * 2.0**30).astype(np.int64)))
 
     assert steps_of(0.5) == steps_of(8.0)

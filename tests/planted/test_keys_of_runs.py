@@ -57,7 +57,7 @@ def files_with_a_key(folder: Path, keys: RunKeys) -> list[str]:
     key = bytes(keys._key)
     streams = [
         bytes(keys._subkey(kind, domain, step))
-        for kind, domain in (("all", "sampling"), ("noise", "0/parameter/0"), ("uniform", "timestep"))
+        for kind, domain in (("all", "sampling"), ("noise", "0/parameters"), ("uniform", "timestep"))
         for step in range(3)
     ]
     sought = [form for secret in (key, *streams) for form in forms(secret)] + [key[:16], key[16:]]
@@ -127,8 +127,8 @@ class Noise:
         self.drawn: dict[tuple[str, int], np.ndarray] = {}
         noisy = private_gradient.noisy
 
-        def noted(total: Any, keys: RunKeys, step: int, index: int, std: float) -> Any:
-            released = noisy(total, keys, step, index, std)
+        def noted(total: Any, keys: RunKeys, step: int, std: float) -> Any:
+            released = noisy(total, keys, step, std)
             values = ((released.double() - total) / std).numpy().ravel()
             known = self.drawn.get((keys.lane.hex(), step), np.zeros(0))
             self.drawn[keys.lane.hex(), step] = np.concatenate([known, values])

@@ -70,6 +70,22 @@ def test_a_run_from_reservation_to_settlement(ledger, plan, new_keys):
     assert [entry.kind for entry in ledger.entries()][:3] == ["terms", "reserve", "lane"]
 
 
+def test_guarantee_a_charge_is_synced_and_leaves_a_void_journal_in_its_place(tmp_path, plan, new_keys):
+    """The journal's header is voided (28 bytes), its blocks stay: nothing is made or dropped."""
+    journal, sizes = tmp_path / "data.ledger-journal", []
+    with Ledger.open(tmp_path / "data.ledger") as ledger:
+        account = ledger.reserve(plan)
+        account.open_lane(new_keys())
+        assert ledger.file._connection.execute("PRAGMA synchronous").fetchone() == (3,), "EXTRA"
+        for step in range(3):
+            account.charge(step)
+            content = journal.read_bytes()
+            assert content[:28] == bytes(28), "a journal that is not void takes the charge back"
+            sizes.append(len(content))
+    assert len(set(sizes)) == 1
+    assert sizes[0] > 0
+
+
 def test_in_memory(plan, new_keys):
     with Ledger.open(":memory:") as ledger:
         charge_all(ledger.reserve(plan), new_keys(), 2)

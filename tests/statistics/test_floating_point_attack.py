@@ -67,11 +67,11 @@ def share_right(release: Callable[[Floats, RunKeys], Floats]) -> float:
 
 
 def as_built(total: Floats, keys: RunKeys) -> Floats:
-    return noise.noisy(torch.from_numpy(total), keys, 0, 0, STD).double().numpy()
+    return noise.noisy(torch.from_numpy(total), keys, 0, STD).double().numpy()
 
 
 def without_grid(total: Floats, keys: RunKeys) -> Floats:
-    return total + keys.noise(0, "parameter/0", len(total)) * STD
+    return total + keys.noise(0, "parameters", len(total)) * STD
 
 
 def test_guarantee_the_last_bits_of_a_release_tell_nothing() -> None:
@@ -118,6 +118,6 @@ def test_planted_noise_that_is_rounded_before_it_is_added() -> None:
 
     def coarse(total: Floats, keys: RunKeys) -> Floats:
         step = 8 * noise.grid(STD)
-        return total + np.round(keys.noise(0, "parameter/0", len(total)) / step) * step
+        return total + np.round(keys.noise(0, "parameters", len(total)) / step) * step
 
     assert not low_bits_are_fair(coarse(np.zeros(100_000), RunKeys.for_tests(7)))

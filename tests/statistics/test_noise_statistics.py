@@ -56,6 +56,25 @@ def test_noise_has_no_correlation_between_coordinates_steps_or_lanes() -> None:
     assert np.corrcoef(first, released_noise(1)[:SIZE])[0, 1] == pytest.approx(1.0)
 
 
+def test_noise_has_no_correlation_over_the_borders_of_tensors() -> None:
+    """1,500 tensors of three values each: odd, so that borders cut the pairs that are drawn together."""
+    keys = RunKeys.for_tests(8)
+    box = PrivateGradient(
+        [nn.Parameter(torch.zeros(3)) for _ in range(1_500)],
+        clip_norm=CLIP,
+        noise_multiplier=SIGMA,
+        expected_units=1,
+        keys=keys,
+        plan_fingerprint="plan",
+    )
+    values = torch.stack(box.release(0, Receipt(0, keys.lane))).double().numpy()
+    assert ks(values.ravel(), noise_std(CLIP, SIGMA)) > ALARM
+    last, first = values[:-1, 2], values[1:, 0]
+    for left, right in ((last, first), (last**2, first**2), (values[:-1, 0], first)):
+        assert abs(np.corrcoef(left, right)[0, 1]) < 5 / np.sqrt(len(left))
+    assert len(np.unique(values)) > 0.99 * values.size
+
+
 def test_tails_of_the_noise() -> None:
     values = RunKeys.for_tests(2).noise(0, "x", 1_000_000)
     for threshold in (2.0, 3.0, 4.0):

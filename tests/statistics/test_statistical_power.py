@@ -18,8 +18,10 @@ import test_sampling_statistics as sampling_tests
 import torch
 from scipy import stats
 
-from dp_diffusers.engine.noise import noisy
+from dp_diffusers.engine import private_gradient
+from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.engine.randomness import RunKeys
+from engine_support import Receipt
 
 ACCEPTED = float(stats.norm.isf(0.5e-6))  # 4.9
 SIZE = 20_000
@@ -60,14 +62,21 @@ def test_false_alarms_are_rare() -> None:
 
 
 def drawn() -> Noise:
-    """Released noise of two lanes, two steps and two parameters."""
+    """Released noise of two lanes, two steps and two parameters, by a box that nobody gave a row."""
     found: Noise = {}
     for lane in range(2):
         keys = RunKeys.for_tests(0, lane=bytes([lane] * 16))
+        box = PrivateGradient(
+            [torch.nn.Parameter(torch.zeros(SIZE)) for _ in range(2)],
+            clip_norm=1.0,
+            noise_multiplier=1.0,
+            expected_units=1,
+            keys=keys,
+            plan_fingerprint="plan",
+        )
         for step in range(2):
-            for index in range(2):
-                zero = torch.zeros(SIZE, dtype=torch.float64)
-                found[lane, step, index] = noisy(zero, keys, step, index, 1.0).double().numpy()
+            for index, values in enumerate(box.release(step, Receipt(step, keys.lane))):
+                found[lane, step, index] = values.double().numpy()
     return found
 
 
@@ -131,6 +140,18 @@ DEFECTS: dict[str, tuple[Callable[[Noise], Noise], str]] = {
 def test_planted_noise_that_is_reused_or_correlated(name: str) -> None:
     plant, where = DEFECTS[name]
     assert where in problems(plant(drawn()))
+
+
+@pytest.mark.planted
+def test_planted_one_stream_for_two_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that begins again with each tensor."""
+    right = private_gradient.noisy
+
+    def again(total: torch.Tensor, *rest: Any) -> torch.Tensor:
+        return torch.cat([right(tensor, *rest) for tensor in total.split(SIZE)])
+
+    monkeypatch.setattr(private_gradient, "noisy", again)
+    assert problems(drawn()) == {"parameters"}
 
 
 RATES: list[Any] = [0.9, 1 / 1.1, 1.1, 1 / 0.9]

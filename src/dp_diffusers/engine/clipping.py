@@ -9,16 +9,17 @@ clipping rules and the errors. Source: Abadi et al., *Deep Learning with Differe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dp_diffusers.engine.blocks import as_stored, blocks
 from dp_diffusers.engine.clipping_rules import rule_named
+from dp_diffusers.engine.flat import apart
 from dp_diffusers.errors import GuaranteeError, positive
 
-_VALUES_PER_BLOCK = 1 << 17  # float64 copies of one block of owners stay inside the cache
 _ROUNDING = 1e-9  # of float64, in factors and norms
 
 
@@ -165,31 +166,19 @@ class ClippedSum:
         """`[U, G]`: the norm of each owner's gradient in each group."""
         count = max(self._groups, default=0) + 1
         squares = torch.zeros(count, len(batch.ids), dtype=torch.float64, device=batch.usable.device)
-        for gradient, group in zip(batch.gradients, self._groups, strict=True):
-            if gradient is not None:
-                for rows, total in _blocks(gradient, squares[group]):
-                    total += rows.square_().sum(1)
+        for block in blocks(batch.gradients, self._groups):
+            squares[block.group, block.owners] += block.values.square_().sum(1)
         return squares.sqrt().T
 
     def _contract(self, batch: _Pending, factors: Tensor, usable: Tensor) -> None:
         """Adds `sum_u factors[u, group] * gradient[u]` in float64, unusable owners replaced by zeros first
         (0 * NaN is NaN)."""
         masked = not bool(usable.all())
-        for gradient, total, group in zip(batch.gradients, self._totals, self._groups, strict=True):
-            if gradient is None:
-                continue
+        for block in blocks(batch.gradients, self._groups):
             if masked:
-                keep = usable.view(-1, *[1] * (gradient.ndim - 1))
-                gradient = torch.where(keep, gradient, 0.0)
-            flat_total = total.view(-1)
-            for rows, factor in _blocks(gradient, factors[:, group]):
-                flat_total += factor @ rows
-
-
-def _blocks(gradient: Tensor, per_owner: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Float64 copies `[block, D]` of a gradient `[U, *shape]`, one at a time, each with its part of a vector
-    `[U]`."""
-    rows = gradient.reshape(len(gradient), -1)
-    size = max(1, _VALUES_PER_BLOCK // max(1, rows.shape[1]))
-    for block, part in zip(torch.split(rows, size), torch.split(per_owner, size)):
-        yield block.to(torch.float64, copy=True), part
+                block.values.masked_fill_(~usable[block.owners, None], 0.0)
+            pairs = zip(self._totals[block.places], batch.gradients[block.places], strict=True)
+            totals = [as_stored(total, gradient) for total, gradient in pairs if gradient is not None]
+            added = factors[block.owners, block.group] @ block.values
+            for total, part in zip(totals, apart(added, totals), strict=True):
+                total += part

@@ -78,8 +78,19 @@ def linear(layer: nn.Module, inputs: Tensor, backprop: Tensor, owners: RowOwners
     if wants(layer, "weight"):
         if outgoing.is_contiguous() and incoming.is_contiguous():  # attention hands over transposed views
             outgoing, incoming = owners.merge(outgoing), owners.merge(incoming)
-        found["weight"] = owners.sum_rows(torch.bmm(outgoing.mT, incoming))
+        found["weight"] = owners.sum_rows(_outer(outgoing, incoming))
     return found
+
+
+def _outer(outgoing: Tensor, incoming: Tensor) -> Tensor:
+    """`[B, T, O]` and `[B, T, I]` to `[B, O, I]`: the sum over T of outer products.
+
+    The narrow side comes first, as a product of 8 x T by T x 240 takes half the time of one of 240 x T by
+    T x 8 (measured on one CPU thread); adapters are narrow on one side.
+    """
+    if outgoing.shape[-1] <= incoming.shape[-1]:
+        return torch.bmm(outgoing.mT, incoming)
+    return torch.bmm(incoming.mT, outgoing).mT
 
 
 @rule(nn.Conv2d, "_conv_forward")

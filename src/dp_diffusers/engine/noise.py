@@ -16,6 +16,7 @@ from dp_diffusers.engine.randomness import RunKeys
 
 SAFETY = 1e-4  # relative surplus of noise that covers the rounding of norms and sums
 _GRID_BITS = 20
+PARAMETERS = "parameters"  # the stream of the gradient's noise, no other release's
 
 
 def noise_std(clip_norm: float, noise_multiplier: float) -> float:
@@ -28,13 +29,15 @@ def grid(std: float) -> float:
     return float(2.0 ** (math.floor(math.log2(std)) - _GRID_BITS))
 
 
-def noisy(total: Tensor, keys: RunKeys, step: int, index: int, std: float) -> Tensor:
-    """`total` (float64, any shape) plus noise, on the grid, as float32; `index` is the parameter's place in
-    its list."""
-    draws = torch.from_numpy(keys.noise(step, f"parameter/{index}", total.numel()))
+def noisy(total: Tensor, keys: RunKeys, step: int, std: float) -> Tensor:
+    """`total` (float64, any shape) plus noise, on the grid, as float32.
+
+    One stream serves all of a step's gradient, and a place in `total` has its own number there.
+    """
+    draws = torch.from_numpy(keys.noise(step, PARAMETERS, total.numel()))
     step_size = grid(std)
     released = total + draws.to(total.device).view(total.shape) * std
-    return ((released / step_size).round() * step_size).to(torch.float32)
+    return released.div_(step_size).round_().mul_(step_size).to(torch.float32)
 
 
 def noisy_number(value: float, keys: RunKeys, step: int, name: str, std: float) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.clipping_rules import rule_named
+from dp_diffusers.engine.flat import apart, together
 from dp_diffusers.engine.groups import layer_groups
 from dp_diffusers.engine.noise import noise_std, noisy
 from dp_diffusers.engine.owners import RowOwners
@@ -121,7 +122,7 @@ class PrivateGradient:
         self._keys.claim(step)
         self._std = noise_std(self._sum.clip_norm, self._noise_multiplier)
         totals, surplus = self._sum.take()
-        released = [noisy(total, self._keys, step, index, self._std) for index, total in enumerate(totals)]
+        released = apart(noisy(together(totals), self._keys, step, self._std), totals)
         if self._quantile is not None:
             share = self._quantile.share(surplus, self._expected_units, self._keys, step)
             self._sum.clip_norm = self._quantile.followed(self._sum.clip_norm, share, self._start)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
+from dp_diffusers.engine.normals import add_normals, normal_float32, unit_interval
 from dp_diffusers.engine.secret_bytes import SecretBytes
 from dp_diffusers.errors import GuaranteeError, ParameterError
 
@@ -31,6 +32,7 @@ NOISE_DRAWS = (
 )
 _UNITS_PER_BLOCK = 256  # keeps the intermediate arrays of `normal` inside the cache
 _VALUES_PER_BLOCK = 1 << 20
+_NOISE_PER_BLOCK = 1 << 14  # even; a block and what is computed on the way lie in the cache
 
 
 class RunKeys:
@@ -94,7 +96,7 @@ class RunKeys:
         ids = _checked_units(units)
         words = np.empty((len(ids), count), np.uint64)
         self._fill(self._subkey("uniform", domain, step), ids, words)
-        return _unit_interval(words)
+        return unit_interval(words)
 
     def coarse_bits(self, domain: str, step: int, unit_count: int) -> NDArray[np.uint16]:
         """The first 16 random bits of one draw for each of the units 0..unit_count-1, `[unit_count]`.
@@ -130,20 +132,23 @@ class RunKeys:
             block = ids[start : start + _UNITS_PER_BLOCK]
             words = np.empty((len(block), count + count % 2), np.uint32)
             self._fill(subkey, block, words)
-            values[start : start + len(block)] = _normal_float32(words)[:, :count]
+            values[start : start + len(block)] = normal_float32(words)[:, :count]
         return values
 
     def noise(self, step: int, name: str, size: int) -> Floats:
         """Standard normal noise `[size]` float64, each value a sum of four independent draws (scaled to
-        variance 1)."""
-        total = np.zeros(size, np.float64)
-        for draw in range(NOISE_DRAWS):
-            context = _context(self._subkey("noise", f"{draw}/{name}", step), 0)
-            for start in range(0, size, _VALUES_PER_BLOCK):
-                block = total[start : start + _VALUES_PER_BLOCK]
-                block += _normal_float64(_words(context, block.size + block.size % 2))[: block.size]
+        variance 1).
+
+        A value is a function of (key, name, step, place): a longer row begins with the shorter one.
+        """
+        total = np.zeros(size + size % 2, np.float64)
+        contexts = [_context(self._subkey("noise", f"{draw}/{name}", step), 0) for draw in range(NOISE_DRAWS)]
+        for start in range(0, size, _NOISE_PER_BLOCK):
+            block = total[start : start + _NOISE_PER_BLOCK]
+            for context in contexts:
+                add_normals(_words(context, block.size), block)
         total /= np.sqrt(NOISE_DRAWS)
-        return total
+        return total[:size]
 
     def claimed(self, step: int, query: str | None = None) -> bool:
         """Whether the noise of `step`, or of the side query at it, was already released in this lane."""
@@ -223,29 +228,3 @@ def _context(subkey: bytes, unit: int) -> CipherContext:
 
 def _words(context: CipherContext, count: int) -> NDArray[np.uint64]:
     return np.frombuffer(context.update(bytes(8 * count)), np.uint64)
-
-
-def _unit_interval(words: NDArray[np.uint64]) -> Floats:
-    uniforms: Floats = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return uniforms
-
-
-def _normal_float64(words: NDArray[np.uint64]) -> Floats:
-    """Box-Muller on pairs of neighbouring words; 1 - u lies in (0, 1], so the logarithm is finite."""
-    uniforms = _unit_interval(words)
-    radius = np.sqrt(-2.0 * np.log(1.0 - uniforms[0::2]))
-    angle = (2.0 * np.pi) * uniforms[1::2]
-    values = np.empty(len(words), np.float64)
-    values[0::2], values[1::2] = radius * np.cos(angle), radius * np.sin(angle)
-    return values
-
-
-def _normal_float32(words: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """Box-Muller on pairs of neighbouring words; (w + 1/2) / 2^32 lies in (0, 1] even after rounding to
-    float32."""
-    scale = np.float32(2.0**-32)
-    radius = np.sqrt(np.float32(-2.0) * np.log((words[:, 0::2].astype(np.float32) + np.float32(0.5)) * scale))
-    angle = words[:, 1::2].astype(np.float32) * np.float32(2.0 * np.pi * 2.0**-32)
-    values = np.empty(words.shape, np.float32)
-    values[:, 0::2], values[:, 1::2] = radius * np.cos(angle), radius * np.sin(angle)
-    return values

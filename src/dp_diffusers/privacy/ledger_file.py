@@ -68,8 +68,9 @@ class LedgerFile:
                 self.path, timeout=busy_seconds, isolation_level=None, cached_statements=32
             )
         with self._one_line_errors():
-            # A truncated journal is synced at this setting, and spares a directory entry per commit.
-            self._connection.execute("PRAGMA journal_mode = TRUNCATE")
+            # A journal that stays is voided in place, and that is synced at this setting: no commit has the
+            # file system make or drop an entry or a block for it, which would wait for other files' writes.
+            self._connection.execute("PRAGMA journal_mode = PERSIST")
             self._connection.execute("PRAGMA synchronous = EXTRA")
             if self.path == MEMORY:
                 _write_schema(self._connection)
