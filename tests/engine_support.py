@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.postponed import written_out
 from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.engine.unit_grads import HookedUnitGradients
@@ -78,7 +79,10 @@ def fast_gradients(
     finally:
         source.close()
     count = len(RowOwners.of(owner).ids)
-    return [p.new_zeros(count, *p.shape) if g is None else g for p, g in zip(source.parameters, found)]
+    return [
+        p.new_zeros(count, *p.shape) if g is None else written_out(g)
+        for p, g in zip(source.parameters, found)
+    ]
 
 
 def oracle(

@@ -127,3 +127,13 @@ def test_by_width_covers_each_unit_once_and_wastes_at_most_half() -> None:
     for members, width in groups:
         assert width == counts[members].max()
         assert width < 2 * counts[members].min()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
+def test_a_pass_is_complete_when_its_units_do_not_go_on(limit: int) -> None:
+    passes = _passes(RowTable(OWNER, noise_draws=2, max_images=9), [0, 1, 2, 3], limit)
+    for rows, following in zip(passes, [*passes[1:], None]):
+        goes_on = following is not None and bool(set(rows.owner) & set(following.owner))
+        assert rows.complete == (not goes_on)
+        middle = len(rows.owner) // 2
+        assert rows.part(0, middle).complete == (middle == 0 or rows.owner[middle - 1] != rows.owner[middle])

@@ -18,6 +18,7 @@ from dp_diffusers.compiled_parts import compile_parts, compiling, drop_compiled,
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.engine.checkpointing import checkpointed
 from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.postponed import written_out
 from dp_diffusers.engine.unit_grads import HookedUnitGradients
 from dp_diffusers.errors import ModelError, ParameterError
 from dp_diffusers.recipe import RuntimeSettings
@@ -81,7 +82,8 @@ def _gradients(family: Family, runtime: RuntimeSettings) -> torch.Tensor:
         gradients = source.compute(found, torch.ones_like(found), RowOwners.of(everyone))
     finally:
         source.close()
-    return torch.cat([gradient.double().flatten(1) for gradient in gradients if gradient is not None], 1)
+    written = (written_out(gradient) for gradient in gradients if gradient is not None)
+    return torch.cat([gradient.double().flatten(1) for gradient in written], 1)
 
 
 def undone(network: nn.Module, runtime: RuntimeSettings) -> None:

@@ -45,6 +45,11 @@ class Rows:
         owner: np.ndarray = self.units[self.position]
         return owner
 
+    @property
+    def complete(self) -> bool:
+        """Whether the last rows of its units in this step are here; they come in the order of their slots."""
+        return len(self.slot) == 0 or bool(self.slot[-1] + 1 == self.counts[self.position[-1]])
+
 
 class RowTable:
     """The images of each unit, and how many rows a unit may have in a step.

@@ -150,7 +150,7 @@ class Loop:
     def accumulate(self, box: Any, rows: Rows, step: int) -> None:
         """One pass: the rows' losses, whose they are, and their weights."""
         owner, weight = _tensor(rows.owner, self.device), _tensor(rows.weight, self.device)
-        box.accumulate(self.row_losses(rows, step), owner, weight)
+        box.accumulate(self.row_losses(rows, step), owner, weight, complete=rows.complete)
 
     def passes(self, step: int, units: np.ndarray) -> Any:
         """The rows of a step, cut to fit in memory."""

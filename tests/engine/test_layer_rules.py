@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from dp_diffusers.engine import layer_rules
+from dp_diffusers.engine import conv_weights
 from dp_diffusers.engine.layer_rules import rule_for, rule_kinds
 from engine_support import assert_close, fast_gradients, oracle
 
@@ -152,18 +152,15 @@ def test_guarantee_rule_equals_batch_of_one(name: str, owners: str) -> None:
     assert_close(found, oracle(module, losses, owner, weight))
 
 
+@pytest.mark.parametrize("most", [0, 1000])
 @pytest.mark.parametrize(
     "name", [name for name in CASES if name.startswith("conv") and "generic" not in name]
 )
-def test_unfolding_agrees_with_batch_of_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path for GPUs, run on the processor."""
-
-    def unfold(
-        layer: nn.Conv2d, inputs: Tensor, backprop: Tensor, padding: tuple[int, int], owners: object
-    ) -> Tensor:
-        return owners.sum_rows(layer_rules._by_unfolding(layer, inputs, backprop, padding))  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(layer_rules, "_by_grouping", unfold)
+def test_both_formulas_of_a_convolution_agree_with_batch_of_one(
+    name: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups for large outputs, patches for small ones and on GPUs."""
+    monkeypatch.setattr(conv_weights, "_FEW_POSITIONS", most)
     module, losses = case(name)
     owner, weight = OWNERS["folded"], torch.ones(ROWS)
     found = fast_gradients(module, lambda: losses(torch.arange(ROWS)), owner, weight)
@@ -256,6 +253,7 @@ def test_planted_row_major_assumption_is_noticed(monkeypatch: pytest.MonkeyPatch
             fold, -1, *rows.shape[2:]
         )
 
-    monkeypatch.setattr(layer_rules, "_side_by_side", careless)
+    monkeypatch.setattr(conv_weights, "_side_by_side", careless)
+    monkeypatch.setattr(conv_weights, "_FEW_POSITIONS", 0)
     with pytest.raises(AssertionError):
         test_guarantee_rule_equals_batch_of_one("conv channels last", "one row each")

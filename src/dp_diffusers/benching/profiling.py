@@ -36,16 +36,17 @@ PARTS: Final[dict[str, tuple[str, ...]]] = {
         "dp_diffusers.benching.work:Work.draws",
     ),
     "forward": ("dp_diffusers.benching.work:Work.losses",),
-    "backward": (f"{_ENGINE}.unit_grads:_backward", "torch:Tensor.backward"),
-    "unit gradients": (f"{_ENGINE}.unit_grads:HookedUnitGradients._apply_rules",),
+    "backward": (f"{_ENGINE}.unit_grads:flow_back", "torch:Tensor.backward"),
+    "unit gradients": (f"{_ENGINE}.unit_grads:HookedUnitGradients._add",),
     "norms": (f"{_ENGINE}.clipping:ClippedSum._norms",),
     "clip": (f"{_ENGINE}.clipping:ClippedSum._bounded_factors",),
-    "sum": (f"{_ENGINE}.clipping:ClippedSum._contract",),
+    "sum": (f"{_ENGINE}.clipping:ClippedSum._contract", f"{_ENGINE}.postponed:Postponed.weighted_sum"),
     "noise": (f"{_ENGINE}.private_gradient:noisy",),
     "ledger": ("dp_diffusers.benching.payment:Payment.charge",),
     "optimizer": ("torch.optim:Adam.step",),
 }
-"""The functions whose time is a part's, as `module:name`; none of them calls another."""
+"""The functions whose time is a part's, as `module:name`; where one calls another, the time is the inner
+one's."""
 
 
 def profile_of(
@@ -111,12 +112,12 @@ def _timed(
     @wraps(function)
     def timed(*args: Any, **kwargs: Any) -> Any:
         _settle(device)
-        began = clock()
+        inside, began = sum(spent.values()), clock()
         try:
             return function(*args, **kwargs)
         finally:
             _settle(device)
-            spent[part] += clock() - began
+            spent[part] += clock() - began - (sum(spent.values()) - inside)
 
     return timed
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from dp_diffusers.engine.blocks import as_stored, blocks
 from dp_diffusers.engine.clipping_rules import rule_named
 from dp_diffusers.engine.flat import apart
+from dp_diffusers.engine.postponed import Gradient, Postponed
 from dp_diffusers.errors import GuaranteeError, positive
 
 _ROUNDING = 1e-9  # of float64, in factors and norms
@@ -29,7 +30,28 @@ class _Pending:
 
     ids: list[int]
     gradients: list[Tensor | None]  # [U, *shape] each
+    postponed: dict[int, Postponed]  # those by place whose gradients are not written out, and None there
     usable: Tensor  # [U] bool
+
+    @classmethod
+    def of(cls, ids: list[int], gradients: Sequence[Gradient | None], usable: Tensor) -> _Pending:
+        """One pass: gradients of all parameters, written out or postponed."""
+        written = [None if isinstance(gradient, Postponed) else gradient for gradient in gradients]
+        postponed = {place: g for place, g in enumerate(gradients) if isinstance(g, Postponed)}
+        return cls(ids=ids, gradients=written, postponed=postponed, usable=usable)
+
+    def write_out(self) -> None:
+        """Nothing is postponed any longer."""
+        for place, gradient in self.postponed.items():
+            self.gradients[place] = gradient.written_out()
+        self.postponed = {}
+
+    def rows(self, place: int, owners: Tensor) -> Tensor | None:
+        """The gradients of some owners, by their positions."""
+        if place in self.postponed:
+            return self.postponed[place].of(owners).written_out()
+        gradient = self.gradients[place]
+        return None if gradient is None else gradient[owners]
 
 
 class ClippedSum:
@@ -83,16 +105,21 @@ class ClippedSum:
                 hint="keep all rows of an owner in one pass or in consecutive passes",
             )
 
-    def add(self, ids: list[int], gradients: list[Tensor | None], usable: Tensor) -> None:
+    def add(
+        self, ids: list[int], gradients: Sequence[Gradient | None], usable: Tensor, *, complete: bool = False
+    ) -> None:
         """Takes one pass: `gradients [U, *shape]` (kept, and added to), `usable [U]` false for a non-finite
-        owner."""
+        owner. complete: none of its owners comes back, so that they are clipped and added at once."""
         self.refuse_returning(ids)
         # the last pass is let go before it is added: after an error it is not added once more
         last, self._pending = self._pending, None
-        now = _Pending(ids=ids, gradients=list(gradients), usable=usable)
+        now = _Pending.of(ids, gradients, usable)
         if last is not None:
             self._close(last, self._carry_over(last, now))
-        self._pending = now
+        if complete:
+            self._close(now, set())
+        else:
+            self._pending = now
 
     def take(self) -> tuple[list[Tensor], float]:
         """The clipped sums, float64 in parameter order, and the sum over owners of +1/2 for each that was no
@@ -128,12 +155,14 @@ class ClippedSum:
         if not carried:
             return set()
         source, target = (torch.tensor(side, device=now.usable.device) for side in zip(*carried))
-        for which, before in enumerate(last.gradients):
+        now.write_out()
+        for which in range(len(self._parameters)):
+            before = last.rows(which, source)
             if before is not None:
                 after = now.gradients[which]
                 if after is None:
                     after = before.new_zeros(len(now.ids), *before.shape[1:])
-                now.gradients[which] = after.index_add_(0, target, before[source].to(after.dtype))
+                now.gradients[which] = after.index_add_(0, target, before.to(after.dtype))
         now.usable = now.usable.clone()
         now.usable[target] &= last.usable[source]
         return {position for position, _ in carried}
@@ -141,6 +170,9 @@ class ClippedSum:
     def _close(self, batch: _Pending, still_open: set[int]) -> None:
         """Clips the owners of a pass (except those still open) and adds them to the sums."""
         norms = self._norms(batch)
+        for place, gradient in batch.postponed.items():
+            group = norms[:, self._groups[place]]
+            group.copy_(torch.hypot(group, gradient.lengths))
         # In float64 a sum of squares of float32 numbers is finite exactly when all of them are.
         usable = batch.usable & norms.isfinite().all(1)
         norms = torch.where(usable[:, None], norms, 0.0)
@@ -149,7 +181,10 @@ class ClippedSum:
         closing[list(still_open)] = False
         # before anything is added: one that an error has added in part does not come back
         self._closed.update(owner for position, owner in enumerate(batch.ids) if position not in still_open)
-        self._contract(batch, torch.where(closing[:, None], factors, 0.0), usable)
+        factors = torch.where(closing[:, None], factors, 0.0)
+        self._contract(batch, factors, usable)
+        for place, gradient in batch.postponed.items():
+            self._totals[place] += gradient.weighted_sum(factors[:, self._groups[place]])
         below = norms.square().sum(1) <= self._clip_norm**2
         self._surplus += float((below[closing].to(torch.float64) - 0.5).sum())
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dp_diffusers.engine.checkpointing import refuse_reentry
 from dp_diffusers.engine.layer_checks import trainable
 from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.postponed import Gradient, Postponed, written_out
 from dp_diffusers.engine.unit_grads import HookedUnitGradients
 from dp_diffusers.errors import ModelError
 
@@ -123,7 +124,7 @@ def _check_gradients(source: HookedUnitGradients, names: list[str], losses: Loss
             f"no loss depends on the trainable tensors {', '.join(unreached)}",
             hint="freeze them, or choose other targets",
         )
-    wrong = [name for name, got, want in zip(names, found, tensors) if not _close(got, want, largest)]
+    wrong = [name for name, got, want in zip(names, found, tensors) if not _right(got, want, largest)]
     if wrong:
         raise ModelError(
             f"the gradients per row of {', '.join(wrong)} are not those of a batch of one",
@@ -137,10 +138,22 @@ def _batch_of_one(source: HookedUnitGradients, losses: Losses, row: Tensor) -> l
     return [torch.zeros_like(p) if g is None else g for p, g in zip(source.parameters, gradients)]
 
 
-def _close(found: Tensor | None, expected: Tensor, largest: float) -> bool:
+def _right(found: Gradient | None, expected: Tensor, largest: float) -> bool:
+    """Whether a gradient of rows is that of batches of one; of a postponed one, its lengths and its sum
+    too."""
+    if isinstance(found, Postponed):
+        weights = torch.linspace(0.5, 1.0, len(expected), dtype=torch.float64, device=expected.device)
+        total = torch.tensordot(weights, expected.double(), 1)
+        lengths = expected.double().flatten(1).norm(dim=1)
+        if not (
+            _close(found.weighted_sum(weights), total, largest) and _close(found.lengths, lengths, largest)
+        ):
+            return False
+    return found is not None and _close(written_out(found), expected, largest)
+
+
+def _close(found: Tensor, expected: Tensor, largest: float) -> bool:
     """Within 1e-3 of the tensor's own scale; 1e-6 of the model's scale is rounding (a softmax ignores key
     biases)."""
-    if found is None:
-        return False
     error = float((found - expected).abs().max())
     return error <= _GRADIENT_TOLERANCE * float(expected.abs().max()) + 1e-6 * largest

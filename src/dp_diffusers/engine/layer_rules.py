@@ -7,22 +7,32 @@ owners. Source: Goodfellow,
 *Efficient Per-Example Gradient Computations* (2015, arXiv 1510.01799); Rochette et al. (2019, arXiv
 1912.06015) for the grouped convolution.
 
-A rule is `f(layer, inputs [R, ...], backprop [R, ...], owners) -> {parameter name: [U, *parameter.shape]}`. A
-new one needs `@rule(LayerType)` and nothing else; the batch-of-one oracle in the tests picks it up.
+A rule is `f(layer, inputs [R, ...], backprop [R, ...], owners) -> {parameter name: [U, *parameter.shape]}`,
+written out or, where `ghost_norms` says that it is cheaper, `Postponed`. A new one needs `@rule(LayerType)`
+and nothing else; the batch-of-one oracle in the tests picks it up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.grad import conv2d_weight
 
+from dp_diffusers.engine.conv_weights import conv2d_total, conv2d_written, settled
+from dp_diffusers.engine.ghost_norms import (
+    conv2d_lengths,
+    conv2d_pays,
+    linear_lengths,
+    linear_pays,
+)
 from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.postponed import Gradient, Postponed
+from dp_diffusers.engine.precision import exact_products, precise
 
-UnitGradients = dict[str, Tensor]
+UnitGradients = dict[str, Gradient]
 Rule = Callable[[nn.Module, Tensor, Tensor, RowOwners], UnitGradients]
 
 _RULES: dict[type[nn.Module], tuple[Rule, tuple[str, ...]]] = {}
@@ -59,27 +69,46 @@ def wants(layer: nn.Module, name: str) -> bool:
     return parameter is not None and parameter.requires_grad
 
 
-def precise(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in one common type of at least 32 bits."""
-    kind = torch.float32
-    for tensor in tensors:
-        kind = torch.promote_types(kind, tensor.dtype)
-    return [tensor.to(kind) for tensor in tensors]
-
-
 @rule(nn.Linear)
 def linear(layer: nn.Module, inputs: Tensor, backprop: Tensor, owners: RowOwners) -> UnitGradients:
     """Sum over positions (and folded rows) of the outer product of backprop and input."""
-    inputs, backprop = precise(inputs, backprop)
-    outgoing, incoming = (t.flatten(1, -2) if t.ndim > 2 else t.unsqueeze(1) for t in (backprop, inputs))
     found: UnitGradients = {}
+    outgoing, incoming = _positions(inputs, backprop)
     if wants(layer, "bias"):
         found["bias"] = owners.sum_rows(outgoing.sum(1))
     if wants(layer, "weight"):
-        if outgoing.is_contiguous() and incoming.is_contiguous():  # attention hands over transposed views
-            outgoing, incoming = owners.merge(outgoing), owners.merge(incoming)
-        found["weight"] = owners.sum_rows(_outer(outgoing, incoming))
+        found["weight"] = _linear_weight(outgoing, incoming, owners)
     return found
+
+
+def _positions(inputs: Tensor, backprop: Tensor) -> tuple[Tensor, Tensor]:
+    """Backprop `[R, T, p]` and input `[R, T, d]` of a linear layer."""
+    outgoing, incoming = (
+        t if t.ndim == 3 else t.flatten(1, -2) if t.ndim > 2 else t.unsqueeze(1)
+        for t in precise(backprop, inputs)
+    )
+    return outgoing, incoming
+
+
+def _linear_weight(outgoing: Tensor, incoming: Tensor, owners: RowOwners) -> Gradient:
+    positions, wide, narrow = owners.fold * outgoing.shape[1], outgoing.shape[2], incoming.shape[2]
+    if not (linear_pays(owners, positions, wide, narrow) and exact_products(incoming.device)):
+        return _linear_written(incoming, outgoing, owners)
+    return Postponed(
+        inputs=incoming,
+        backprop=outgoing,
+        owners=owners,
+        shape=torch.Size((wide, narrow)),
+        lengths=linear_lengths(owners.merge(outgoing), owners.merge(incoming)),
+        write=_linear_written,
+        add_up=_linear_total,
+    )
+
+
+def _linear_written(incoming: Tensor, outgoing: Tensor, owners: RowOwners) -> Tensor:
+    if outgoing.is_contiguous() and incoming.is_contiguous():  # attention hands over transposed views
+        outgoing, incoming = owners.merge(outgoing), owners.merge(incoming)
+    return owners.sum_rows(_outer(outgoing, incoming))
 
 
 def _outer(outgoing: Tensor, incoming: Tensor) -> Tensor:
@@ -93,72 +122,40 @@ def _outer(outgoing: Tensor, incoming: Tensor) -> Tensor:
     return torch.bmm(incoming.mT, outgoing).mT
 
 
+def _linear_total(incoming: Tensor, outgoing: Tensor) -> Tensor:
+    return outgoing.flatten(0, 1).mT @ incoming.flatten(0, 1)
+
+
 @rule(nn.Conv2d, "_conv_forward")
 def conv2d(layer: nn.Module, inputs: Tensor, backprop: Tensor, owners: RowOwners) -> UnitGradients:
     """Correlation of input and backprop, row by row; activations may have any strides."""
     assert isinstance(layer, nn.Conv2d)
-    inputs, backprop = (tensor.contiguous() for tensor in precise(inputs, backprop))
     found: UnitGradients = {}
     if wants(layer, "weight"):
         found["weight"] = _conv2d_weight(layer, inputs, backprop, owners)
     if wants(layer, "bias"):
-        found["bias"] = owners.sum_rows(backprop.flatten(2).sum(2))
+        found["bias"] = owners.sum_rows(precise(backprop)[0].flatten(2).sum(2))
     return found
 
 
-def _conv2d_weight(layer: nn.Conv2d, inputs: Tensor, backprop: Tensor, owners: RowOwners) -> Tensor:
-    inputs, padding = _padded(layer, inputs)
-    if layer.kernel_size == layer.stride == (1, 1) and padding == (0, 0) and layer.groups == 1:
-        product = torch.bmm(backprop.flatten(2), inputs.flatten(2).mT)
-        return owners.sum_rows(product)[..., None, None]
-    if inputs.is_cuda:
-        return owners.sum_rows(_by_unfolding(layer, inputs, backprop, padding))
-    return _by_grouping(layer, inputs, backprop, padding, owners)
-
-
-def _padded(layer: nn.Conv2d, inputs: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Input and the zero padding left to do: other modes, "same" and "valid" are settled here."""
-    if isinstance(layer.padding, tuple) and layer.padding_mode == "zeros":
-        return inputs, (int(layer.padding[0]), int(layer.padding[1]))
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode), (0, 0)
-
-
-def _by_grouping(
-    layer: nn.Conv2d, inputs: Tensor, backprop: Tensor, padding: tuple[int, int], owners: RowOwners
-) -> Tensor:
-    """All rows side by side as groups of one convolution, whose weight gradient is then the one of each row.
-
-    K rows of an owner are summed inside where the gradients of single rows would be larger than their input
-    (measured on one CPU thread: as fast as the plain weight gradient, 3 to 10 times faster than unfolding).
-    """
-    fold = owners.fold if owners.fold > 1 and layer.weight.numel() > inputs[0].numel() else 1
-    groups = owners.rows // fold
-    weight: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
-        _side_by_side(inputs, fold),
-        (groups * layer.weight.shape[0], *layer.weight.shape[1:]),
-        _side_by_side(backprop, fold),
-        stride=layer.stride,
-        padding=padding,
-        dilation=layer.dilation,
-        groups=groups * layer.groups,
+def _conv2d_weight(layer: nn.Conv2d, inputs: Tensor, backprop: Tensor, owners: RowOwners) -> Gradient:
+    inputs, backprop, padding = settled(layer, inputs, backprop)
+    write = partial(conv2d_written, layer, padding)
+    if not (
+        layer.groups == 1
+        and conv2d_pays(owners, layer.weight, inputs, padding, backprop)
+        and exact_products(inputs.device)
+    ):
+        return write(inputs, backprop, owners)
+    return Postponed(
+        inputs=inputs,
+        backprop=backprop,
+        owners=owners,
+        shape=layer.weight.shape,
+        lengths=conv2d_lengths(layer, inputs, backprop, padding, owners),
+        write=write,
+        add_up=partial(conv2d_total, layer, padding),
     )
-    return owners.sum_rows(weight.view(groups, *layer.weight.shape))
-
-
-def _side_by_side(rows: Tensor, fold: int) -> Tensor:
-    """`[R, C, H, W]` to `[K, (R/K)*C, H, W]`: owners become channel groups, the rows of one owner the
-    batch."""
-    grouped = rows.view(-1, fold, *rows.shape[1:])
-    return grouped.transpose(0, 1).reshape(fold, -1, *rows.shape[2:])
-
-
-def _by_unfolding(layer: nn.Conv2d, inputs: Tensor, backprop: Tensor, padding: tuple[int, int]) -> Tensor:
-    """Patches times backprop (on a GPU thousands of groups would be slower than this)."""
-    patches = F.unfold(inputs, layer.kernel_size, layer.dilation, padding, layer.stride)
-    grouped = patches.reshape(len(inputs) * layer.groups, -1, patches.shape[-1])
-    outgoing = backprop.reshape(len(inputs) * layer.groups, -1, patches.shape[-1])
-    return torch.bmm(outgoing, grouped.mT).view(len(inputs), *layer.weight.shape)
 
 
 @rule(nn.GroupNorm)
@@ -170,7 +167,7 @@ def group_norm(layer: nn.Module, inputs: Tensor, backprop: Tensor, owners: RowOw
     found: UnitGradients = {}
     if wants(layer, "weight"):
         normalised = F.group_norm(inputs, layer.num_groups, eps=layer.eps)
-        found["weight"] = owners.sum_rows((backprop * normalised).reshape(*inputs.shape[:2], -1).sum(2))
+        found["weight"] = owners.sum_rows(normalised.mul_(backprop).reshape(*inputs.shape[:2], -1).sum(2))
     if wants(layer, "bias"):
         found["bias"] = owners.sum_rows(backprop.reshape(*inputs.shape[:2], -1).sum(2))
     return found

@@ -32,7 +32,9 @@ class PlainGradient:
         """The trainable parameters, in the order of what `release` returns."""
         return list(self._parameters)
 
-    def accumulate(self, row_losses: Tensor, owner: Tensor, weight: Tensor) -> None:
+    def accumulate(
+        self, row_losses: Tensor, owner: Tensor, weight: Tensor, *, complete: bool = False
+    ) -> None:
         """Adds the gradient of `sum(weight * row_losses)`; owners play no role."""
         check_pass(row_losses, owner, weight)
         if len(row_losses) == 0:

@@ -83,13 +83,16 @@ class PrivateGradient:
         """The trainable parameters, in the order of what `release` returns."""
         return list(self._source.parameters)
 
-    def accumulate(self, row_losses: Tensor, owner: Tensor, weight: Tensor) -> None:
+    def accumulate(
+        self, row_losses: Tensor, owner: Tensor, weight: Tensor, *, complete: bool = False
+    ) -> None:
         """Adds one pass: `row_losses [R]` in the graph, `owner [R]` int64, `weight [R]` (1/K for K rows of an
         owner).
 
         Rows of an owner may span consecutive passes. Raises `GuaranteeError` for an owner that comes back
         later, `ModelError` for a layer whose rows are not these, both before anything is added; no rows is a
-        no-op.
+        no-op. complete: no owner of this pass has rows in the next one, which saves memory; one that has
+        comes back later.
         """
         try:
             check_pass(row_losses, owner, weight)
@@ -99,7 +102,8 @@ class PrivateGradient:
             self._sum.refuse_returning(owners.ids)
             weight = weight.detach().to(row_losses)
             gradients = self._source.compute(row_losses, weight, owners)
-            self._sum.add(owners.ids, gradients, owners.all_rows(row_losses.detach().isfinite()))
+            usable = owners.all_rows(row_losses.detach().isfinite())
+            self._sum.add(owners.ids, gradients, usable, complete=complete)
         finally:
             self._source.forget()
 

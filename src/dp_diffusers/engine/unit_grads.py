@@ -9,7 +9,7 @@ engine's rules. Source: Goodfellow (2015, arXiv 1510.01799) for gradients from c
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -18,14 +18,18 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
+from dp_diffusers.engine.backward import flow_back
 from dp_diffusers.engine.checkpointing import Part, current
 from dp_diffusers.engine.generic_rule import Call, by_vmap, tensors_of
 from dp_diffusers.engine.layer_checks import check_layers, owns_trainable, trainable
 from dp_diffusers.engine.layer_rules import rule_for
 from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.postponed import Gradient, written_out
 from dp_diffusers.errors import GuaranteeError, ModelError
 
-Gradients = list[Tensor | None]  # one per parameter: [U, *shape], or None where no row reaches the parameter
+Gradients = list[
+    Gradient | None
+]  # one per parameter: [U, *shape], or None where no row reaches the parameter
 
 
 class UnitGradientSource(Protocol):
@@ -64,6 +68,38 @@ class _Capture:
         return replace(self, call=call, versions=versions, part=None)
 
 
+class _Waiting:
+    """Captures until the gradients of their outputs are there; each is handed out once and let go."""
+
+    def __init__(self, captures: list[_Capture]) -> None:
+        self._captures = dict(enumerate(captures))
+        self._places = [
+            (which, output)
+            for which, capture in self._captures.items()
+            for output, edge in enumerate(capture.edges)
+            if edge is not None
+        ]
+        self._found: dict[int, list[Tensor | None]] = {}
+        edges = (self._captures[which].edges[output] for which, output in self._places)
+        self.edges = [edge for edge in edges if edge is not None]
+
+    def take(self, place: int, backprop: Tensor) -> tuple[_Capture, list[Tensor | None]] | None:
+        """The gradient at `edges[place]`; gives the capture back if it was the last one that it needs."""
+        which, output = self._places[place]
+        edges = self._captures[which].edges
+        backprops = self._found.setdefault(which, [None] * len(edges))
+        backprops[output] = backprop
+        missing = any(edge is not None and flow is None for edge, flow in zip(edges, backprops, strict=True))
+        return None if missing else self._pop(which)
+
+    def rest(self) -> Iterator[tuple[_Capture, list[Tensor | None]]]:
+        """Those of which some output, not all, led to the losses."""
+        yield from map(self._pop, list(self._found))
+
+    def _pop(self, which: int) -> tuple[_Capture, list[Tensor | None]]:
+        return self._captures.pop(which), self._found.pop(which)
+
+
 class HookedUnitGradients:
     """Fast path: forward hooks on the modules that own trainable parameters, one backward pass, then layer
     rules.
@@ -99,25 +135,26 @@ class HookedUnitGradients:
     def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
         """Gradients per owner of `sum(weight * row_losses)`; the captures are gone afterwards, also after an
         error."""
-        captures, self._captures = self._captures, []
-        edges = [edge for capture in captures for edge in capture.edges if edge is not None]
-        self._paused = True
+        waiting = _Waiting(self._captures)
+        self._captures, self._paused = [], True
         try:
-            flows = _backward((weight * row_losses).sum(), edges)
-            with torch.no_grad(), torch.autocast(row_losses.device.type, enabled=False):
-                return self._apply_rules(captures, flows, owners)
+            with torch.autocast(row_losses.device.type, enabled=False):
+                return self._apply_rules((weight * row_losses).sum(), waiting, owners)
         finally:
-            self._paused = False
-            self._captures = []
+            self._captures, self._paused = [], False
 
-    def _apply_rules(
-        self, captures: list[_Capture], flows: list[Tensor | None], owners: RowOwners
-    ) -> Gradients:
+    def _apply_rules(self, objective: Tensor, waiting: _Waiting, owners: RowOwners) -> Gradients:
+        """Each layer's rule runs as soon as its backprop is known, and its input is let go: memory peaks
+        where that of an ordinary backward pass does."""
         totals: Gradients = [None] * len(self.parameters)
-        while captures:  # each one is let go as soon as it is used, to keep the peak of memory down
-            capture = captures.pop()
-            backprops = [flows.pop() if edge is not None else None for edge in reversed(capture.edges)][::-1]
-            if any(backprop is not None for backprop in backprops):
+
+        def take(place: int, backprop: Tensor) -> None:
+            if (ready := waiting.take(place, backprop)) is not None:
+                self._add(totals, *ready, owners)
+
+        flow_back(objective, waiting.edges, take)
+        with torch.no_grad():
+            for capture, backprops in waiting.rest():
                 self._add(totals, capture, backprops, owners)
         return totals
 
@@ -136,7 +173,7 @@ class HookedUnitGradients:
         for name, gradient in found.items():
             place = self._place[id(layer._parameters[name])]
             so_far = totals[place]
-            totals[place] = gradient if so_far is None else so_far + gradient
+            totals[place] = gradient if so_far is None else written_out(so_far) + written_out(gradient)
 
     def capture(
         self, name: str, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
@@ -183,13 +220,15 @@ class ReferenceUnitGradients:
             mine = owners.index == owner
             objective = (weight[mine] * row_losses[mine]).sum()
             rows.append(torch.autograd.grad(objective, self.parameters, retain_graph=True, allow_unused=True))
-        gradients = [_stacked(parameter, found) for parameter, found in zip(self.parameters, zip(*rows))]
+        gradients: list[Tensor | None] = [
+            _stacked(parameter, found) for parameter, found in zip(self.parameters, zip(*rows))
+        ]
         if not all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients):
             raise GuaranteeError(
                 "a non-finite gradient cannot be kept apart from other owners when only parameters are given",
                 hint="pass the nn.Module instead of its parameters",
             )
-        return gradients
+        return list(gradients)
 
     def forget(self) -> None:
         """Nothing is kept between calls."""
@@ -209,19 +248,6 @@ def _remove(handles: list[RemovableHandle]) -> None:
         handle.remove()
 
 
-def _backward(objective: Tensor, edges: list[GradientEdge]) -> list[Tensor | None]:
-    """Gradients at the captured outputs alone: autograd computes no weight gradient on the way."""
-    flows: list[Tensor | None] = []
-    if edges and objective.requires_grad:
-        flows = list(torch.autograd.grad(objective, edges, allow_unused=True))
-    if all(flow is None for flow in flows):
-        raise GuaranteeError(
-            "the row losses do not depend on any trainable layer that ran since the last accumulate",
-            hint="call accumulate once after each forward pass, with gradients enabled",
-        )
-    return flows
-
-
 def _versions(call: Call) -> list[int]:
     return [tensor._version for tensor in call.tensors]
 
@@ -233,7 +259,7 @@ def _check_rows(capture: _Capture, backprops: list[Tensor | None], owners: RowOw
             hint="use the version of the following operation that is not in place",
         )
     for tensor in (capture.call.first_input, *backprops):
-        if tensor is not None and (tensor.ndim == 0 or len(tensor) != owners.rows):
+        if tensor is not None and (tensor.ndim == 0 or tensor.shape[0] != owners.rows):
             raise ModelError(
                 # how many rows there are is for nobody to know
                 f"layer {capture.name}: expected one row per loss as its first dimension",

@@ -38,7 +38,7 @@ class Ours(Engine):
     def step(self, number: int) -> None:
         """One step of the training loop; the first one makes the plan and the ledger."""
         box, work = self._box, self._work
-        box.accumulate(work.losses(self.draws(number)), work.owner, work.weight)
+        box.accumulate(work.losses(self.draws(number)), work.owner, work.weight, complete=True)
         box.release(number, self._payment.charge(number))
         self._optimizer.step()
 

@@ -1,0 +1,104 @@
+"""A layer's gradients of owners that are not written out: known by their lengths and by their weighted sum.
+
+Guarantees: `lengths` are never below the length of what `weighted_sum` adds for an owner, rounding included;
+an owner of weight zero adds exactly zero, whatever it holds. May import torch and the engine's owners.
+Source: Bu et al., *Differentially Private Optimization on Large Model at Small Cost* (2022, arXiv
+2210.00038), book-keeping.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from dp_diffusers.engine.owners import RowOwners
+
+BLOCK: Final = 16  # owners in one sum of float32; the sums of blocks are added in float64
+LARGEST_INPUT: Final = 1e15
+LARGEST_BACKPROP: Final = 1e36  # times the largest factor of a clipping rule it is still a float32
+_UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Postponed:
+    """Gradients `[U, *shape]` of a weight, as what they are computed from: R = U * K rows, K for each owner.
+
+    An owner with an input or backprop that is not finite, or beyond `LARGEST_INPUT` or `LARGEST_BACKPROP`,
+    has the length infinity, and the clipped sum leaves it out as it does one whose gradient is not finite.
+    For all others a weight of at most clip norm / length keeps every product in float32 below 1e6 clip norms.
+    """
+
+    inputs: Tensor  # [R, ...] float32 or better
+    backprop: Tensor  # [R, ...] the same
+    owners: RowOwners
+    shape: torch.Size  # of the weight
+    lengths: Tensor  # [U] float64
+    write: Callable[[Tensor, Tensor, RowOwners], Tensor]  # inputs, backprop, owners -> [U, *shape]
+    add_up: Callable[[Tensor, Tensor], Tensor]  # inputs, backprop -> [*shape], over all rows
+
+    def written_out(self) -> Tensor:
+        """`[U, *shape]`"""
+        return self.write(self.inputs, self.backprop, self.owners)
+
+    def of(self, positions: Tensor) -> Postponed:
+        """Those of some owners, by their positions (int64)."""
+        count, fold = len(positions), self.owners.fold
+        index = torch.arange(count, device=positions.device).repeat_interleave(fold)
+        rows = (positions[:, None] * fold + torch.arange(fold, device=positions.device)).flatten()
+        return replace(
+            self,
+            inputs=self.inputs[rows],
+            backprop=self.backprop[rows],
+            owners=RowOwners(ids=list(range(count)), index=index, fold=fold),
+            lengths=self.lengths[positions],
+        )
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """`sum_u weights[u] * gradient[u]` for `weights [U]` (float64, >= 0), float64 `[*shape]`.
+
+        The weight of an owner goes into its backprops, and one plain weight gradient serves a block of
+        owners. What is left out is replaced by zeros on both sides first (0 * NaN is NaN).
+        """
+        total = torch.zeros(self.shape, dtype=torch.float64, device=weights.device)
+        whole = bool((weights > 0).all())
+        size = BLOCK * self.owners.fold
+        per_row = weights.repeat_interleave(self.owners.fold)
+        for part in zip(
+            *(torch.split(rows, size) for rows in (self.inputs, self.backprop, per_row)), strict=True
+        ):
+            inputs, backprop, factors = part
+            scaled = (backprop * _beside(factors, backprop)).to(backprop.dtype)
+            if not whole:
+                inputs = torch.where(_beside(factors, inputs) > 0, inputs, 0.0)
+                scaled = torch.where(_beside(factors, scaled) > 0, scaled, 0.0)
+            total += self.add_up(inputs, scaled)
+        return total
+
+
+Gradient = Tensor | Postponed
+
+
+def written_out(gradient: Gradient) -> Tensor:
+    """`[U, *shape]` in any case."""
+    return gradient.written_out() if isinstance(gradient, Postponed) else gradient
+
+
+def rounded_up(squares: Tensor, absolute: Tensor, terms: int) -> Tensor:
+    """Lengths that rounding cannot exceed, `[U]` float64.
+
+    squares: `[U]`, squared lengths from Gram matrices in float64. absolute: `[U]`, the sum over positions of
+    the lengths of the products that make up the gradient. terms: positions of an owner. The float32 sum over
+    n terms is off by about sqrt(n) units of rounding times `absolute` (Higham & Mary 2019, SIAM J. Sci.
+    Comput. 41(5)): that much is added, so that an owner whose positions cancel is not taken for a short one.
+    """
+    rounding = _UNIT_ROUNDOFF * (2.0 + math.sqrt(BLOCK * terms))
+    return squares.clamp(min=0.0).sqrt() + rounding * absolute
+
+
+def _beside(factors: Tensor, rows: Tensor) -> Tensor:
+    return factors.view(-1, *[1] * (rows.ndim - 1))

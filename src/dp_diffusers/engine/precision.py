@@ -1,0 +1,26 @@
+"""The precision of the engine's products: float32 or better, whatever the model's.
+
+May import torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def precise(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in one common type of at least 32 bits."""
+    if all(tensor.dtype is torch.float32 for tensor in tensors):
+        return list(tensors)
+    kind = torch.float32
+    for tensor in tensors:
+        kind = torch.promote_types(kind, tensor.dtype)
+    return [tensor.to(kind) for tensor in tensors]
+
+
+def exact_products(device: torch.device) -> bool:
+    """Whether float32 products are products of float32, so that a second way gives the same to rounding."""
+    if torch.get_float32_matmul_precision() != "highest":
+        return False
+    return device.type == "cpu" or not torch.backends.cuda.matmul.allow_tf32
