@@ -121,8 +121,8 @@ def test_guarantee_a_pass_that_was_added_when_it_failed_is_not_added_again(
 
 @pytest.mark.planted
 def test_planted_pass_that_stays_open_when_it_failed(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    def late(self: ClippedSum, ids: Any, gradients: Any, usable: torch.Tensor) -> None:
-        now = _Pending(ids=ids, gradients=list(gradients), usable=usable)
+    def late(self: ClippedSum, ids: Any, gradients: Any, usable: torch.Tensor, **_: Any) -> None:
+        now = _Pending.of(ids, gradients, usable)
         if self._pending is not None:
             self._close(self._pending, self._carry_over(self._pending, now))
         self._pending = now
