@@ -106,8 +106,3 @@ class AutoencodedFamily(Family):
         latents = self.latents
         latents.vae.to(next(self.network.parameters()).device)
         return latents
-
-    def like_network(self, values: torch.Tensor) -> torch.Tensor:
-        """The values in the network's number type."""
-        network: Any = self.network
-        return values.to(network.dtype)

@@ -76,7 +76,7 @@ class LatentFamily(Family):
 
     def predict(self, noisy: torch.Tensor, times: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """The U-Net's output, `[R, c, h, w]`."""
-        return self.network(noisy, times, class_labels=labels).sample  # type: ignore[no-any-return]
+        return self.network(self.like_network(noisy), times, class_labels=labels).sample  # type: ignore[no-any-return]
 
     def _placed(self) -> Latents:
         """The autoencoder, on the network's device."""
