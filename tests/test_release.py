@@ -239,6 +239,18 @@ def test_a_release_whose_images_have_no_card_verifies_and_is_done(run: Path) -> 
     assert dpd.Certificate.verify(run / "release").valid
 
 
+def test_images_of_another_number_type_are_other_images(run: Path, tmp_path: Path) -> None:
+    exact = generate(run, images=9)
+    half = GenerationSettings(**{**Release.open(run).settings()["generation"], "dtype": "bfloat16"})
+    with pytest.raises(ParameterError, match="is there already"):
+        generate(run, images=9, settings=half)
+    coarse = generate(run, images=9, settings=half, out=tmp_path / "half")
+    assert "numbers of bfloat16" in (coarse / "README.md").read_text()
+    assert "bfloat16" not in (exact / "README.md").read_text()
+    found = [read_images(folder).images.astype(int) for folder in (exact, coarse)]
+    assert 0 < np.abs(found[0] - found[1]).mean() < 2
+
+
 def test_images_that_were_deleted_are_replaced(run: Path) -> None:
     shutil.rmtree(generate(run, images=9))
     generate(run, images=6)

@@ -144,6 +144,18 @@ def test_generate_takes_overrides(
     assert (asked["settings"].steps, asked["settings"].seed) == (50, 5)
     assert asked["settings"].guidance == 2.0
     assert asked["device"] == "cpu"
+    assert (asked["settings"].dtype, asked["compiled"]) == ("float32", False)
+    assert _called(capsys, "generate", "run", "--dtype", "bfloat16", "--compile") == (0, "images\n")
+    assert (asked["settings"].dtype, asked["compiled"]) == ("bfloat16", True)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert _called(capsys, "generate", "run") == (0, ""), "the first process answers"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(["generate", "run"]) == 2
+    assert "RANK" in capsys.readouterr().err
+    monkeypatch.delenv("RANK")
+    assert main(["generate", "run", "--dtype", "float16"]) == 2
+    assert "generation.dtype" in capsys.readouterr().err
     assert main(["generate", "run", "--set", "training.ema=0"]) == 2
     assert "--set training.ema=0: unknown key 'training'" in capsys.readouterr().err
     assert main(["generate", "run", "--set", "generation.setps=9"]) == 2

@@ -2,7 +2,8 @@
 
 A request is a line of JSON on stdin. `{"start": argv, "log": path, "output": path, "pause": seconds}` answers
 `{"pid": ...}`; `{"wait": pid}` answers `{"code": ...}`, minus the signal for a killed one. A start may also
-have `"die": [target, when, nth]`, `"seams": {...}` (arguments of `Seams`) and `"defects": [names]`.
+have `"die": [target, when, nth]`, `"seams": {...}` (arguments of `Seams`), `"defects": [names]` and
+`"environment": {...}`, as a launcher sets it.
 `python trainer.py LOG ARGUMENTS...` runs one command in this very process instead.
 
 The log gets two synced lines for each step: `begin LANE STEP` before the noise is drawn, `done LANE STEP`
@@ -156,6 +157,7 @@ def child(request: dict[str, Any]) -> int:
         output = below_a_parent(Path(request["output"]).with_name("orphan"))
     for stream in (1, 2):
         os.dup2(output, stream)
+    os.environ.update(request.get("environment") or {})
     from dp_diffusers.cli.main import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
