@@ -41,6 +41,7 @@ def drawing_model(family: Family, *, dtype: str = "float32", compiled: bool = Fa
         network = _cast_copy(network, kind)
         parts = {name: _cast_part(name, part, kind) for name, part in parts.items()}
     network.eval()
+    _settle_dtype(network)
     if compiled:
         network.compile(dynamic=False)
     made = copy.copy(family)
@@ -52,6 +53,13 @@ def drawing_model(family: Family, *, dtype: str = "float32", compiled: bool = Fa
 
 def _device(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
+
+
+def _settle_dtype(network: nn.Module) -> None:
+    """Answers for the number type at once: diffusers looks through all modules for it, in every step."""
+    kind, known = type(network), getattr(network, "dtype", None)
+    if known is not None:
+        network.__class__ = type(kind.__name__, (kind,), {"dtype": property(lambda _: known)})
 
 
 def _folded_copy(network: nn.Module) -> nn.Module:

@@ -150,6 +150,9 @@ class Family(ABC):
 
     def like_network(self, values: torch.Tensor) -> torch.Tensor:
         """The values in the network's number type."""
+        first = next(value.dtype for value in self.network.parameters() if value.is_floating_point())
+        if first.itemsize > 1:  # asking diffusers takes milliseconds: it looks through all modules
+            return values.to(first)
         network: Any = self.network
         return values.to(network.dtype)
 
