@@ -72,7 +72,8 @@ def test_guarantee_the_folded_model_draws_the_same(
 def test_guarantee_the_folded_model_of_every_family_draws_the_same(name: str) -> None:
     from family_support import pipeline_base
 
-    for strategy in ({"name": "lora", "targets": "all"}, {"name": "full"}):
+    targets = "linear" if name == "sana" else "all"  # peft adapts no convolution of as many groups
+    for strategy in ({"name": "lora", "targets": targets}, {"name": "full"}):
         _same_model(prepared(pipeline_base(name)), strategy)
 
 

@@ -85,6 +85,12 @@ def test_a_part_that_was_cut_is_missing(folder: RunFolder, kept: int) -> None:
     assert Parts(folder, REQUEST, size=3).missing() == [1]
 
 
+def test_a_part_of_too_few_images_is_missing(folder: RunFolder) -> None:
+    parts = Parts(folder, REQUEST, size=3)
+    parts.add(1, _draw(range(3, 5)))
+    assert 1 in Parts(folder, REQUEST, size=3).missing()
+
+
 def test_ranks_begin_with_their_own_parts_and_end_with_all() -> None:
     orders = [[*_order(7, Ranks(rank=rank, count=3))] for rank in range(3)]
     assert [order[:2] for order in orders] == [[0, 3], [1, 4], [2, 5]]
