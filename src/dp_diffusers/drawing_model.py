@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
-from dp_diffusers.compiling import require_compiler
+from dp_diffusers.compiled_parts import require_compiler
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.text import TextFamily
 from dp_diffusers.errors import ModelError
