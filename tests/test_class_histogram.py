@@ -17,12 +17,13 @@ from dp_diffusers import class_histogram, images_out
 from dp_diffusers.diffusion.generation import proportional_labels
 from dp_diffusers.errors import ParameterError, RecipeError, RunClosed, RunFolderError
 from dp_diffusers.finetuning import train
+from dp_diffusers.generating import generate
 from dp_diffusers.mechanisms.histogram import histogram_query
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.recipe.queries import declared_classes
-from dp_diffusers.release import Release, generate
+from dp_diffusers.release import Release
 from loop_support import cheap_trainings
 from tiny_recipes import TINY_RECIPE
 

@@ -249,9 +249,9 @@ def test_questions_to_a_run_that_was_trained(
     """From the recipe to both answers; the ledger holds the training and two questions."""
     from dp_diffusers import evaluate, release
     from dp_diffusers.finetuning import train
+    from dp_diffusers.generating import generate
     from dp_diffusers.privacy.ledger import Ledger
     from dp_diffusers.recipe import Recipe
-    from dp_diffusers.release import generate
 
     monkeypatch.setattr(release, "verify_in_a_fresh_process", lambda folder: None)
     recipe = Recipe.load(

@@ -21,16 +21,18 @@ from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.evolution_population import Population, more_images, parents, saved_population
 from dp_diffusers.evolution_settings import EvolutionSettings
 from dp_diffusers.finetuning import train
+from dp_diffusers.generating import generate
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.recipe import Recipe, RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.sections.public import PublicSettings
-from dp_diffusers.release import Release, generate
+from dp_diffusers.release import Release
 from loop_support import charges, cheap_trainings
 
 PE = [
     "mechanism={name: pe, steps: 3, population: 30, samples: 8}",
     "strategy={}",
     "training={}",
+    "runtime={}",
 ]
 
 

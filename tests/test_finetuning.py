@@ -14,9 +14,10 @@ import pytest
 import dp_diffusers as dpd
 from dp_diffusers.errors import BudgetError, DataError, InputError, RunFolderError
 from dp_diffusers.finetuning import train
+from dp_diffusers.generating import generate
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe
-from dp_diffusers.release import Release, generate
+from dp_diffusers.release import Release
 
 
 def _ledger(recipe: Path) -> Ledger:

@@ -275,21 +275,21 @@ def test_planted_private_image_among_the_synthetic_ones(
     tiny_recipe: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A generation that would publish one of the images it was trained on, byte for byte."""
-    from dp_diffusers import release
+    from dp_diffusers import generating
 
     images = private_images(30, 0)
-    sampled = release._sampled
+    sampled = generating._sampled
 
     def remembering(*facts: Any) -> Any:
-        pixels, labels = sampled(*facts)
+        pixels = sampled(*facts)
         pixels[4] = images[7]
-        return pixels, labels
+        return pixels
 
-    monkeypatch.setattr(release, "_sampled", remembering)
+    monkeypatch.setattr(generating, "_sampled", remembering)
     out, code = run(tiny_recipe, folder_of_classes, images=images, name="A")
     said = capfd.readouterr().err
     assert code == 4
     assert "holds a private image" in said
     assert not (out / "release" / "images").exists()
-    monkeypatch.setattr(release, "_sampled", sampled)
+    monkeypatch.setattr(generating, "_sampled", sampled)
     assert main(["generate", str(out)]) == 0

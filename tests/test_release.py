@@ -16,17 +16,18 @@ from huggingface_hub import DatasetCard, ModelCard
 
 import dp_diffusers as dpd
 from certificate_support import forge, read
-from dp_diffusers import images_out, kept_images, release, running
+from dp_diffusers import generating, image_job, images_out, kept_images, release, running
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.diffusion import generation
 from dp_diffusers.errors import ParameterError, RunFolderError, VerificationError
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.finetuning import train
+from dp_diffusers.generating import generate
 from dp_diffusers.images_card import ImagesCard
 from dp_diffusers.privacy import certificate
 from dp_diffusers.privacy.files import release_files
 from dp_diffusers.recipe import GenerationSettings, Recipe
-from dp_diffusers.release import Release, generate
+from dp_diffusers.release import Release
 from dp_diffusers.run_secrets import TRACES
 from dp_diffusers.whole_files import temporary_of
 
@@ -115,19 +116,20 @@ def _unfinished_certificate(path: Path, text: str) -> None:
     raise KilledError
 
 
-def _second_part(*arguments: Any, **_: Any) -> Any:
+def _second_part(*arguments: Any, start: int) -> Any:
+    if start:
+        raise KilledError
     yield np.zeros((4, 8, 8, 1), np.uint8)
-    raise KilledError
 
 
 WINDOWS: dict[str, tuple[Any, str, Any]] = {
-    "while sampling": (release, "sample", _second_part),
-    "while the images are written": (release, "build_images", _half_written),
+    "while sampling": (image_job, "sample", _second_part),
+    "while the images are written": (generating, "build_images", _half_written),
     "before they are placed": (kept_images.KeptImages, "place", _kill),
     "as they are placed": (Path, "rename", _kill),
-    "before the certificate lists them": (release, "_certify_images", _kill),
+    "before the certificate lists them": (generating, "_certify_images", _kill),
     "while the certificate is written": (certificate, "write_whole", _unfinished_certificate),
-    "after the certificate lists them": (kept_images.Parts, "clear", None),
+    "after the certificate lists them": (generating, "clear_parts", _kill),
 }
 
 
@@ -136,17 +138,9 @@ def test_guarantee_a_generation_killed_anywhere_is_made_whole_by_the_next(
     run: Path, window: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, name, death = WINDOWS[window]
-    if death is None:
-        clear, calls = kept_images.Parts.clear, []
-
-        def death(self: Any) -> None:  # the second call: the first one makes room
-            calls.append(1)
-            if len(calls) > 1:
-                raise KilledError
-            clear(self)
-
     with monkeypatch.context() as patched:
         patched.setattr(place, name, death)
+        patched.setattr(image_job, "images_of_a_part", lambda *_: 4)
         with pytest.raises(KilledError):
             generate(run, images=9)
     before = dpd.Certificate.verify(run / "release")
@@ -205,7 +199,7 @@ def test_a_run_without_its_safe_makes_images(run: Path, tmp_path: Path) -> None:
 def test_the_same_generation_again_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generate(run, images=9)
     before = (run / "release" / "certificate.json").read_bytes()
-    monkeypatch.setattr(release, "sample", _kill)
+    monkeypatch.setattr(image_job, "sample", _kill)
     assert generate(run, images=9) == run / "release" / "images"
     assert (run / "release" / "certificate.json").read_bytes() == before
     with pytest.raises(ParameterError, match="is there already"):
@@ -245,6 +239,18 @@ def test_a_release_whose_images_have_no_card_verifies_and_is_done(run: Path) -> 
     assert dpd.Certificate.verify(run / "release").valid
 
 
+def test_images_of_another_number_type_are_other_images(run: Path, tmp_path: Path) -> None:
+    exact = generate(run, images=9)
+    half = GenerationSettings(**{**Release.open(run).settings()["generation"], "dtype": "bfloat16"})
+    with pytest.raises(ParameterError, match="is there already"):
+        generate(run, images=9, settings=half)
+    coarse = generate(run, images=9, settings=half, out=tmp_path / "half")
+    assert "numbers of bfloat16" in (coarse / "README.md").read_text()
+    assert "bfloat16" not in (exact / "README.md").read_text()
+    found = [read_images(folder).images.astype(int) for folder in (exact, coarse)]
+    assert 0 < np.abs(found[0] - found[1]).mean() < 2
+
+
 def test_images_that_were_deleted_are_replaced(run: Path) -> None:
     shutil.rmtree(generate(run, images=9))
     generate(run, images=6)
@@ -263,7 +269,7 @@ def test_guarantee_what_was_placed_is_certified_only_unchanged(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(release, "_certify_images", _kill)
+        patched.setattr(generating, "_certify_images", _kill)
         with pytest.raises(KilledError):
             generate(run, images=9)
     (run / "release" / "images" / "patient.png").write_bytes(b"private")
@@ -277,7 +283,7 @@ def test_guarantee_a_stray_file_is_refused_before_anything_is_made(
 ) -> None:
     (run / "release" / stray).write_bytes(b"private")
     with monkeypatch.context() as patched:
-        patched.setattr(release, "sample", _kill)
+        patched.setattr(image_job, "sample", _kill)
         with pytest.raises(VerificationError, match=f"{stray} is not listed"):
             generate(run, images=9)
     assert not (run / "release" / "images").exists()
@@ -310,29 +316,24 @@ def test_planted_leak_in_what_a_generation_certifies(run: Path, monkeypatch: pyt
 
 
 def test_sampling_goes_on_where_it_stopped(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = dict(zip(("sampler", "steps"), ("ddim", 3)))
-    whole = generate(run, images=9, out=run / "whole", settings=GenerationSettings(**small))
+    small = GenerationSettings(sampler="ddim", steps=3)
+    whole = generate(run, images=9, out=run / "whole", settings=small)
     starts: list[int] = []
 
-    def in_threes(*arguments: Any, start: int) -> Any:
+    def dies_once(*arguments: Any, start: int) -> Any:
         starts.append(start)
-        family, numbers, count, sampling = arguments
-        sampling = generation.Sampling(**{**vars(sampling), "batch": 3})
-        for index, part in enumerate(generation.sample(family, numbers, count, sampling, start=start)):
-            if len(starts) == 1 and index == 1:
-                raise KilledError
-            yield part
+        if len(starts) == 2:
+            raise KilledError
+        yield from generation.sample(*arguments, start=start)
 
-    monkeypatch.setattr(release, "sample", in_threes)
-    for _ in range(2):
-        try:
-            parts = generate(run, images=9, out=run / "parts", settings=GenerationSettings(**small))
-        except KilledError:
-            continue
-    assert starts == [0, 3]
-    read = [pq.read_table(folder / images_out.PARQUET)["image"].to_pylist() for folder in (whole, parts)]
-    pixels = [[torch.frombuffer(bytearray(row["bytes"]), dtype=torch.uint8) for row in rows] for rows in read]
-    assert len(pixels[0]) == len(pixels[1]) == 9
+    monkeypatch.setattr(image_job, "sample", dies_once)
+    monkeypatch.setattr(image_job, "images_of_a_part", lambda *_: 3)
+    with pytest.raises(KilledError):
+        generate(run, images=9, out=run / "parts", settings=small)
+    parts = generate(run, images=9, out=run / "parts", settings=small)
+    assert starts == [0, 3, 3, 6]
+    found = [read_images(folder).images.astype(int) for folder in (whole, parts)]
+    assert np.abs(found[0] - found[1]).max() <= 1
 
 
 def test_images_are_made_of_the_declared_classes_only(trained: Path, tmp_path: Path) -> None:
@@ -374,7 +375,7 @@ def test_the_sampled_labels_are_those_of_the_base(
         asked.append(labels.tolist())
         return generation.sample(family, labels, count, sampling, start=start)
 
-    monkeypatch.setattr(release, "sample", spy)
+    monkeypatch.setattr(image_job, "sample", spy)
     generate(made, images=4)
     assert sorted(asked[0]) == [0, 0, 2, 2]
 

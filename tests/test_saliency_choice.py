@@ -11,9 +11,9 @@ import pytest
 from dp_diffusers import running, saliency_choice
 from dp_diffusers.errors import ParameterError, RecipeError
 from dp_diffusers.finetuning import train
+from dp_diffusers.generating import generate
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.recipe import Recipe
-from dp_diffusers.release import generate
 from loop_support import cheap_trainings
 
 SAPF = "strategy={name: sapf, rank: 2, targets: attention, fraction: 0.25, also: [bias]}"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dp_diffusers.privacy.budget import Budget
     from dp_diffusers.privacy.certificate import Certificate
     from dp_diffusers.privacy.ledger import Ledger
-    from dp_diffusers.release import Release, generate
+    from dp_diffusers.release import Release
     from dp_diffusers.reporting import Report, report
 
 __version__ = "0.1.0"
@@ -66,7 +66,7 @@ _HOME = {
     "audit": "dp_diffusers.auditing",
     "evaluate": "dp_diffusers.evaluation",
     "finetune": "dp_diffusers.finetuning",
-    "generate": "dp_diffusers.release",
+    "generate": "dp_diffusers.generating",
     "merge": "dp_diffusers.merging",
     "near_copies": "dp_diffusers.copy_check",
     "report": "dp_diffusers.reporting",

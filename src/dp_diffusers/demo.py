@@ -90,9 +90,10 @@ def demo(out: Path, progress: Progress) -> DemoResult:
     """Runs the whole path in `out`; again with the same folder, it goes on where it stopped."""
     from dp_diffusers.evaluation import evaluate
     from dp_diffusers.finetuning import train
+    from dp_diffusers.generating import generate
     from dp_diffusers.pretraining import pretrain
     from dp_diffusers.recipe import PretrainRecipe, Recipe
-    from dp_diffusers.release import generate, verify_in_a_fresh_process
+    from dp_diffusers.release import verify_in_a_fresh_process
     from dp_diffusers.reporting import report
 
     make_folder(out)

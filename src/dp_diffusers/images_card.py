@@ -182,7 +182,7 @@ class ImagesCard:
         lines = [
             f"Model: {parts.plain(base['id'])} (sha256 `{base['sha256']}`), with {source}.",
             f"Sampler {request['sampler']}, {request['steps']} steps, guidance {request['guidance']:g}, "
-            f"seed {request['seed']}.",
+            f"seed {request['seed']}{_number_type(request)}.",
             "None was selected or left out.",
             f"Software: {self.certificate['software']}.",
         ]
@@ -216,6 +216,11 @@ class ImagesCard:
     @property
     def _by_histogram(self) -> bool:
         return self.request.get("labels") == "histogram"
+
+
+def _number_type(request: Mapping[str, Any]) -> str:
+    """Where it is not the usual one."""
+    return f", numbers of {request['dtype']}" if "dtype" in request else ""
 
 
 def _size_category(count: int) -> str:

@@ -2,32 +2,26 @@
 
 Guarantees:
 - a folder of images appears in `release/` whole, by one rename from `private/`;
-- what was sampled is kept in `private/` until the certificate lists the images;
 - a folder that was placed but not certified is known by its hashes, which were on disk before it was placed.
-May import numpy and the standard library.
+May import the standard library.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.privacy.canonical import fingerprint
 from dp_diffusers.privacy.files import hashes
 from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.whole_files import replacing
 
 FOLDER = "images"
 RECORD = "images.json"
 _BUILDING = "images.new"
-_PARTS = "images.partial"
 
 
 @dataclass(frozen=True)
@@ -93,41 +87,3 @@ class KeptImages:
 def digest_of(images: Path) -> str:
     """Stands for the files of a folder of images."""
     return fingerprint(hashes(images))
-
-
-class Parts:
-    """Images sampled so far, in `private/`; those of another request are dropped."""
-
-    def __init__(self, folder: RunFolder, request: Mapping[str, Any]) -> None:
-        self._folder = folder.private / _PARTS
-        self.done: list[np.ndarray] = []
-        note, marker = json.dumps(request, sort_keys=True), self._folder / "request.json"
-        if marker.exists() and marker.read_text() == note:
-            self._read()
-            return
-        self.clear()
-        self._folder.mkdir()
-        marker.write_text(note)
-
-    @property
-    def count(self) -> int:
-        """Number of images kept."""
-        return sum(map(len, self.done))
-
-    def add(self, images: np.ndarray) -> None:
-        """Keeps uint8 `[n, H, W, C]` images."""
-        path = self._folder / f"{len(self.done):05d}.npy"
-        with replacing(path) as stream:
-            np.save(stream, images)
-        self.done.append(images)
-
-    def clear(self) -> None:
-        """Deletes what was kept."""
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _read(self) -> None:
-        for path in sorted(self._folder.glob("*.npy")):
-            try:
-                self.done.append(np.load(path))
-            except (ValueError, EOFError, OSError):  # a broken part: it and all after it are sampled again
-                break

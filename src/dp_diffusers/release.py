@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,40 +19,32 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 
 from dp_diffusers.conditions import classes_of, requested
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
-from dp_diffusers.diffusion.generation import sample
 from dp_diffusers.diffusion.loading import load_base
-from dp_diffusers.errors import ModelError, ParameterError, VerificationError
+from dp_diffusers.errors import ModelError, VerificationError
 from dp_diffusers.evolution_card import population_card
-from dp_diffusers.evolution_population import Population, more_images, sampling_of, saved_population
-from dp_diffusers.images_card import ImagesCard
-from dp_diffusers.images_out import build_images, require_writable, write_images
-from dp_diffusers.kept_images import FOLDER as IMAGES
-from dp_diffusers.kept_images import KeptImages, Parts
+from dp_diffusers.evolution_population import Population, saved_population
+from dp_diffusers.kept_images import KeptImages
 from dp_diffusers.leak_scan import FOUND, Secrets, require_no_leak
 from dp_diffusers.model_card import model_card
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
-from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.released_classes import ReleasedClasses, declared_names, declared_size
-from dp_diffusers.reporting.facts import FILE as REPORT
 from dp_diffusers.reporting.facts import Report
-from dp_diffusers.requested_images import labels_of, request_of
 from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.run_secrets import has_traces, kept_traces, note_traces, secrets_of
+from dp_diffusers.run_secrets import kept_traces, note_traces, secrets_of
 from dp_diffusers.strategies.diffusers_file import save_diffusers_lora
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
 
 Progress = Callable[..., None]
 
 
-def _silent(**_: Any) -> None:
+def silent(**_: Any) -> None:
     """Progress that nobody sees."""
 
 
@@ -103,11 +94,14 @@ class Release:
         device: as in a recipe; None takes `runtime.device` of the run. Raises `ModelError` when the base is
         not the one that the certificate names, `ParameterError` for a device that is not there.
         """
-        name = device or (self.settings().get("runtime") or {}).get("device", "auto")
-        place = device_of(name)
+        place = device_of(self.device(device))
         family = self._family(adapted)
         family.network.to(place)
         return family
+
+    def device(self, name: str | None = None) -> str:
+        """The name of a device: the given one, or `runtime.device` of the run."""
+        return name or str((self.settings().get("runtime") or {}).get("device", "auto"))
 
     def _family(self, adapted: bool) -> Family:
         if self.base is not None:
@@ -241,85 +235,6 @@ def verify_in_a_fresh_process(release: Path) -> None:
         raise VerificationError(f"the certificate of {release} does not verify: {outcome.stderr.strip()}")
 
 
-def generate(
-    release: Release | str | Path,
-    *,
-    images: int | None = None,
-    per_label: int | None = None,
-    out: str | Path | None = None,
-    format: str = "parquet",
-    settings: GenerationSettings | None = None,
-    device: str | None = None,
-    progress: Progress = _silent,
-) -> Path:
-    """Makes synthetic images; returns their folder (`RUN/release/images` unless `out` says otherwise).
-
-    The same call again goes on where it stopped, or does nothing once the release holds its images.
-
-    Args:
-        release: a release, or the run folder of one.
-        images: how many in all, over the labels as `settings.labels` says; `per_label`: how many of each.
-        format: `parquet` or `imagefolder`.
-        settings: sampler, steps, guidance, seed; None takes the run's recipe.
-        device: `auto`, `cpu` or `cuda`; None takes the run's recipe. It does not change the images beyond
-            the last bits of the arithmetic.
-        progress: called with `step, steps, unit, seconds` or `message`; a step is an image.
-
-    Raises `ParameterError` for counts that make no sense, or an `out` that is there already.
-    """
-    release = release if isinstance(release, Release) else Release.open(release)
-    chosen = settings or GenerationSettings(**(release.settings().get("generation") or {}))
-    release.folder.create()
-    with release.folder.lock():
-        kept = KeptImages(release.folder)
-        if not has_traces(release.folder):
-            progress(message="nothing private was noted beside this release, so the scan knows less")
-        secrets = known_secrets(release, chosen.prompts or ())
-        if out is None:
-            release.certificate.require_listed(release.path, replaced=[IMAGES])
-        if out is None and kept.uncertified(release.certificate.files):
-            _certify_images(release, secrets, progress)
-        if release.population is not None and chosen.prompts:
-            raise ParameterError(
-                "generation.prompts has no effect on a population, whose images have their texts",
-                hint="leave it out",
-            )
-        family = release.family(device=device)
-        classes = release.classes(family, chosen.prompts)
-        request = request_of(images, per_label, chosen, classes)
-        if out is None and kept.request() == {**request, "format": format}:
-            Parts(release.folder, request).clear()
-            progress(message=f"{kept.target} holds these images already")
-            return kept.target
-        target = kept.target if out is None else Path(out)
-        require_writable(target, format)
-        parts = Parts(release.folder, request)
-        wanted = labels_of(request["count"], classes, request)
-        evolved = release.population
-        pixels, labels = _sampled(family, classes, wanted, request["count"], chosen, parts, progress, evolved)
-        names = None if classes is None else classes.names
-        card = ImagesCard(
-            certificate=release.certificate.to_dict(),
-            request=request,
-            labels=labels,
-            size=pixels.shape[1:],
-            format=format,
-            certified=out is None,
-        )
-        secrets = secrets.but_for(card.numbers)
-        check = _leak_check(release, secrets)
-        if out is None:
-            built = kept.building
-            build_images(pixels, labels, names, built, format=format, card=card.text())
-            check(built)
-            kept.place(built, {**request, "format": format}, card.numbers)
-            _certify_images(release, secrets, progress)
-        else:
-            write_images(pixels, labels, names, target, format=format, card=card.text(), check=check)
-        parts.clear()
-    return target
-
-
 def known_secrets(release: Release, public: Iterable[str] = ()) -> Secrets:
     """What the training of the release noted as private; `public`: words that are none, such as prompts."""
     told = KeptImages(release.folder).public_words()
@@ -327,15 +242,9 @@ def known_secrets(release: Release, public: Iterable[str] = ()) -> Secrets:
     return secrets_of(release.folder, kept_traces(release.folder), words)
 
 
-def _leak_check(release: Release, secrets: Secrets) -> Callable[[Path], None]:
+def leak_check(release: Release, secrets: Secrets) -> Callable[[Path], None]:
     """Looks through a folder of new images."""
     return lambda built: require_no_leak(built, secrets, release.folder.private / FOUND)
-
-
-def _certify_images(release: Release, secrets: Secrets, progress: Progress) -> None:
-    certify_again(release, secrets, progress, IMAGES)
-    if REPORT in release.certificate.files:
-        progress(message=f"{REPORT} does not show these images yet: `dp-diffusers report` writes it again")
 
 
 def certify_again(release: Release, secrets: Secrets, progress: Progress, added: str) -> None:
@@ -347,31 +256,3 @@ def certify_again(release: Release, secrets: Secrets, progress: Progress, added:
         progress(message=f"the signature of the certificate did not cover this {added}: sign it again")
     check = _scan(release.folder, secrets)
     release.certificate = release.certificate.reissue(release.path, replaced=[added], check=check)
-
-
-def _sampled(
-    family: Family,
-    classes: ReleasedClasses | None,
-    labels: np.ndarray | None,
-    count: int,
-    settings: GenerationSettings,
-    parts: Parts,
-    progress: Progress,
-    evolved: tuple[Population, float] | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """uint8 `[count, H, W, C]` and each image's class, int64 `[count]`; goes on after the parts kept."""
-    sampling = sampling_of(settings)
-    numbers = None if classes is None or labels is None else np.array(classes.labels, np.int64)[labels]
-    began = time.monotonic()
-    made = sample(family, numbers, count, sampling, start=parts.count)
-    if evolved is not None:
-        population, level = evolved
-        made = more_images(
-            family, population, numbers, labels, count, sampling, level=level, start=parts.count
-        )
-    for part in made:
-        parts.add(part)
-        now = time.monotonic()
-        progress(step=parts.count, steps=count, unit="images", seconds=(now - began) / len(part))
-        began = now
-    return np.concatenate(parts.done), labels

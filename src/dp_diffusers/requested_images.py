@@ -22,6 +22,8 @@ def request_of(
     """What decides the images of a run, beside its adapter."""
     count = _count(images, per_label, settings.images, 0 if classes is None else len(classes.labels))
     fields = settings.model_dump(mode="json", include={"sampler", "steps", "guidance", "seed"})
+    if settings.dtype != "float32":  # the other bits of an image; requests from before have no such field
+        fields["dtype"] = settings.dtype
     if settings.labels == "histogram" and per_label is None:
         fields["labels"] = "histogram"
         _require_histogram(classes)

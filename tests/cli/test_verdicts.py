@@ -128,7 +128,7 @@ def test_images_have_a_progress_line_of_their_own(monkeypatch: pytest.MonkeyPatc
 def test_generate_takes_overrides(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dp_diffusers import release
+    from dp_diffusers import generating, release
     from dp_diffusers.run_folder import RunFolder
 
     asked: dict[str, Any] = {}
@@ -138,12 +138,24 @@ def test_generate_takes_overrides(
     )
     monkeypatch.setattr(release.Release, "open", classmethod(lambda cls, run: opened))
     monkeypatch.setattr(RunFolder, "require_finished", lambda self: None)
-    monkeypatch.setattr(release, "generate", lambda *_, **given: asked.update(given) or Path("images"))
+    monkeypatch.setattr(generating, "generate", lambda *_, **given: asked.update(given) or Path("images"))
     change = ["--set", "generation.steps=50", "--set", "generation.guidance=2", "--set", "runtime.device=cpu"]
     assert _called(capsys, "generate", "run", *change) == (0, "images\n")
     assert (asked["settings"].steps, asked["settings"].seed) == (50, 5)
     assert asked["settings"].guidance == 2.0
     assert asked["device"] == "cpu"
+    assert (asked["settings"].dtype, asked["compiled"]) == ("float32", False)
+    assert _called(capsys, "generate", "run", "--dtype", "bfloat16", "--compile") == (0, "images\n")
+    assert (asked["settings"].dtype, asked["compiled"]) == ("bfloat16", True)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert _called(capsys, "generate", "run") == (0, ""), "the first process answers"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert main(["generate", "run"]) == 2
+    assert "RANK" in capsys.readouterr().err
+    monkeypatch.delenv("RANK")
+    assert main(["generate", "run", "--dtype", "float16"]) == 2
+    assert "generation.dtype" in capsys.readouterr().err
     assert main(["generate", "run", "--set", "training.ema=0"]) == 2
     assert "--set training.ema=0: unknown key 'training'" in capsys.readouterr().err
     assert main(["generate", "run", "--set", "generation.setps=9"]) == 2
@@ -207,7 +219,7 @@ def test_a_killed_demo_goes_on(
     tiny_base_folder: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The demo's stages on tiny ones: killed between placing the images and certifying them."""
-    from dp_diffusers import demo, evaluation, finetuning, pretraining, release
+    from dp_diffusers import demo, evaluation, finetuning, generating, pretraining, release
     from dp_diffusers.evaluation.intervals import Interval
     from dp_diffusers.recipe import PretrainRecipe, Recipe
 
@@ -228,7 +240,7 @@ def test_a_killed_demo_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(release, "_certify_images", die)
+        patched.setattr(generating, "_certify_images", die)
         with pytest.raises(KeyboardInterrupt):
             demo.demo(tmp_path / "demo", lambda **_: None)
     assert not Certificate.verify(tmp_path / "demo" / "run" / "release").valid

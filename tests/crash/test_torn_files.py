@@ -21,9 +21,8 @@ import pytest
 from test_broken_disk import refused
 
 import dp_diffusers as dpd
-from dp_diffusers import release
+from dp_diffusers import image_job
 from dp_diffusers.cli.main import main
-from dp_diffusers.diffusion.generation import Sampling
 from dp_diffusers.finetuning import train
 from dp_diffusers.recipe import Recipe
 from loop_support import charges
@@ -143,27 +142,24 @@ def test_torn_images_are_made_again_and_are_the_same(
     finished: Copies, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The record of the images, and each part of them that was sampled when the process died."""
-    run, sample = finished.folder / "run", release.sample
+    run, sample = finished.folder / "run", image_job.sample
 
-    def parts(family: Any, labels: Any, count: int, sampling: Sampling, **options: Any) -> Any:
-        return sample(family, labels, count, Sampling(**{**sampling.__dict__, "batch": 3}), **options)
+    def dies_at_the_third(*arguments: Any, start: int) -> Any:
+        if start == 6:
+            raise KeyboardInterrupt
+        return sample(*arguments, start=start)
 
-    def dies_after_two(*arguments: Any, **options: Any) -> Any:
-        for number, part in enumerate(parts(*arguments, **options)):
-            if number == 2:
-                raise KeyboardInterrupt
-            yield part
-
-    monkeypatch.setattr(release, "sample", parts)
+    monkeypatch.setattr(image_job, "images_of_a_part", lambda *_: 3)
     assert main(["generate", str(run), "--quiet"]) == 0
     images = (run / PARQUET).read_bytes()
     for name in ("00000.npy", "00001.npy"):
         for eighth in EIGHTHS:
             finished.restore()
             with monkeypatch.context() as patch:
-                patch.setattr(release, "sample", dies_after_two)
+                patch.setattr(image_job, "sample", dies_at_the_third)
                 assert main(["generate", str(run), "--quiet"]) == 130
-            cut(run / "private" / "images.partial" / name, eighth)
+            (part,) = (run / "private" / "images.partial").glob(f"*/{name}")
+            cut(part, eighth)
             assert main(["generate", str(run), "--quiet"]) == 0, capsys.readouterr().err
             assert (run / PARQUET).read_bytes() == images
     for eighth in EIGHTHS:

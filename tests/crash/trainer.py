@@ -2,7 +2,8 @@
 
 A request is a line of JSON on stdin. `{"start": argv, "log": path, "output": path, "pause": seconds}` answers
 `{"pid": ...}`; `{"wait": pid}` answers `{"code": ...}`, minus the signal for a killed one. A start may also
-have `"die": [target, when, nth]`, `"seams": {...}` (arguments of `Seams`) and `"defects": [names]`.
+have `"die": [target, when, nth]`, `"seams": {...}` (arguments of `Seams`), `"defects": [names]` and
+`"environment": {...}`, as a launcher sets it.
 `python trainer.py LOG ARGUMENTS...` runs one command in this very process instead.
 
 The log gets two synced lines for each step: `begin LANE STEP` before the noise is drawn, `done LANE STEP`
@@ -126,16 +127,9 @@ def plan_ahead(overrides: tuple[str, ...], recipe: str) -> None:
 
 def small_parts() -> None:
     """Sampling in parts of a few images."""
-    from dataclasses import replace
+    from dp_diffusers import image_job
 
-    from dp_diffusers import release
-
-    sample = release.sample
-
-    def called(family: Any, labels: Any, count: int, sampling: Any, **options: Any) -> Any:
-        return sample(family, labels, count, replace(sampling, batch=PART), **options)
-
-    release.sample = called
+    image_job.images_of_a_part = lambda *_: PART
 
 
 def below_a_parent(note: Path) -> int:
@@ -163,6 +157,7 @@ def child(request: dict[str, Any]) -> int:
         output = below_a_parent(Path(request["output"]).with_name("orphan"))
     for stream in (1, 2):
         os.dup2(output, stream)
+    os.environ.update(request.get("environment") or {})
     from dp_diffusers.cli.main import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)

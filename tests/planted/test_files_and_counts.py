@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dp_diffusers import release, requested_images
+from dp_diffusers import generating, requested_images
 from dp_diffusers.evaluation import evaluate, scores
 from dp_diffusers.finetuning import train
 from dp_diffusers.images_out import PARQUET, png, write_images
@@ -92,7 +92,7 @@ def labels_made(recipe: Path) -> list[int]:
     """How many images of each class a generation makes after a training."""
     out = recipe.parent / "run"
     train(Recipe.load(recipe), out)
-    made = release.generate(out)
+    made = generating.generate(out)
     table = pq.read_table(next(made.rglob("*.parquet")))
     return np.bincount(table["label"].to_pylist(), minlength=3).tolist()
 

@@ -141,9 +141,9 @@ def realised_denominator(patch: pytest.MonkeyPatch) -> None:
     """The mean over the units that came, not over the number that was expected."""
     accumulate, set_grads, came = PrivateGradient.accumulate, private_gradient.set_grads, [0]
 
-    def counting(self: PrivateGradient, losses: Any, owner: torch.Tensor, weight: Any) -> None:
+    def counting(self: PrivateGradient, losses: Any, owner: torch.Tensor, weight: Any, **given: Any) -> None:
         came[0] += len(owner.unique())
-        accumulate(self, losses, owner, weight)
+        accumulate(self, losses, owner, weight, **given)
 
     def divided(parameters: Any, sums: Any, expected: float) -> None:
         set_grads(parameters, sums, max(came[0], 1))
@@ -177,9 +177,9 @@ def rate_by_gradient_norm(patch: pytest.MonkeyPatch) -> None:
     """A learning rate that follows the share of clipped units."""
     accumulate, size = PrivateGradient.accumulate, [1.0]
 
-    def noting(self: PrivateGradient, losses: Any, owner: Any, weight: Any) -> None:
+    def noting(self: PrivateGradient, losses: Any, owner: Any, weight: Any, **given: Any) -> None:
         size[0] = float(losses.detach().sum())
-        accumulate(self, losses, owner, weight)
+        accumulate(self, losses, owner, weight, **given)
 
     def rate(self: Loop, step: int) -> float:
         factor = rate_factor(step, STEPS, schedule="constant", warmup=0)

@@ -89,20 +89,34 @@ def generate(
             "--format", metavar="parquet|imagefolder", help="parquet: one file; imagefolder: folders of PNG."
         ),
     ] = ImageFormat.parquet,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="float32|bfloat16",
+            help="Number type of the model; short for --set generation.dtype.",
+        ),
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first: for many images.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make labelled synthetic images from a release."""
+    """Make labelled synthetic images from a release; resumes, and shares the work under torchrun."""
     configure(json=json, quiet=quiet, out=run)
+    from dp_diffusers.ranks import ranks_of_environment
     from dp_diffusers.recipe.after import after_training
     from dp_diffusers.run_folder import RunFolder
 
     RunFolder(run).require_finished()
+    first = ranks_of_environment().first
+    from dp_diffusers.generating import generate as run_generation
     from dp_diffusers.release import Release
-    from dp_diffusers.release import generate as run_generation
 
     release = Release.open(run)
-    chosen = after_training(release.settings(), overrides or (), release.folder.recipe)
+    asked = [*(overrides or ()), *([] if dtype is None else [f"generation.dtype={dtype}"])]
+    chosen = after_training(release.settings(), asked, release.folder.recipe)
     folder = run_generation(
         release,
         images=images,
@@ -110,9 +124,11 @@ def generate(
         format=format.value,
         settings=chosen.generation,
         device=chosen.runtime.device,
+        compiled=compile or chosen.runtime.compile,
         progress=Terminal(),
     )
-    answer(str(folder), {"images": str(folder)})
+    if first:
+        answer(str(folder), {"images": str(folder)})
 
 
 def evaluate(

@@ -104,10 +104,7 @@ class AutoencodedFamily(Family):
     def _placed(self) -> Latents:
         """The autoencoder, on the network's device."""
         latents = self.latents
-        latents.vae.to(next(self.network.parameters()).device)
+        device = next(self.network.parameters()).device
+        if next(latents.vae.parameters()).device != device:  # asking every module to move takes milliseconds
+            latents.vae.to(device)
         return latents
-
-    def like_network(self, values: torch.Tensor) -> torch.Tensor:
-        """The values in the network's number type."""
-        network: Any = self.network
-        return values.to(network.dtype)

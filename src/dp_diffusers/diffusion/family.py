@@ -148,6 +148,14 @@ class Family(ABC):
     def predict(self, noisy: torch.Tensor, times: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """The network's output, `[R, c, h, w]`. times `[R]`: as the schedule counts them; labels: `[R]`."""
 
+    def like_network(self, values: torch.Tensor) -> torch.Tensor:
+        """The values in the network's number type."""
+        first = next(value.dtype for value in self.network.parameters() if value.is_floating_point())
+        if first.itemsize > 1:  # asking diffusers takes milliseconds: it looks through all modules
+            return values.to(first)
+        network: Any = self.network
+        return values.to(network.dtype)
+
     def sampler_options(self, steps: int) -> Mapping[str, Any]:
         """What the flow sampler's `set_timesteps` needs of this model, beside the number of steps."""
         del steps

@@ -72,6 +72,7 @@ class Sampling:
         guidance: classifier-free guidance scale; 1 is none.
         seed: public; decides every image.
         batch: images per forward pass at most; changes speed and memory only.
+        whole_batches: fill up the last batch, so that the network sees one shape; costs time only.
     """
 
     sampler: str = "ddim"
@@ -79,6 +80,7 @@ class Sampling:
     guidance: float = 1.0
     seed: int = 0
     batch: int = 250
+    whole_batches: bool = False
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -107,6 +109,11 @@ def proportional_labels(count: int, proportions: Sequence[float]) -> np.ndarray:
     return labels[np.argsort(places, kind="stable")].astype(np.int64)
 
 
+def images_of_a_part(family: Family, sampling: Sampling) -> int:
+    """How many images are drawn at once."""
+    return min(sampling.batch, family.images_at_once)
+
+
 def sample(
     family: Family, labels: np.ndarray | None, count: int, sampling: Sampling, *, start: int = 0
 ) -> Iterator[np.ndarray]:
@@ -119,13 +126,14 @@ def sample(
     training = network.training
     network.eval()
     try:
-        batch = min(sampling.batch, family.images_at_once)
+        batch = images_of_a_part(family, sampling)
         for first in range(start, count, batch):
             indices = range(first, min(first + batch, count))
             chosen = None if labels is None else torch.from_numpy(labels[first : first + len(indices)])
-            yield family.decode(
-                _denoise(family, chosen, _initial_noise(family, sampling.seed, indices), sampling)
-            )
+            noise = _initial_noise(family, sampling.seed, indices)
+            if sampling.whole_batches:
+                noise, chosen = _filled(noise, batch), None if chosen is None else _filled(chosen, batch)
+            yield family.decode(_denoise(family, chosen, noise, sampling)[: len(indices)])
     finally:
         network.train(training)
 
@@ -178,7 +186,7 @@ def _denoise(
     for timestep in scheduler.timesteps[:most]:
         seen, times = _model_input(scheduler, images, timestep), timestep.to(device).expand(len(images))
         output = family.guided(seen, times, labels, sampling.guidance)
-        images = scheduler.step(output, timestep, images).prev_sample
+        images = scheduler.step(output.to(images.dtype), timestep, images).prev_sample
     return images
 
 
@@ -196,6 +204,11 @@ def _scheduler(family: Family, sampling: Sampling) -> Any:
 def _model_input(scheduler: Any, images: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
     scale = getattr(scheduler, "scale_model_input", None)
     return images if scale is None else scale(images, timestep)
+
+
+def _filled(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """`[count, ...]`: the rows, and the first of them again in the place of those that are missing."""
+    return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
 
 
 def _initial_noise(family: Family, seed: int, indices: range) -> torch.Tensor:

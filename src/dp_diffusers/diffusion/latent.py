@@ -76,10 +76,12 @@ class LatentFamily(Family):
 
     def predict(self, noisy: torch.Tensor, times: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """The U-Net's output, `[R, c, h, w]`."""
-        return self.network(noisy, times, class_labels=labels).sample  # type: ignore[no-any-return]
+        return self.network(self.like_network(noisy), times, class_labels=labels).sample  # type: ignore[no-any-return]
 
     def _placed(self) -> Latents:
         """The autoencoder, on the network's device."""
         latents = self.latents
-        latents.vae.to(next(self.network.parameters()).device)
+        device = next(self.network.parameters()).device
+        if next(latents.vae.parameters()).device != device:  # asking every module to move takes milliseconds
+            latents.vae.to(device)
         return latents

@@ -57,4 +57,4 @@ class PixelFamily(Family):
 
     def predict(self, noisy: torch.Tensor, times: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         """The U-Net's output, `[R, c, h, w]`."""
-        return self.network(noisy, times, class_labels=labels).sample  # type: ignore[no-any-return]
+        return self.network(self.like_network(noisy), times, class_labels=labels).sample  # type: ignore[no-any-return]

@@ -21,6 +21,7 @@ from dp_diffusers.row_store import Block, RowStore
 
 Encoding = Mapping[str, torch.Tensor]
 BLOCK: Final = 16  # prompts that are noted together
+MOST_PLACED: Final = 2**30  # bytes of encoded prompts beside a network that draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,25 @@ class StoredPrompts:
         index = labels.cpu().numpy()
         found = {name: torch.from_numpy(self.store.take(name, index)) for name in self.store.names}
         return {name: value.to(labels.device) for name, value in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedPrompts:
+    """`columns`: as those of a `PromptTable`, on one device."""
+
+    columns: Mapping[str, torch.Tensor]
+
+    def rows(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`[R, ...]` of each column. labels: `[R]`, on that device."""
+        return {name: column[labels] for name, column in self.columns.items()}
+
+
+def placed(table: PromptTable, device: torch.device) -> PromptTable | PlacedPrompts:
+    """The table on the device; as it is where it takes more than `MOST_PLACED` bytes."""
+    if sum(column.nbytes for column in table.columns.values()) > MOST_PLACED:
+        return table
+    found = {name: torch.from_numpy(np.array(column)) for name, column in table.columns.items()}
+    return PlacedPrompts(columns={name: value.to(device) for name, value in found.items()})
 
 
 def encoded(prompts: Sequence[str], encode: Callable[[str | None], Encoding]) -> PromptTable:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from dp_diffusers.diffusion.autoencoded import AutoencodedFamily
-from dp_diffusers.diffusion.prompts import Encoding, encoded, kept
+from dp_diffusers.diffusion.prompts import Encoding, PromptTable, encoded, kept, placed
 from dp_diffusers.diffusion.quiet import quiet
 
 
@@ -55,6 +55,13 @@ class TextFamily(AutoencodedFamily):
     def use_encoded(self, prompts: Sequence[str], table: EncodedPrompts) -> None:
         """Takes prompts that are encoded already; the last row of `table` is that of the empty prompt."""
         self.prompts, self._table = tuple(prompts), table
+
+    def place_prompts(self) -> None:
+        """Lays the encoded prompts where the network lies, unless they are many: no step waits for them."""
+        if self._table is None:
+            self.set_prompts(self.prompts)
+        if isinstance(self._table, PromptTable):
+            self._table = placed(self._table, next(self.network.parameters()).device)
 
     def conditions(self, labels: torch.Tensor | None, noisy: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the network takes of each row's prompt, `[R, ...]`; of the empty prompt without labels."""

@@ -70,7 +70,7 @@ def _again(
     for timestep in scheduler.timesteps[first:]:
         seen, times = model_input(scheduler, images, timestep), timestep.to(device).expand(len(images))
         output = family.guided(seen, times, labels, sampling.guidance)
-        images = scheduler.step(output, timestep, images).prev_sample
+        images = scheduler.step(output.to(images.dtype), timestep, images).prev_sample
     return images
 
 

@@ -27,16 +27,19 @@ def fold(network: nn.Module) -> nn.Module:
     base's class), or where a merged weight is not finite; the network is half folded then.
     """
     for name, layer in list(network.named_modules()):
-        if isinstance(layer, BaseTunerLayer):
-            network.set_submodule(name, _folded(name, layer))
-        elif isinstance(layer, ModulesToSaveWrapper):
-            network.set_submodule(name, layer.modules_to_save[layer.active_adapters[0]])
+        if isinstance(layer, BaseTunerLayer | ModulesToSaveWrapper):
+            network.set_submodule(name, folded_layer(name, layer))
     if hasattr(network, "peft_config"):
         del network.peft_config
     return network.requires_grad_(False)
 
 
-def _folded(name: str, layer: BaseTunerLayer) -> nn.Module:
+def folded_layer(name: str, layer: nn.Module) -> nn.Module:
+    """The plain layer in the place of one of peft's, whose weights change. Raises `ModelError` as `fold`."""
+    if isinstance(layer, ModulesToSaveWrapper):
+        kept: nn.Module = layer.modules_to_save[layer.active_adapters[0]]
+        return kept
+    assert isinstance(layer, BaseTunerLayer)
     try:
         layer.merge(safe_merge=True)
     except NotImplementedError as error:  # a kind of RuntimeError

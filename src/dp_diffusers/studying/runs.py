@@ -161,7 +161,7 @@ def _done(run: Run, out: Path, scoring: Scoring) -> RunRecord:
 
 def _trained(run: Run, out: Path) -> Made:
     from dp_diffusers.finetuning import train
-    from dp_diffusers.release import generate
+    from dp_diffusers.generating import generate
 
     recipe = run.settings(out)
     release = train(recipe, run.folder(out))

@@ -32,6 +32,10 @@ class GenerationSettings(Section):
     steps: int = Field(default=25, ge=1, le=1000, description="denoising steps")
     guidance: float = Field(default=1.0, ge=0, le=1e3, description="classifier-free guidance; 1 is off")
     seed: int = Field(default=0, ge=0, le=SEEDS, description="one random stream per image")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of network and autoencoder while they draw; bfloat16 changes the images a little",
+    )
 
     @field_validator("prompts")
     @classmethod

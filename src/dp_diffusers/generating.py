@@ -1,0 +1,179 @@
+"""`generate`: synthetic images of a release, as files that its certificate lists, or elsewhere.
+
+Guarantees:
+- a process may die at any instant: the same call again ends with the same files, and makes no part twice;
+- several processes make the parts between them, the first one alone puts them together, and the files are
+  those of one process (up to the last bits of the arithmetic);
+- images are looked through before they get their name; making them reads nothing private and costs nothing.
+May import torch, peft and diffusers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dp_diffusers.devices import device_of
+from dp_diffusers.image_job import ImageJob
+from dp_diffusers.image_parts import GoneError, Parts, clear_parts
+from dp_diffusers.images_card import ImagesCard
+from dp_diffusers.images_out import build_images, require_writable, write_images
+from dp_diffusers.kept_images import FOLDER as IMAGES
+from dp_diffusers.kept_images import KeptImages
+from dp_diffusers.leak_scan import Secrets
+from dp_diffusers.ranks import Ranks, ranks_of_environment
+from dp_diffusers.recipe import GenerationSettings
+from dp_diffusers.release import Progress, Release, certify_again, known_secrets, leak_check, silent
+from dp_diffusers.reporting.facts import FILE as REPORT
+from dp_diffusers.run_secrets import has_traces
+from dp_diffusers.shares import make_rest, make_share
+
+
+def generate(
+    release: Release | str | Path,
+    *,
+    images: int | None = None,
+    per_label: int | None = None,
+    out: str | Path | None = None,
+    format: str = "parquet",
+    settings: GenerationSettings | None = None,
+    device: str | None = None,
+    compiled: bool = False,
+    progress: Progress = silent,
+) -> Path:
+    """Makes synthetic images; returns their folder (`RUN/release/images` unless `out` says otherwise).
+
+    The same call again goes on where it stopped, or does nothing once the release holds its images. Of
+    the processes of one launcher (`torchrun`) each makes a share; the first returns when all is there, the
+    others when nothing is left to make.
+
+    Args:
+        release: a release, or the run folder of one.
+        images: how many in all, over the labels as `settings.labels` says; `per_label`: how many of each.
+        format: `parquet` or `imagefolder`.
+        settings: sampler, steps, guidance, seed, number type; None takes the run's recipe.
+        device: `auto`, `cpu` or `cuda`; None takes the run's recipe. It does not change the images beyond
+            the last bits of the arithmetic; nor does `compiled`, which compiles the network first.
+        progress: called with `step, steps, unit, seconds` or `message`; a step is an image.
+
+    Raises `ParameterError` for counts that make no sense, an `out` that is there already, or where nothing
+    can be compiled.
+    """
+    release = release if isinstance(release, Release) else Release.open(release)
+    chosen = settings or GenerationSettings(**(release.settings().get("generation") or {}))
+    release.folder.create()
+    ranks = ranks_of_environment()
+    job = ImageJob(
+        release=release,
+        settings=chosen,
+        images=images,
+        per_label=per_label,
+        device=_place(release.device(device), ranks),
+        compiled=compiled,
+    )
+    target = None if out is None else Path(out)
+    if ranks.first:
+        with release.folder.lock():
+            return _all_of(job, target, format, ranks, progress)
+    return _share_of(job, target, format, ranks)
+
+
+def _place(device: str, ranks: Ranks) -> str:
+    """The device of this process: the cards of a machine go round among its processes."""
+    found = device_of(device)
+    if ranks.several and found.type == "cuda" and found.index is None:
+        return f"cuda:{ranks.local_rank % torch.cuda.device_count()}"
+    return device
+
+
+def _share_of(job: ImageJob, target: Path | None, format: str, ranks: Ranks) -> Path:
+    """Makes parts for the first process, which writes, certifies and speaks."""
+    kept = KeptImages(job.release.folder)
+    try:
+        parts = job.parts()
+        done = target.exists() if target is not None else kept.request() == {**job.request, "format": format}
+        if done:  # this process began when the first one had ended
+            parts.abandon()
+        else:
+            make_share(parts, job.draw, ranks)
+    except GoneError:  # the first process had all of them, and ended
+        pass
+    return kept.target if target is None else target
+
+
+def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress: Progress) -> Path:
+    """Makes what is missing, and puts the images where they belong."""
+    release, kept = job.release, KeptImages(job.release.folder)
+    if not has_traces(release.folder):
+        progress(message="nothing private was noted beside this release, so the scan knows less")
+    secrets = known_secrets(release, job.settings.prompts or ())
+    if out is None:
+        release.certificate.require_listed(release.path, replaced=[IMAGES])
+        if kept.uncertified(release.certificate.files):
+            _certify_images(release, secrets, progress)
+    record = {**job.request, "format": format}
+    if out is None and kept.request() == record:
+        clear_parts(release.folder)
+        progress(message=f"{kept.target} holds these images already")
+        return kept.target
+    target = kept.target if out is None else out
+    require_writable(target, format)
+    pixels = _sampled(job, ranks, progress)
+    names = None if job.classes is None else job.classes.names
+    card = ImagesCard(
+        certificate=release.certificate.to_dict(),
+        request=job.request,
+        labels=job.labels,
+        size=pixels.shape[1:],
+        format=format,
+        certified=out is None,
+    )
+    secrets = secrets.but_for(card.numbers)
+    check = leak_check(release, secrets)
+    if out is None:
+        built = kept.building
+        build_images(pixels, job.labels, names, built, format=format, card=card.text())
+        check(built)
+        kept.place(built, record, card.numbers)
+        _certify_images(release, secrets, progress)
+    else:
+        write_images(pixels, job.labels, names, target, format=format, card=card.text(), check=check)
+    clear_parts(release.folder)
+    return target
+
+
+def _sampled(job: ImageJob, ranks: Ranks, progress: Progress) -> np.ndarray:
+    """uint8 `[count, H, W, C]`; goes on after the parts that are there."""
+    parts = job.parts()
+    parts.drop_others()
+    parts.missing()  # counts what is there
+    told = _teller(parts, ranks, progress)
+    make_share(parts, job.draw, ranks, told)
+    make_rest(parts, job.draw, told)
+    return parts.images()
+
+
+def _teller(parts: Parts, ranks: Ranks, progress: Progress) -> Callable[[], None]:
+    """Tells how many images there are, and the seconds that one more took."""
+    before = [time.monotonic(), parts.made]
+
+    def told() -> None:
+        if ranks.several:
+            parts.missing()  # looks for what the others made
+        now, made = time.monotonic(), parts.made
+        if made > before[1]:
+            seconds = (now - before[0]) / (made - before[1])
+            progress(step=made, steps=parts.count, unit="images", seconds=seconds)
+            before[:] = now, made
+
+    return told
+
+
+def _certify_images(release: Release, secrets: Secrets, progress: Progress) -> None:
+    certify_again(release, secrets, progress, IMAGES)
+    if REPORT in release.certificate.files:
+        progress(message=f"{REPORT} does not show these images yet: `dp-diffusers report` writes it again")
