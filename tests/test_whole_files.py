@@ -13,16 +13,21 @@ import torch
 
 from dp_diffusers import checkpoint, whole_files
 from dp_diffusers.data.traces import Traces
-from dp_diffusers.kept_images import Parts
+from dp_diffusers.image_parts import Parts
 from dp_diffusers.privacy.files import write_whole
 from dp_diffusers.run_folder import RunFolder
+
+
+def _part(folder: RunFolder) -> None:
+    Parts(folder, {"count": 1}, size=1).add(0, np.zeros((1, 2, 2, 1), np.uint8))
+
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "checkpoint": lambda folder: checkpoint.save_atomic({"a": torch.ones(3)}, folder / "x"),
     "traces": lambda folder: Traces(names={"some name"}).save(folder / "x"),
     "certificate": lambda folder: write_whole(folder / "x", "text\r\n"),
     "document": lambda folder: RunFolder(folder.parent).write("x", {"a": 1}),
-    "part": lambda folder: Parts(RunFolder(folder.parent), {}).add(np.zeros((1, 2, 2, 1), np.uint8)),
+    "part": lambda folder: _part(RunFolder(folder.parent)),
 }
 
 
@@ -45,7 +50,8 @@ def test_guarantee_content_is_on_disk_before_the_name_and_the_name_before_the_en
     monkeypatch.setattr(os, "fsync", noting("sync", sync))
     monkeypatch.setattr(os, "replace", noting("replace", replace))
     WRITERS[writer](private)
-    assert done == ["sync", "replace", "sync"]
+    assert done
+    assert done == ["sync", "replace", "sync"] * (len(done) // 3)  # of each file that it writes
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

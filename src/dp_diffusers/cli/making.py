@@ -103,7 +103,10 @@ def generate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make labelled synthetic images from a release; resumes, and shares the work under torchrun."""
+    """Make labelled synthetic images from a release; resumes.
+
+    Under torchrun the processes share the work.
+    """
     configure(json=json, quiet=quiet, out=run)
     from dp_diffusers.ranks import ranks_of_environment
     from dp_diffusers.recipe.after import after_training
