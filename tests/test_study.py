@@ -94,7 +94,8 @@ def test_a_table_has_means_with_intervals_and_says_whose_epsilon_it_shows(tmp_pa
 
 
 def test_cells_and_grid_make_recipes_with_their_seeds_and_no_shared_ledger(study_file: Path) -> None:
-    pe = "cells.1={name: pe, set: {mechanism: {name: pe, population: 30}, strategy: null, training: null, runtime: null}}"
+    without = "strategy: null, training: null, runtime: null"
+    pe = f"cells.1={{name: pe, set: {{mechanism: {{name: pe, population: 30}}, {without}}}}}"
     loaded = load_study(study_file, [pe, "grid={budget.epsilon: [2, 3]}"])
     assert [cell.name for cell in loaded.cells] == [
         "lora+epsilon=2",
