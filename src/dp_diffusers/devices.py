@@ -8,6 +8,17 @@ from __future__ import annotations
 import torch
 
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.ranks import Ranks
+
+
+def device_of_process(name: str, ranks: Ranks) -> torch.device:
+    """As `device_of`; of several processes on a machine each has a GPU of its own while there are enough."""
+    device = device_of(name)
+    if not ranks.several or device.type != "cuda" or device.index is not None:
+        return device
+    mine = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(mine)
+    return mine
 
 
 def device_of(name: str) -> torch.device:

@@ -14,7 +14,8 @@
     │   └── RunClosed                    a run that was settled or abandoned: it charges no more
     ├── VerificationError       exit 4   a certificate, a release or an audit that does not hold
     ├── GuaranteeError          exit 1   a call that would break the guarantee (always a bug)
-    └── Interrupted             exit 130 stopped by the user, resumable
+    ├── Interrupted             exit 130 stopped by the user or by a process that is gone, resumable
+    └── EndedElsewhere                   another process of the training ended: its exit code, and its line
 
 This module imports nothing but the standard library, so that the command line can start with it.
 """
@@ -115,6 +116,14 @@ class Interrupted(DPDiffusersError):
     """Stopped by the user; running the same command again resumes."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+class EndedElsewhere(DPDiffusersError):
+    """Another process of the same training ended with this exit code, and says why; this one says nothing."""
+
+    def __init__(self, exit_code: ExitCode) -> None:
+        super().__init__(f"another process of this training ended with exit code {int(exit_code)}")
+        self.exit_code = exit_code
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

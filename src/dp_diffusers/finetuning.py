@@ -6,10 +6,12 @@ import torch. `train` is the command line's way in, `finetune` that of Python; `
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dp_diffusers import __version__
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.loading import as_base
@@ -18,6 +20,8 @@ from dp_diffusers.errors import ParameterError
 from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_plan
 from dp_diffusers.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
 from dp_diffusers.plan import Plan
+from dp_diffusers.plan_of_run import plan_of_first
+from dp_diffusers.processes import Team, team
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.checks import without_effect_on_evolution
 from dp_diffusers.recipe.sections.evolution import GONE
@@ -39,15 +43,19 @@ def train(recipe: Recipe, out: Path, progress: Progress = silent) -> Release:
     """
     folder = RunFolder(Path(out))
     settings = recipe.model_dump(mode="json")
-    if _is_done(folder, settings):
+    together = team()
+    progress = progress if together.first else silent
+    _require_same_call(together, folder, settings)
+    if together.first_tells(lambda: _is_done(folder, settings)):
         progress(message=f"{folder.root} is done: the same recipe has finished there")
         ledger = recipe.budget.ledger
         if recipe.mechanism.name != "none" and ledger and not Path(ledger).exists():
             progress(message=f"its ledger {ledger} is missing: restore it before these images are used again")
         return Release.open(folder.root)
-    plan = recipe.plan()
+    plan = plan_of_first(together, recipe.plan)
     progress(message=plan.explain())
-    return run(job_of_recipe(recipe, plan, settings, progress, safe=folder.private), folder)
+    job = together.all_do(lambda: job_of_recipe(recipe, plan, settings, progress, safe=folder.private))
+    return run(job, folder)
 
 
 def finetune(
@@ -91,8 +99,9 @@ def finetune(
     if evolution is not None:
         _refuse_training(strategy, training, runtime)
     settings = settings_of_call(opened, data, plan, strategy, training, runtime, evolution)
-    folder = RunFolder(Path(out))
-    if _is_done(folder, settings):
+    folder, together = RunFolder(Path(out)), team()
+    _require_same_call(together, folder, settings)
+    if together.first_tells(lambda: _is_done(folder, settings)):
         return _reopened(folder, opened)
     job = Job(
         base=opened,
@@ -103,10 +112,17 @@ def finetune(
         ledger=None if ledger is None else str(ledger),
         open_data=lambda _: data,
         settings=settings,
-        progress=progress,
+        progress=progress if together.first else silent,
         evolution=evolution,
     )
     return run(job, folder)
+
+
+def _require_same_call(together: Team, folder: RunFolder, settings: dict[str, Any]) -> None:
+    """Raises `ParameterError` where the processes of a training were started with different calls."""
+    if together.several:
+        call = [str(folder.root.absolute()), settings, __version__]
+        together.require_same("recipe or --out", json.dumps(call, sort_keys=True, default=str))
 
 
 def _refuse_training(strategy: Any, training: TrainingSettings, runtime: RuntimeSettings) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.plan import Plan
+from dp_diffusers.processes import Team
 from dp_diffusers.run_folder import RUN, RunFolder
 
 SAME_NOISE: Final = 1e-6  # relative: how far calibrations of one plan on two machines may lie apart
@@ -38,3 +40,18 @@ def declared_numbers(plan: Plan) -> dict[str, Any]:
     mechanism = {key: value for key, value in numbers["mechanism"].items() if key != "noise_multiplier"}
     queries = {"queries": numbers["queries"]} if numbers["queries"] else {}
     return {"budget": numbers["budget"], "mechanism": mechanism, **queries}
+
+
+def plan_of_first(team: Team, make: Callable[[], Plan], known: Plan | None = None) -> Plan:
+    """The plan that the first process makes, in all of them; `known`: what this process takes it to be.
+
+    Made by each, its noise may differ in the last bits.
+    """
+    plan = team.first_does(make)
+    if not team.several:
+        assert plan is not None
+        return plan
+    text: str = team.first_tells(lambda: plan.to_json() if plan is not None else None)
+    if plan is None:
+        plan = known if known is not None and known.to_json() == text else Plan.from_json(text)
+    return plan

@@ -4,6 +4,7 @@ Guarantees: a block of rows whose bytes are not the ones that were written, and 
 never used; which files are there says how far the work came, never which rows were asked for. May import
 numpy. Where the rows are private the folder is too: whoever gives it keeps it in the safe.
 
+Of several processes the first alone writes; the others wait until they see what it wrote.
 Nothing is synced but the index of digests. What a power cut loses shows by its digest, and is computed again.
 """
 
@@ -21,11 +22,13 @@ from typing import Final
 import numpy as np
 
 from dp_diffusers.errors import RunFolderError
+from dp_diffusers.ranks import ranks_of_environment
 from dp_diffusers.whole_files import write_text
 
 INDEX: Final = "index.json"
 SHARD_BYTES: Final = 2**30  # of a file
 SECONDS: Final = 2.0  # of work that a kill loses at most, besides a block
+SHOWS_AFTER: Final = 60.0  # seconds: a network file system may keep what it knew of a folder for so long
 
 Block = Mapping[str, np.ndarray]
 Compute = Callable[[int, int], Block]
@@ -49,8 +52,12 @@ class RowStore:
     def fill(self, compute: Compute, done: Callable[[float], None] = lambda share: None) -> None:
         """Computes what is missing. compute: the rows `start` to `stop`, by column. done: told how far it is.
 
-        Raises `RunFolderError` where the disk has no room for it, `OSError` for one that fails.
+        Of several processes only the first, before the others call it. Raises `RunFolderError` where the disk
+        has no room for it, or where another process does not see all of it; `OSError` for one that fails.
         """
+        if not ranks_of_environment().first:
+            self._wait_for_first()
+            return
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._open()
         self._noted = time.monotonic()
@@ -72,18 +79,40 @@ class RowStore:
 
     def _open(self) -> None:
         """Goes on with the files of an earlier process, or begins again where they are of something else."""
+        if not self._opened():
+            shutil.rmtree(self.folder)
+            self.folder.mkdir(mode=0o700)
+
+    def _opened(self) -> bool:
+        """Reads the index; false where it is not there, damaged or of something else."""
+        self._digests, self._columns = [], {}
         try:
             index = json.loads((self.folder / INDEX).read_text())
             if index["key"] == self.key and index["block"] == self.block:
                 self._digests = [str(digest) for digest in index["digests"]]
                 for name, (kind, shape) in index["columns"].items():
                     self._add_column(name, np.dtype(kind), tuple(shape))
-                return
+                return True
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-        self._digests, self._columns = [], {}
-        shutil.rmtree(self.folder)
-        self.folder.mkdir(mode=0o700)
+            self._digests, self._columns = [], {}
+        return False
+
+    def _wait_for_first(self) -> None:
+        deadline = time.monotonic() + SHOWS_AFTER
+        while not (self._opened() and self._all_whole()):
+            if time.monotonic() > deadline:
+                raise RunFolderError(
+                    f"this process does not see in {self.folder} what the first process has encoded",
+                    hint="give --out on a file system that all machines share",
+                )
+            time.sleep(0.1)
+
+    def _all_whole(self) -> bool:
+        starts = range(0, self.count, self.block)
+        return all(
+            self._is_whole(number, start, min(start + self.block, self.count))
+            for number, start in enumerate(starts)
+        )
 
     def _add_column(self, name: str, kind: np.dtype, shape: tuple[int, ...]) -> None:
         self._columns[name] = Column(

@@ -84,6 +84,11 @@ class RowTable:
         """Number of units that have images."""
         return len(self._counts)
 
+    def sizes(self, units: np.ndarray) -> np.ndarray:
+        """int64 `[U]`: how many rows each of the units has in a step."""
+        used: np.ndarray = np.minimum(self._counts[units], self.max_images)
+        return used * self.augmentations * self.noise_draws
+
     def passes(self, stream: UnitStream, step: int, units: np.ndarray, rows_per_pass: int) -> Iterator[Rows]:
         """The rows of a step, in passes of at most `rows_per_pass` rows.
 

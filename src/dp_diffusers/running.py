@@ -4,25 +4,26 @@ Guarantees:
 - plan, base, strategy and dry run come first and touch no private byte; the whole cost is in the ledger
   before the first private pixel is read; a failure before the first charge cancels the reservation;
 - public images that are private ones are refused before the first charge, however the run was called;
-- the release is certified and verified before the run calls itself done.
+- the release is certified and verified before the run calls itself done;
+- of several processes, the first alone has the folder, the ledger and every question to the images but the
+  steps; the others read no private image before it has reserved the cost.
 May import torch.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
-from dp_diffusers.accounts import OWNERSHIP, account_of, forget_unspent
+from dp_diffusers.accounts import OWNERSHIP
 from dp_diffusers.arrangement import arrange, rehearse_arranged, undone
-from dp_diffusers.base_of_run import require_base_of_run
 from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.conditions import classes_of, conditioned, set_conditions
 from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
-from dp_diffusers.devices import device_of
+from dp_diffusers.devices import device_of_process
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.generation import require_sampler
 from dp_diffusers.diffusion.merged_from import require_bounded
@@ -32,9 +33,14 @@ from dp_diffusers.evolving import Evolution, require_evolvable
 from dp_diffusers.jobs import Job
 from dp_diffusers.out_of_memory import told_in_one_line
 from dp_diffusers.pass_size import PassSize, pass_size, sized
+from dp_diffusers.paying import Paying
 from dp_diffusers.plan import Plan
-from dp_diffusers.plan_of_run import plan_of_run
+from dp_diffusers.plan_of_run import plan_of_first
+from dp_diffusers.processes import ALONE, Team, team
+from dp_diffusers.processes.one_folder import require_one_folder, require_same_images
+from dp_diffusers.processes.sharding import require_shardable, shard_frozen
 from dp_diffusers.public_batches import PublicBatches, public_batches
+from dp_diffusers.ranks import Ranks
 from dp_diffusers.recipe import GenerationSettings, RuntimeSettings
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import declared_size
@@ -49,7 +55,6 @@ from dp_diffusers.saliency_choice import (
 from dp_diffusers.strategies import strategy_of
 from dp_diffusers.strategies.sapf import Sapf
 from dp_diffusers.training import Loop
-from dp_diffusers.whole_files import write_text
 
 
 @dataclass(kw_only=True)
@@ -75,18 +80,39 @@ class Model:
 
 def run(job: Job, folder: RunFolder) -> Release:
     """Trains, or goes on with it, and writes the release. Raises what the parts raise."""
-    if not job.plan.not_private:
-        _ = job.ledger_file  # the cheapest refusal first
-        require_bounded(job.base.merged_from)
     with told_in_one_line():
-        model = _prepared(job)
-        folder.create()
-        with folder.lock():
-            if (folder.read(RUN) or {}).get("done"):
-                raise RunFolderError(
-                    f"another process has just finished {folder.root}", hint="run the same again"
-                )
-            return _run_alone(replace(job, runtime=model.runtime), folder, model)
+        together = team()
+        together.all_do(lambda: _refused_first(job, together))
+        model = together.all_do(lambda: _prepared(job, together))
+        together.require_same("base model", str(job.base.sha256))
+        with contextlib.ExitStack() as stack:
+            together.first_does(lambda: stack.enter_context(_to_itself(folder)))
+            require_one_folder(together, folder)
+            return _run_together(replace(job, runtime=model.runtime), folder, model, together)
+
+
+def _refused_first(job: Job, together: Team) -> None:
+    """The cheapest refusals."""
+    if not job.plan.not_private:
+        _ = job.ledger_file
+        require_bounded(job.base.merged_from)
+    if together.several and job.evolution is not None:
+        raise ParameterError(
+            f"Private Evolution works in one process, and {together.ranks.count} were started",
+            hint="start it without torchrun",
+        )
+
+
+@contextlib.contextmanager
+def _to_itself(folder: RunFolder) -> Iterator[None]:
+    """The folder of a run that has not finished, without other trainings."""
+    folder.create()
+    with folder.lock():
+        if (folder.read(RUN) or {}).get("done"):
+            raise RunFolderError(
+                f"another process has just finished {folder.root}", hint="run the same again"
+            )
+        yield
 
 
 def measured(job: Job) -> PassSize | None:
@@ -96,13 +122,13 @@ def measured(job: Job) -> PassSize | None:
     """
     once = job.runtime.model_copy(update={"rows_per_pass": 1})  # it is measured here, not twice
     with told_in_one_line():
-        model = _prepared(replace(job, runtime=once))
+        model = _prepared(replace(job, runtime=once), ALONE)
         if job.evolution is not None:
             return None
         return pass_size(model.largest, job.plan, job.training, job.runtime)
 
 
-def _prepared(job: Job) -> Model:
+def _prepared(job: Job, together: Team) -> Model:
     """The adapted model on its device, rehearsed on random tensors; nothing private is touched."""
     training = job.training
     family = family_of(
@@ -112,7 +138,7 @@ def _prepared(job: Job) -> Model:
         size=declared_size(job.settings),
     )
     require_classes(job.plan, classes_of(family, job.settings))
-    device = _device(job.runtime.device)
+    device = _device(job.runtime.device, together.ranks)
     require_query(job.plan, None if job.evolution else strategy_of(job.strategy))
     if job.evolution is not None:
         require_evolvable(family, classes_of(family, job.settings), job.evolution)
@@ -123,6 +149,9 @@ def _prepared(job: Job) -> Model:
     strategy, config, candidates = strategy_of(job.strategy), None, None
     if not isinstance(strategy, Sapf):
         config = strategy.apply(family.network, seed=training.seed)
+    if job.runtime.shard_base:
+        require_shardable(strategy, together, device, job.runtime, in_memory=job.base.in_memory)
+        shard_frozen(family.network, device, job.runtime.process_timeout)
     network = family.network.to(device).train()
     arrange(network, job.runtime, adapted=not isinstance(strategy, Sapf))
     set_conditions(family, job.settings)
@@ -140,46 +169,47 @@ def _prepared(job: Job) -> Model:
     return model
 
 
-def _run_alone(job: Job, folder: RunFolder, model: Model) -> Release:
-    if not folder.recipe.exists():
-        write_text(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
-    account, fresh = None, folder.read(RUN) is None
-    job = replace(job, plan=plan_of_run(job.plan, folder))
-    require_base_of_run(job, folder)
-    keys = job.plan.fresh_keys()
+def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> Release:
+    paying = Paying(folder=folder)
     try:
-        account = None if job.plan.not_private else account_of(job, folder)
-        if account is not None:
-            account.open_lane(keys, folder=str(folder.root.resolve()))
-        data = _data(job, folder, model, keys)
-        proportions = released_proportions(
-            job.plan,
-            classes_of(model.family, job.settings),
-            data=data,
-            account=account,
-            keys=keys,
-            folder=folder,
-            progress=job.progress,
+        plan = plan_of_first(together, lambda: paying.begin(job), job.plan)
+        job = replace(job, plan=plan)
+        keys = together.keys(plan.fresh_keys)
+        together.first_does(lambda: paying.open(job, keys))
+        shared = {"account": paying.account, "keys": keys, "folder": folder}
+        data = _data(job, folder, model, keys, together)
+        proportions = together.first_does(
+            lambda: released_proportions(
+                plan, classes_of(model.family, job.settings), data=data, progress=job.progress, **shared
+            )
         )
-        _choose_layers(job, model, data=data, account=account, keys=keys, folder=folder)
-        loop = _loop(job, model, data=data, account=account, keys=keys, folder=folder)
+        _choose_layers(job, model, together, data=data, **shared)
+        loop = _loop(job, model, together, data=data, **shared)
         loop.run()
     except BaseException:
-        if not folder.checkpoint.exists():
-            forget_unspent(account, folder, fresh)
+        if together.first and not folder.checkpoint.exists():
+            paying.forget()
         raise
     population = loop.population if isinstance(loop, Evolution) else None
-    return _finish(job, folder, model, data, account, proportions, population)
+    release = together.first_does(
+        lambda: _finish(job, folder, model, data, paying.account, proportions, population)
+    )
+    base = job.base if job.base.in_memory else None
+    return Release.open(folder.root, base=base) if release is None else release
 
 
-def _choose_layers(job: Job, model: Model, **shared: Any) -> None:
-    """Adapts the layers that the private images choose, where the strategy leaves that to them."""
+def _choose_layers(job: Job, model: Model, together: Team, **shared: Any) -> None:
+    """Adapts the layers that the private images choose, where the strategy leaves that to them.
+
+    Of several processes the first asks, and tells the others.
+    """
     if model.candidates is None:
         return
     strategy, network = strategy_of(job.strategy), model.family.network
     shared |= {"plan": job.plan, "training": job.training, "runtime": job.runtime, "progress": job.progress}
-    chosen = chosen_layers(strategy, model.candidates, family=model.family, **shared)
-    model.candidates = None  # its memory is free for the training
+    candidates, family = model.candidates, model.family
+    chosen = together.first_tells(lambda: chosen_layers(strategy, candidates, family=family, **shared))
+    model.candidates = candidates = None  # its memory is free for the training
     device = next(network.parameters()).device
     model.config = strategy.apply(network, seed=job.training.seed, chosen=chosen)
     arrange(network.to(device).train(), job.runtime)
@@ -187,29 +217,43 @@ def _choose_layers(job: Job, model: Model, **shared: Any) -> None:
         rehearse_arranged(model.family, job.runtime)
 
 
-def _loop(job: Job, model: Model, **shared: Any) -> Loop | Evolution:
+def _loop(job: Job, model: Model, together: Team, **shared: Any) -> Loop | Evolution:
     """What the plan pays for: steps of a training, or iterations of an evolution."""
     shared |= {"family": model.family, "plan": job.plan, "progress": job.progress}
     if job.evolution is not None:
         classes = classes_of(model.family, job.settings)
         return Evolution(settings=job.evolution, classes=classes, **shared)
-    return Loop(training=job.training, runtime=job.runtime, public=model.public, **shared)
+    return Loop(training=job.training, runtime=job.runtime, public=model.public, team=together, **shared)
 
 
-def _data(job: Job, folder: RunFolder, model: Model, keys: Any) -> PrivateImages:
+def _data(job: Job, folder: RunFolder, model: Model, keys: Any, together: Team) -> PrivateImages:
     """The private images, checked against plan, model and public images; here they are first read."""
     family = model.family
-    data = job.open_data(family)
-    require_unit(job.plan, data)
-    if model.public is not None:
-        model.public.refuse_private(data)
-    data, notes = conditioned(family, data, folder.captions)
-    family.encode(data.images[:1])  # refuses images that the model does not take
-    job.plan.sampler(data.unit_count, keys)  # refuses units without a slot, before anything is charged
-    _note_ownership(job.plan, data, folder)
+    data = together.all_do(lambda: _opened(job, model))
+    require_same_images(together, data)
+    data, notes = together.in_turn(lambda: _checked(job, family, data, folder, keys))
+    if together.first:
+        _note_ownership(job.plan, data, folder)
     for note in [*data.notes, *notes]:
         job.progress(message=note)
     return data
+
+
+def _opened(job: Job, model: Model) -> PrivateImages:
+    data = job.open_data(model.family)
+    require_unit(job.plan, data)
+    if model.public is not None:
+        model.public.refuse_private(data)
+    return data
+
+
+def _checked(
+    job: Job, family: Family, data: PrivateImages, folder: RunFolder, keys: Any
+) -> tuple[PrivateImages, list[str]]:
+    data, notes = conditioned(family, data, folder.captions)
+    family.encode(data.images[:1])  # refuses images that the model does not take
+    job.plan.sampler(data.unit_count, keys)  # refuses units without a slot, before anything is charged
+    return data, notes
 
 
 def _finish(
@@ -269,10 +313,10 @@ def _note_ownership(plan: Plan, data: PrivateImages, folder: RunFolder) -> None:
         folder.write(OWNERSHIP, {"unit": data.unit, "multi_owner": data.multi_owner, **record})
 
 
-def _device(name: str) -> Any:
+def _device(name: str, ranks: Ranks) -> Any:
     """The device to train on. Raises `ParameterError` where there is none, or it cannot do the noise."""
     if name.startswith("mps"):
         raise ParameterError(
             "runtime.device mps has no float64, which sums and noise need", hint="set runtime.device to cpu"
         )
-    return device_of(name)
+    return device_of_process(name, ranks)

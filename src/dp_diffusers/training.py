@@ -3,7 +3,8 @@
 Guarantees:
 - each step is paid for in the ledger before its noise is drawn, and not before its gradient is there;
 - nothing but the released, noisy gradient reaches the optimiser, and no private scalar reaches the screen;
-- a run that was stopped at any instant resumes, and pays for what it does again.
+- a run that was stopped at any instant resumes, and pays for what it does again;
+- several processes are one training: each unit has one of them, and the first alone pays and adds noise.
 May import torch; DP-SGD is that of Abadi et al. (2016), with several rows per owner and one clip per owner.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.encodings import encodings_of
 from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError, counted
 from dp_diffusers.out_of_memory import fits, halved
+from dp_diffusers.processes import ALONE, Team
+from dp_diffusers.processes.same_weights import sums_of_bits
+from dp_diffusers.processes.shares import share_of
 from dp_diffusers.public_batches import PublicBatches
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rows import Rows, RowTable
@@ -43,7 +48,8 @@ AUTO_ROWS = 256
 class Loop:
     """One start of one training: what it trains, on what, and where it pays.
 
-    `account` is the ledger's reservation, or None for a run without privacy.
+    `account` is the ledger's reservation; None for a run without privacy, and in every process of the `team`
+    but the first.
     """
 
     family: Family
@@ -56,6 +62,7 @@ class Loop:
     folder: RunFolder
     progress: Progress
     public: PublicBatches | None = None
+    team: Team = ALONE
 
     def __post_init__(self) -> None:
         network = self.family.network
@@ -86,8 +93,8 @@ class Loop:
         """Trains to the plan's last step or the limit of the budget; leaves the average in the network."""
         self.resume()
         if not self.complete:
-            self.encodings.prepare(self.progress)
-            with as_compiled(self.runtime.compile):
+            self.team.in_turn(lambda: self.encodings.prepare(self.progress))
+            with as_compiled(self.runtime.compile), self.team.within(self.runtime.process_timeout):
                 self.train()
         self.average.copy_to()
 
@@ -96,17 +103,20 @@ class Loop:
         steps = self.plan.mechanism.steps
         sampler = self.plan.sampler(self.table.unit_count, self.keys)
         box = self.plan.private_gradient(self.family.network, self.keys)
+        box.join(self.team)
         box.load_state_dict(self.clipping or box.state_dict())
         saver = checkpoint.Saver(path=self.folder.checkpoint, state=self.state)
         before: list[torch.Tensor] | None = [parameter.detach().clone() for parameter in self.trainable]
         for step in range(self.step, steps):
             began = time.monotonic()
             try:
-                if self.account:
-                    self.account.require_affordable()
-                self.collect(box, step, sampler.units(step))
+                self.team.first_does(self.require_affordable)
+                mine = self.share(sampler.units(step))
+                idle = self.idle_passes(step, mine)
+                self.team.all_do(partial(self.collect, box, step, mine, idle), same=self.same)
+                box.gather()
                 # pay, then noise; everything below is post-processing
-                box.release(step, self.account.charge(step) if self.account else None)
+                box.release(step, self.team.first_does(partial(self.pay, step)))
             except BudgetExhausted:
                 self.progress(message=f"the budget is spent: the last {steps - step} steps are given up")
                 break
@@ -118,14 +128,47 @@ class Loop:
             self.optimizer.step()
             self.average.update()
             self.clipping = box.state_dict()
-            before = self.check_all_changed(before)
+            if before is not None:
+                before = self.team.all_do(partial(self.check_all_changed, before))
             self.step = step + 1
-            saver.maybe_save()
+            self.team.first_does(saver.maybe_save)
             self.report(step + 1, steps, time.monotonic() - began)
         self.complete = True
-        saver.maybe_save(force=True)
+        self.team.first_does(partial(saver.maybe_save, force=True))
 
-    def collect(self, box: Any, step: int, units: np.ndarray) -> None:
+    def require_affordable(self) -> None:
+        """Before the work of a step; see the ledger's reservation."""
+        if self.account:
+            self.account.require_affordable()
+
+    def share(self, units: np.ndarray) -> np.ndarray:
+        """Those of the units of a step that are this process's."""
+        ranks = self.team.ranks
+        return units[share_of(self.table.sizes(units), ranks.rank, ranks.count)] if ranks.several else units
+
+    def idle_passes(self, step: int, mine: np.ndarray) -> int:
+        """How many passes this process idles through: each gathers a base that is in pieces from all."""
+        if not self.runtime.shard_base:
+            return 0
+        count = sum(1 for _ in self.table.passes(self.keys, step, mine, self.most_rows))
+        return self.team.largest(count) - count
+
+    def idle(self, box: Any) -> None:
+        """A pass that belongs to nobody."""
+        clean = torch.zeros(1, *self.family.shape, device=self.device)
+        numbers = torch.zeros(1, dtype=torch.int64, device=self.device)
+        draws = Draws(timesteps=numbers, noise=clean, drop_label=numbers.bool())
+        box.discard(self.losses(clean, None if self.data.labels is None else numbers, draws))
+
+    def pay(self, step: int) -> Any:
+        """The receipt of a step; None for a run without privacy."""
+        return self.account.charge(step) if self.account else None
+
+    def same(self) -> list[int]:
+        """What does not differ between processes: where they are, and the bits of what they train."""
+        return [self.step, sums_of_bits(self.trainable)]
+
+    def collect(self, box: Any, step: int, units: np.ndarray, idle: int = 0) -> None:
         """All passes of a step into the box; out of memory, all of them again in smaller ones.
 
         The rows and their draws are functions of (key, step, unit): the sum is the same however it is cut.
@@ -134,15 +177,21 @@ class Loop:
         def collected() -> None:
             for rows in self.passes(step, units):
                 self.accumulate(box, rows, step)
+            for _ in range(idle):
+                self.idle(box)
             box.finish()
 
-        self.until_it_fits(collected, box.start_over)
+        with self.team.gathering():
+            self.until_it_fits(collected, box.start_over)
 
     def until_it_fits(self, work: Callable[[], None], undo: Callable[[], None]) -> None:
         """Work that takes `most_rows` rows at a time; out of memory, again with half of them from there on.
 
         Raises `DeviceMemoryError` where one row at a time is too much.
         """
+        if self.runtime.shard_base:  # the other processes make the same passes: none alone makes smaller ones
+            work()
+            return
         while not fits(work, undo):
             self.most_rows = halved(self.most_rows)
             self.progress(message=f"out of memory: {counted(self.most_rows, 'row')} at a time from here on")
@@ -176,7 +225,10 @@ class Loop:
                 self.trainable, self.losses, step, most_rows=self.most_rows, forget=box.forget
             )
 
-        self.until_it_fits(added, box.forget)
+        self.team.all_do(partial(self.until_it_fits, added, box.forget))
+        # those of one process for all: on other machines they may differ in their last bits
+        gradients = [parameter.grad for parameter in self.trainable]
+        self.team.copy_from_first([gradient for gradient in gradients if gradient is not None])
 
     def row_losses(self, rows: Rows, step: int) -> torch.Tensor:
         """`[R]`: the losses of one pass, each row's draws a function of (key, step, unit)."""
@@ -232,6 +284,8 @@ class Loop:
 
     def report(self, step: int, steps: int, seconds: float) -> None:
         """One line of progress; it holds public numbers only."""
+        if not self.team.first:
+            return
         self.progress(
             step=step,
             steps=steps,
@@ -254,7 +308,7 @@ class Loop:
 
     def resume(self) -> None:
         """Continues from the checkpoint, if there is one."""
-        state = checkpoint.load(self.folder.checkpoint)
+        state = self.team.state_of_first(lambda: checkpoint.load(self.folder.checkpoint))
         if state is None:
             return
         with torch.no_grad():

@@ -2,9 +2,9 @@
 
 A request is a line of JSON on stdin. `{"start": argv, "log": path, "output": path, "pause": seconds}` answers
 `{"pid": ...}`; `{"wait": pid}` answers `{"code": ...}`, minus the signal for a killed one. A start may also
-have `"die": [target, when, nth]`, `"seams": {...}` (arguments of `Seams`), `"defects": [names]` and
-`"environment": {...}`, as a launcher sets it.
-`python trainer.py LOG ARGUMENTS...` runs one command in this very process instead.
+have `"die": [target, when, nth]`, `"seams": {...}` (arguments of `Seams`), `"defects": [names]`, and an
+`"environment": {...}`, such as a launcher's for one of several processes. The logs of others than the first
+have their rank behind `log`. `python trainer.py LOG ARGUMENTS...` runs one command in this process instead.
 
 The log gets two synced lines for each step: `begin LANE STEP` before the noise is drawn, `done LANE STEP`
 after. What was really released therefore lies between the two.
@@ -27,6 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from defects import DEFECTS
+from rank_defects import RANK_DEFECTS
 from seams import Seams
 
 from loop_support import cheap_trainings
@@ -117,6 +118,8 @@ def plan_ahead(overrides: tuple[str, ...], recipe: str) -> None:
     from dp_diffusers.recipe import Recipe
 
     plan = Recipe.load(recipe, overrides).plan()
+    if plan.not_private:
+        return
     with Ledger.open(":memory:") as ledger:
         account = ledger.reserve(plan)
         account.open_lane(plan.fresh_keys())
@@ -163,10 +166,11 @@ def child(request: dict[str, Any]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for inherited in (signal.SIGHUP, signal.SIGQUIT):  # nohup, and a shell's `&`, leave them ignored
         signal.signal(inherited, signal.SIG_DFL)
-    log_releases(request["log"], request["pause"])
+    rank = os.environ.get("RANK", "0")
+    log_releases(request["log"] + (f".{rank}" if rank != "0" else ""), request["pause"])
     small_parts()
     for name in request.get("defects") or ():
-        DEFECTS[name]()
+        (DEFECTS | RANK_DEFECTS)[name]()
     if request.get("die"):
         die_at(*request["die"])
     if request.get("seams"):

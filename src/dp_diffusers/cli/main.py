@@ -32,7 +32,7 @@ from dp_diffusers.cli import (
 from dp_diffusers.cli.options import Verb
 from dp_diffusers.cli.output import complain, configure, settings
 from dp_diffusers.cli.usage import usage_of
-from dp_diffusers.errors import DPDiffusersError, ExitCode, RecipeError
+from dp_diffusers.errors import DPDiffusersError, EndedElsewhere, ExitCode, RecipeError
 
 RESUME = "run the same command again to resume"
 
@@ -100,6 +100,8 @@ def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
     """Says what went wrong. `given`: the words of the command line. Returns: the exit code."""
     if isinstance(error, SystemExit):
         return ExitCode(error.code) if isinstance(error.code, int) else ExitCode.BUG
+    if isinstance(error, EndedElsewhere):
+        return error.exit_code
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         print(file=sys.stderr)
         complain("interrupted", RESUME)

@@ -6,6 +6,7 @@ May import typer and pathlib at the top; the libraries are loaded when a verb ru
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -16,9 +17,11 @@ import typer
 from dp_diffusers.cli.options import Json, Overrides, Quiet, RecipeFile
 from dp_diffusers.cli.output import answer, configure
 from dp_diffusers.cli.progress import Terminal
+from dp_diffusers.processes import team
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.certificate import Certificate
+    from dp_diffusers.recipe import Recipe
 
 
 class ImageFormat(str, Enum):
@@ -55,16 +58,24 @@ def train(
 ) -> None:
     """Fine-tune on private images under a privacy budget; resumes."""
     configure(json=json, quiet=quiet, out=out)
+    together = team()
+    settings = together.all_do(lambda: _recipe_for(out, recipe, overrides or ()))
+    from dp_diffusers.finetuning import train as run_training
+
+    release = run_training(settings, out, Terminal())
+    if together.first:
+        answer(str(release.path), {"release": str(release.path), **_cost(release.certificate)})
+
+
+def _recipe_for(out: Path, recipe: Path, overrides: Sequence[str]) -> Recipe:
+    """The recipe, if the folder is not another one's; it says so before a heavy library is loaded."""
     from dp_diffusers.earlier_recipe import require_same_recipe
     from dp_diffusers.recipe import Recipe
     from dp_diffusers.run_folder import RunFolder
 
-    settings = Recipe.load(recipe, overrides or ())
+    settings = Recipe.load(recipe, overrides)
     require_same_recipe(RunFolder(out), settings.model_dump(mode="json"))
-    from dp_diffusers.finetuning import train as run_training
-
-    release = run_training(settings, out, Terminal())
-    answer(str(release.path), {"release": str(release.path), **_cost(release.certificate)})
+    return settings
 
 
 def generate(

@@ -94,6 +94,11 @@ class ClippedSum:
             raise GuaranteeError("the clip norm of a step cannot change once the step has begun")
         self._clip_norm = value
 
+    @property
+    def owners(self) -> list[int]:
+        """The owners that were added in this step; private."""
+        return sorted(self._closed.union(() if self._pending is None else self._pending.ids))
+
     def __repr__(self) -> str:
         return f"ClippedSum(clip_norm={self._clip_norm})"
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dp_diffusers.engine.passes import check_pass, set_grads, trainable_of
 from dp_diffusers.engine.private_gradient import Receipt
+from dp_diffusers.engine.together import ONE_PROCESS, Together
 from dp_diffusers.errors import positive
 
 
@@ -26,6 +27,19 @@ class PlainGradient:
         self._parameters = trainable_of(parameters)
         self._expected_units = expected_units
         self._totals = self._zeros()
+        self._together: Together = ONE_PROCESS
+
+    def join(self, together: Together) -> None:
+        """Makes this box one of several, of a training in several processes."""
+        self._together = together
+
+    def discard(self, row_losses: Tensor) -> None:
+        """Does the work of a pass for rows `[R]` that belong to nobody."""
+        torch.autograd.grad(row_losses.sum(), self._parameters, allow_unused=True)
+
+    def gather(self) -> None:
+        """Ends the passes of a step: the first of several processes gets the sums of all."""
+        self._together.sum_to_first(self._totals)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -50,6 +64,7 @@ class PlainGradient:
         del step, receipt
         released = [total.to(torch.float32) for total in self._totals]
         self._totals = self._zeros()
+        self._together.copy_from_first(released)
         set_grads(self._parameters, released, self._expected_units)
         return released
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from dp_diffusers.engine.clipping import ClippedSum
@@ -23,6 +24,7 @@ from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.passes import check_pass, set_grads, trainable_of
 from dp_diffusers.engine.quantile import Quantile
 from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.engine.together import ONE_PROCESS, Together
 from dp_diffusers.engine.unit_grads import HookedUnitGradients, ReferenceUnitGradients, UnitGradientSource
 from dp_diffusers.errors import GuaranteeError, ParameterError, positive
 
@@ -48,6 +50,8 @@ class PrivateGradient:
     - A step without any `accumulate` still releases noise.
     - What `start_over` threw away, or a `release` that failed has left, is in no later release.
     - With a `quantile` (clipping `adaptive`) the clip norm of a step follows from earlier releases alone.
+    - Of several processes (`join`), the first alone is paid for and adds noise, once, to the sum of all; the
+      others get what it released.
 
     `quantile`: the count that moves the clip norm; its noise and that of the gradient are one release, and
     whoever makes the box has split the accounted noise between them. Raises `ModelError` for layers that mix
@@ -77,6 +81,12 @@ class PrivateGradient:
         self._expected_units = expected_units
         self._keys = keys
         self._plan_fingerprint = plan_fingerprint
+        self._together: Together = ONE_PROCESS
+        self._gathered: tuple[list[Tensor], float] | None = None
+
+    def join(self, together: Together) -> None:
+        """Makes this box one of several, of a training in several processes. Before the first pass."""
+        self._together = together
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -98,6 +108,8 @@ class PrivateGradient:
             check_pass(row_losses, owner, weight)
             if len(row_losses) == 0:
                 return
+            if self._gathered is not None:
+                raise GuaranteeError("the sums of this step were gathered: nothing can be added to them")
             owners = RowOwners.of(owner.to(row_losses.device))
             self._sum.refuse_returning(owners.ids)
             weight = weight.detach().to(row_losses)
@@ -107,13 +119,39 @@ class PrivateGradient:
         finally:
             self._source.forget()
 
+    def discard(self, row_losses: Tensor) -> None:
+        """Does the work of a pass for rows `[R]` that belong to nobody, and drops what it finds."""
+        try:
+            owners = RowOwners.of(torch.arange(len(row_losses), device=row_losses.device))
+            self._source.compute(row_losses, torch.ones_like(row_losses), owners)
+        finally:
+            self._source.forget()
+
+    def gather(self) -> None:
+        """Ends the passes of a step: the first of several processes gets the sums of all, in its box.
+
+        It comes before the payment, so that a process that dies until then costs nothing. Raises
+        `GuaranteeError` in all of them if an owner is on two.
+        """
+        if self._gathered is not None:
+            raise GuaranteeError("the sums of this step were gathered before")
+        self._together.refuse_shared(self._sum.owners)
+        totals, surplus = self._sum.take()
+        halves = torch.tensor([surplus], dtype=torch.float64)
+        self._together.sum_to_first([*totals, halves])
+        self._gathered = totals, float(halves)
+
     def release(self, step: int, receipt: Receipt | None) -> list[Tensor]:
         """Ends the step: noisy SUMS (float32, parameter order); each `p.grad` becomes its sum /
         expected_units.
 
         Raises `GuaranteeError` without a valid receipt for this step and lane, and for a step released
-        before.
+        before. Of several processes only the first has a receipt; the others wait for what it releases.
         """
+        if not self._together.first:
+            return self._shared(
+                [torch.zeros_like(p.detach(), dtype=torch.float32) for p in self._source.parameters]
+            )
         if receipt is None:
             raise GuaranteeError(
                 "noise needs the ledger's receipt for this step", hint="pass ledger.charge(step)"
@@ -125,11 +163,28 @@ class PrivateGradient:
         receipt.redeem(step, self._keys.lane, self._plan_fingerprint)
         self._keys.claim(step)
         self._std = noise_std(self._sum.clip_norm, self._noise_multiplier)
-        totals, surplus = self._sum.take()
+        if self._gathered is None:
+            self.gather()
+        totals, surplus = self._taken()
         released = apart(noisy(together(totals), self._keys, step, self._std), totals)
         if self._quantile is not None:
             share = self._quantile.share(surplus, self._expected_units, self._keys, step)
             self._sum.clip_norm = self._quantile.followed(self._sum.clip_norm, share, self._start)
+        return self._shared(released)
+
+    def _taken(self) -> tuple[list[Tensor], float]:
+        """What was gathered, once."""
+        gathered, self._gathered = self._gathered, None
+        assert gathered is not None
+        return gathered
+
+    def _shared(self, released: list[Tensor]) -> list[Tensor]:
+        """What the first process released, and the clip norm that follows from it, in this one too."""
+        if self._together.several:
+            self._gathered = None
+            public = torch.tensor([self._std, self._sum.clip_norm], dtype=torch.float64)
+            self._together.copy_from_first([public, *released])
+            self._std, self._sum.clip_norm = public.tolist()
         set_grads(self._source.parameters, released, self._expected_units)
         return released
 
@@ -147,6 +202,7 @@ class PrivateGradient:
         """
         self._source.forget()
         self._sum.start_over()
+        self._gathered = None
 
     def forget(self) -> None:
         """Drops what a forward pass has left behind that will not be accumulated."""

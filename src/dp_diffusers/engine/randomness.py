@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import os
 import weakref
+from collections.abc import Callable
 from typing import NoReturn
 
 import numpy as np
@@ -30,6 +31,7 @@ Units = NDArray[np.int64]
 NOISE_DRAWS = (
     4  # independent normals added up for each noise value; undoing one float no longer undoes the noise
 )
+HANDED_OVER = 49  # bytes: key, lane, and whether they are test keys
 _UNITS_PER_BLOCK = 256  # keeps the intermediate arrays of `normal` inside the cache
 _VALUES_PER_BLOCK = 1 << 20
 _NOISE_PER_BLOCK = 1 << 14  # even; a block and what is computed on the way lie in the cache
@@ -45,12 +47,14 @@ class RunKeys:
     - Pickling and copying raise `GuaranteeError`; a forked child has no key and every use there raises, also
       where the fork was made behind Python's back.
     - Of any number of threads, one can claim the noise of a step or of a side query.
+    - Keys that another process handed over (`hand_over`, `received`) give every draw but noise: among all
+      processes that hold a key, the one that made it alone can draw the noise of a lane.
 
     `lane` is public (the ledger stores it); `not_private` is True for test keys, whose streams anyone can
     repeat.
     """
 
-    __slots__ = ("__weakref__", "_claimed", "_key", "_lane", "_not_private", "_process")
+    __slots__ = ("__weakref__", "_claimed", "_key", "_lane", "_not_private", "_process", "_received")
 
     def __init__(self, key: bytes, lane: bytes, *, not_private: bool) -> None:
         if len(key) != 32 or len(lane) != 16:
@@ -62,6 +66,7 @@ class RunKeys:
         self._not_private = not_private
         self._process = os.getpid()
         self._claimed: dict[tuple[str | None, int], object] = {}
+        self._received = False
         _LIVE.add(self)
 
     @classmethod
@@ -76,6 +81,33 @@ class RunKeys:
         key = hashlib.sha256(b"dp-diffusers test key, not private" + str(seed).encode()).digest()
         lane = hashlib.sha256(b"dp-diffusers test lane" + key).digest()[:16] if lane is None else lane
         return cls(key, lane, not_private=True)
+
+    def hand_over(self, send: Callable[[bytearray], object]) -> None:
+        """Gives key and lane, `HANDED_OVER` bytes, to `send`, for the other processes of one training.
+
+        The bytes are zeroed when `send` returns: it keeps none. Raises `GuaranteeError` in a forked child,
+        and for keys that were received: they are handed over by the process that made them alone.
+        """
+        if self._received:
+            raise GuaranteeError("keys that were received are not handed on")
+        parcel = bytearray(self._own_key() + self._lane + bytes([self._not_private]))
+        try:
+            send(parcel)
+        finally:
+            parcel[:] = bytes(HANDED_OVER)
+
+    @classmethod
+    def received(cls, parcel: bytearray) -> RunKeys:
+        """The keys that another process handed over, for every draw but noise; `parcel` is zeroed.
+
+        Raises `GuaranteeError` for bytes that are no keys: an empty parcel is one that was opened before.
+        """
+        if len(parcel) != HANDED_OVER or not any(parcel[:32]) or parcel[-1] > 1:
+            raise GuaranteeError("what was received holds no keys")
+        keys = cls(SecretBytes(parcel[:32]), bytes(parcel[32:48]), not_private=bool(parcel[48]))
+        parcel[:] = bytes(HANDED_OVER)
+        keys._received = True
+        return keys
 
     @property
     def lane(self) -> bytes:
@@ -139,8 +171,11 @@ class RunKeys:
         """Standard normal noise `[size]` float64, each value a sum of four independent draws (scaled to
         variance 1).
 
-        A value is a function of (key, name, step, place): a longer row begins with the shorter one.
+        A value is a function of (key, name, step, place): a longer row begins with the shorter one. Raises
+        `GuaranteeError` for keys that were received.
         """
+        if self._received:
+            raise GuaranteeError("the noise of a lane is drawn by the process that made its keys, and once")
         total = np.zeros(size + size % 2, np.float64)
         contexts = [_context(self._subkey("noise", f"{draw}/{name}", step), 0) for draw in range(NOISE_DRAWS)]
         for start in range(0, size, _NOISE_PER_BLOCK):
@@ -163,19 +198,23 @@ class RunKeys:
             what = f"step {step}" if query is None else f"the query {query}"
             raise GuaranteeError(f"{what} was already released in this lane: its noise would be repeated")
 
-    def _subkey(self, kind: str, domain: str, step: int) -> SecretBytes:
+    def _own_key(self) -> SecretBytes:
         if self._key is None or self._process != os.getpid():  # a library may fork without Python's handlers
             raise GuaranteeError(
                 "the keys of a run do not survive a fork: this process has none",
                 hint="draw in the process that made the keys, or make fresh ones here",
             )
+        return self._key
+
+    def _subkey(self, kind: str, domain: str, step: int) -> SecretBytes:
+        key = self._own_key()
         if step < 0:
             raise ParameterError(f"expected step >= 0, got {step}")
         parts = (kind.encode(), domain.encode(), self._lane)
         message = b"".join(len(part).to_bytes(8, "little") + part for part in parts) + step.to_bytes(
             8, "little"
         )
-        return SecretBytes(hmac.digest(self._key, message, "sha256"))
+        return SecretBytes(hmac.digest(key, message, "sha256"))
 
     @staticmethod
     def _fill(subkey: bytes, ids: Units, words: NDArray[np.unsignedinteger]) -> None:

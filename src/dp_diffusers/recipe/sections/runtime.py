@@ -51,3 +51,13 @@ class RuntimeSettings(Section):
         description="torch.compile for the parts of the network that nothing is trained in; needs a C++ "
         "compiler, on a GPU Triton",
     )
+    process_timeout: float = Field(
+        default=1800.0,
+        gt=0,
+        le=86_400,
+        description="of several processes: seconds to wait for another in a step before it is taken for gone",
+    )
+    shard_base: bool = Field(
+        default=False,
+        description="each of several processes has a piece of the frozen base (FSDP2); lora, frozen_a",
+    )

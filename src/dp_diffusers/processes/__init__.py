@@ -1,0 +1,11 @@
+"""One training in several processes: who does what, and how they agree.
+
+Guarantees that a training in one process loads nothing of this but two small files. May import torch inside
+functions; never the accountant or the ledger, which the first process alone has. `team` is the way in.
+"""
+
+from __future__ import annotations
+
+from dp_diffusers.processes.team import ALONE, Alone, Team, team
+
+__all__ = ["ALONE", "Alone", "Team", "team"]
