@@ -231,11 +231,11 @@ def test_a_training_says_how_many_rows_and_reads_no_private_image_before(
 ) -> None:
     cheap_trainings(monkeypatch.setattr)
     order: list[str] = []
-    from dp_diffusers import running
+    from dp_diffusers import paying, running
 
-    opened, ledger = running._data, running.account_of
+    opened, ledger = running._data, paying.account_of
     monkeypatch.setattr(running, "_data", lambda *rest: order.append("data") or opened(*rest))
-    monkeypatch.setattr(running, "account_of", lambda *rest: order.append("ledger") or ledger(*rest))
+    monkeypatch.setattr(paying, "account_of", lambda *rest: order.append("ledger") or ledger(*rest))
 
     def progress(**facts: Any) -> None:
         if "rows at a time" in str(facts.get("message")):

@@ -313,7 +313,7 @@ def _note_ownership(plan: Plan, data: PrivateImages, folder: RunFolder) -> None:
         folder.write(OWNERSHIP, {"unit": data.unit, "multi_owner": data.multi_owner, **record})
 
 
-def _device(name: str, ranks: Ranks) -> Any:
+def _device(name: str, ranks: Ranks = ALONE.ranks) -> Any:
     """The device to train on. Raises `ParameterError` where there is none, or it cannot do the noise."""
     if name.startswith("mps"):
         raise ParameterError(

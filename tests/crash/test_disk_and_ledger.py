@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dp_diffusers import running
+from dp_diffusers import paying
 from dp_diffusers.cli.main import main
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.finetuning import train
@@ -119,7 +119,7 @@ def test_a_reservation_survives_a_start_that_cannot_open_the_ledger(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "write", killed)
         patch.setattr(Reservation, "cancel", lambda self: None)
-        patch.setattr(running, "forget_unspent", lambda *anything: None)
+        patch.setattr(paying, "forget_unspent", lambda *anything: None)
         with pytest.raises(Killed):
             train(Recipe.load(tiny_recipe), tiny_recipe.parent / "run")
     content = ledger.read_bytes()
