@@ -50,14 +50,14 @@ def data_breaks_in_step_two() -> None:
     from dp_diffusers.errors import DataError
     from dp_diffusers.training import Loop
 
-    sum_up = Loop.sum_up
+    collect = Loop.collect
 
-    def broken(self: Any, box: Any, step: int, units: Any) -> None:
-        sum_up(self, box, step, units)
+    def broken(self: Any, box: Any, step: int, units: Any, idle: int = 0) -> None:
+        collect(self, box, step, units, idle)
         if step == 2:
             raise DataError("an image cannot be read any more")
 
-    Loop.sum_up = broken  # type: ignore[method-assign]
+    Loop.collect = broken  # type: ignore[method-assign]
 
 
 def other_images() -> None:
