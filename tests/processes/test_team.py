@@ -35,7 +35,9 @@ def test_the_smallest_change_of_a_weight_shows() -> None:
 
 
 def test_the_smallest_change_of_the_images_shows() -> None:
-    def data(pixel: int = 0, label: int = 0, owner: int = 1) -> PrivateImages:
+    def data(
+        pixel: int = 0, label: int = 0, owner: int = 1, captions: tuple[str, str] | None = None
+    ) -> PrivateImages:
         images = np.full((2, 4, 4, 1), pixel, np.uint8)
         return PrivateImages(
             images=images,
@@ -44,10 +46,12 @@ def test_the_smallest_change_of_the_images_shows() -> None:
             owner=np.array([0, owner]),
             unit_count=owner + 1,
             unit="patient",
+            captions=captions,
         )
 
     different = [data(), data(pixel=1), data(label=1), data(owner=0)]
-    assert len({digest_of(one) for one in different}) == 4
+    different += [data(captions=("a", "b")), data(captions=("b", "a"))]
+    assert len({digest_of(one) for one in different}) == 6
     assert digest_of(data()) == digest_of(data())
 
 

@@ -7,6 +7,7 @@ before anything is charged. May import numpy, the data and the run's files.
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -39,7 +40,7 @@ def require_one_folder(team: Team, folder: RunFolder) -> None:
 
 
 def require_same_images(team: Team, data: PrivateImages) -> None:
-    """Raises `ParameterError` where a process holds other images, labels or owners than the first."""
+    """Raises `ParameterError` where a process holds other images, labels, captions or owners than the first."""
     if team.several:
         team.require_same("private images", digest_of(data))
 
@@ -49,6 +50,7 @@ def digest_of(data: PrivateImages) -> str:
     digest = hashlib.sha256(repr((data.images.shape, data.unit_count)).encode())
     for values in (data.images, data.owner, np.zeros(0) if data.labels is None else data.labels):
         digest.update(np.ascontiguousarray(values).data)
+    digest.update(json.dumps([data.caption, data.captions]).encode())
     return digest.hexdigest()
 
 
