@@ -17,6 +17,7 @@ from dp_diffusers.jobs import Job
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_run
 from dp_diffusers.run_folder import RUN, RunFolder
+from dp_diffusers.undisturbed import undisturbed
 from dp_diffusers.whole_files import write_text
 
 
@@ -48,5 +49,6 @@ class Paying:
             self.account.open_lane(keys, folder=str(self.folder.root.resolve()))
 
     def forget(self) -> None:
-        """Gives the reservation back where nothing was spent."""
-        forget_unspent(self.account, self.folder, self.fresh)
+        """Gives the reservation back where nothing was spent; a launcher's SIGTERM waits for it."""
+        with undisturbed():
+            forget_unspent(self.account, self.folder, self.fresh)

@@ -40,7 +40,7 @@ def require_one_folder(team: Team, folder: RunFolder) -> None:
 
 
 def require_same_images(team: Team, data: PrivateImages) -> None:
-    """Raises `ParameterError` where a process holds other images, labels, captions or owners than the first."""
+    """Raises `ParameterError` where a process holds other images, labels, texts or owners than the first."""
     if team.several:
         team.require_same("private images", digest_of(data))
 
