@@ -223,8 +223,9 @@ def _reaching(ranks: Ranks, limit: timedelta) -> Iterator[None]:
 def _gone(ranks: Ranks, limit: timedelta) -> DPDiffusersError:
     if ranks.rank > 1:
         return EndedElsewhere(Interrupted.exit_code)
+    silent = "" if limit == WAITING else f", or gave no answer for {limit.total_seconds():g} s"
     return Interrupted(
-        f"another process of this training is gone, or gave no answer for {limit.total_seconds():g} s",
+        f"another process of this training is gone{silent}",
         hint="what was paid stays paid; run the same command again to resume",
     )
 
