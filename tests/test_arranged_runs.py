@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from dp_diffusers import Certificate, arrangement
+from dp_diffusers import Certificate, arrangement, running
 from dp_diffusers.arrangement import arrange
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.finetuning import train
@@ -37,6 +38,25 @@ def test_guarantee_a_machine_without_a_compiler_spends_nothing(
         train(Recipe.load(tiny_recipe, ["runtime.compile=true"]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "tiny.ledger").exists()
+
+
+def test_trying_the_sampler_compiles_nothing(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def tried(*_: Any) -> None:
+        seen.append(torch._dynamo.eval_frame._stance.stance)
+        raise ParameterError("far enough")
+
+    small_budget(tiny_recipe)
+    for owner, name in ((arrangement, "require_compiler"), (arrangement, "compile_parts")):
+        monkeypatch.setattr(owner, name, lambda _: None)
+    monkeypatch.setattr(running, "rehearse_arranged", lambda *_: None)
+    monkeypatch.setattr(running, "require_sampler", tried)
+    with pytest.raises(ParameterError, match="far enough"):
+        train(Recipe.load(tiny_recipe, ["runtime.compile=true"]), tmp_path / "run")
+    assert seen == ["force_eager"]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
+from dp_diffusers import image_job
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.generation import Sampling, _denoise, _initial_noise, sample
 from dp_diffusers.diffusion.pixel import PixelFamily
 from dp_diffusers.drawing_model import drawing_model
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.image_job import ImageJob
 from dp_diffusers.strategies import strategy_of
 from family_support import PIPELINES, prepared, stir
 
@@ -122,6 +125,18 @@ def test_a_missing_compiler_is_refused(
     monkeypatch.setattr(torch, "compile", compile)
     with pytest.raises(ParameterError, match=r"cannot be compiled here: no C\+\+ compiler"):
         drawing_model(PixelFamily(tiny_base()), compiled=True)
+
+
+def test_a_network_that_cannot_be_compiled_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise torch._dynamo.exc.Unsupported("cannot be traced")
+
+    monkeypatch.setattr(image_job, "sample", lambda *_, **__: iter(fails, None))
+    unused: Any = SimpleNamespace(population=None, settings=None)
+    job = ImageJob(release=unused, settings=unused, images=1, per_label=None, device="cpu", compiled=True)
+    job.__dict__.update(labels=None, sampling=Sampling(), _drawing=None)
+    with pytest.raises(ParameterError, match="cannot be compiled here: cannot be traced"):
+        job.draw(range(1))
 
 
 def test_the_last_batch_is_filled_up(tiny_base: Callable[..., Any]) -> None:

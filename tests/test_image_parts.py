@@ -7,11 +7,15 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from dp_diffusers.image_parts import GoneError, Parts, clear_parts
+from dp_diffusers.errors import RunFolderError
+from dp_diffusers.generating import _sampled, _share_of, silent
+from dp_diffusers.image_parts import PARTS, GoneError, Parts, clear_parts
 from dp_diffusers.ranks import Ranks
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.shares import _order, make_rest, make_share
@@ -75,6 +79,37 @@ def test_parts_are_kept_and_come_together(folder: RunFolder) -> None:
     clear_parts(folder)
     with pytest.raises(GoneError):
         again.add(0, _draw(range(3)))
+
+
+def test_who_finds_nothing_to_do_deletes_no_part(folder: RunFolder) -> None:
+    Parts(folder, REQUEST, size=3).abandon()
+    assert not (folder.private / PARTS).exists()
+    Parts(folder, REQUEST, size=3).add(1, _draw(range(3, 6)))
+    Parts(folder, REQUEST, size=3).abandon()
+    assert Parts(folder, REQUEST, size=3).missing() == [0, 2]
+
+
+def test_a_share_of_images_that_are_there_is_nothing(folder: RunFolder) -> None:
+    (folder.release / "images").mkdir()  # of whatever request: the first process refuses another one
+
+    def draw(images: range) -> np.ndarray:
+        raise AssertionError("drawn for nothing")
+
+    parts = Parts(folder, REQUEST, size=3)
+    release = SimpleNamespace(folder=folder)
+    job: Any = SimpleNamespace(release=release, parts=lambda: parts, draw=draw, request=REQUEST)
+    assert _share_of(job, None, Ranks(rank=1, count=2)) == folder.release / "images"
+    assert not (folder.private / PARTS).exists()
+
+
+def test_parts_that_someone_deletes_are_told_in_one_line(folder: RunFolder) -> None:
+    def draw(images: range) -> np.ndarray:
+        clear_parts(folder)
+        return _draw(images)
+
+    job: Any = SimpleNamespace(parts=lambda: Parts(folder, REQUEST, size=3), draw=draw)
+    with pytest.raises(RunFolderError, match="deleted meanwhile"):
+        _sampled(job, Ranks(), silent)
 
 
 @pytest.mark.parametrize("kept", [0, 100, -1])

@@ -71,10 +71,9 @@ def as_compiled(compiled: bool) -> AbstractContextManager[None]:
     return torch.compiler.set_stance("eager_on_recompile") if compiled else nullcontext()
 
 
-def uncompiled() -> AbstractContextManager[None]:
-    """The network as it would run without, for comparison."""
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-    return stance
+def uncompiled(compiled: bool = True) -> AbstractContextManager[None]:
+    """The network as it would run without: for comparison, and where it is not trained."""
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _compiled(part: nn.Module, backend: str | Callable[..., Any]) -> Callable[..., Any]:

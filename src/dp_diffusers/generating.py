@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dp_diffusers.devices import device_of
+from dp_diffusers.errors import RunFolderError
 from dp_diffusers.image_job import ImageJob
 from dp_diffusers.image_parts import GoneError, Parts, clear_parts
 from dp_diffusers.images_card import ImagesCard
@@ -61,7 +62,7 @@ def generate(
         progress: called with `step, steps, unit, seconds` or `message`; a step is an image.
 
     Raises `ParameterError` for counts that make no sense, an `out` that is there already, or where nothing
-    can be compiled.
+    can be compiled, `RunFolderError` where someone deletes what was made.
     """
     release = release if isinstance(release, Release) else Release.open(release)
     chosen = settings or GenerationSettings(**(release.settings().get("generation") or {}))
@@ -79,7 +80,7 @@ def generate(
     if ranks.first:
         with release.folder.lock():
             return _all_of(job, target, format, ranks, progress)
-    return _share_of(job, target, format, ranks)
+    return _share_of(job, target, ranks)
 
 
 def _place(device: str, ranks: Ranks) -> str:
@@ -90,13 +91,12 @@ def _place(device: str, ranks: Ranks) -> str:
     return device
 
 
-def _share_of(job: ImageJob, target: Path | None, format: str, ranks: Ranks) -> Path:
+def _share_of(job: ImageJob, target: Path | None, ranks: Ranks) -> Path:
     """Makes parts for the first process, which writes, certifies and speaks."""
     kept = KeptImages(job.release.folder)
     try:
         parts = job.parts()
-        done = target.exists() if target is not None else kept.request() == {**job.request, "format": format}
-        if done:  # this process began when the first one had ended
+        if (kept.target if target is None else target).exists():  # the first one had ended, or will refuse
             parts.abandon()
         else:
             make_share(parts, job.draw, ranks)
@@ -148,13 +148,18 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
 
 def _sampled(job: ImageJob, ranks: Ranks, progress: Progress) -> np.ndarray:
     """uint8 `[count, H, W, C]`; goes on after the parts that are there."""
-    parts = job.parts()
-    parts.drop_others()
-    parts.missing()  # counts what is there
-    told = _teller(parts, ranks, progress)
-    make_share(parts, job.draw, ranks, told)
-    make_rest(parts, job.draw, told)
-    return parts.images()
+    try:
+        parts = job.parts()
+        parts.drop_others()
+        parts.missing()  # counts what is there
+        told = _teller(parts, ranks, progress)
+        make_share(parts, job.draw, ranks, told)
+        make_rest(parts, job.draw, told)
+        return parts.images()
+    except GoneError as error:
+        raise RunFolderError(
+            "the images made so far were deleted meanwhile", hint="run the same command again"
+        ) from error
 
 
 def _teller(parts: Parts, ranks: Ranks, progress: Progress) -> Callable[[], None]:

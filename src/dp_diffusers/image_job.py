@@ -6,12 +6,14 @@ whichever process draws it and beside whichever others. May import torch and dif
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from dp_diffusers.compiled_parts import compiling
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.generation import Sampling, images_of_a_part, sample
 from dp_diffusers.drawing_model import drawing_model
@@ -77,7 +79,8 @@ class ImageJob:
         return drawing_model(self.family, dtype=self.settings.dtype, compiled=self.compiled)
 
     def draw(self, images: range) -> np.ndarray:
-        """uint8 `[n, H, W, C]`: the images of these numbers."""
+        """uint8 `[n, H, W, C]`: the images of these numbers. Raises `ParameterError` where the network is to
+        be compiled, and cannot be."""
         labels = None if self.labels is None else self.labels[: images.stop]
         assert labels is None or self.classes is not None
         numbers = (
@@ -99,4 +102,5 @@ class ImageJob:
                 level=level,
                 start=images.start,
             )
-        return np.concatenate(list(made))
+        with compiling() if self.compiled else nullcontext():
+            return np.concatenate(list(made))

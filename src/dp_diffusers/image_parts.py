@@ -107,7 +107,9 @@ class Parts:
         return whole
 
     def abandon(self) -> None:
-        """Deletes these parts alone."""
+        """Takes back what making this object left, unless there is a part: another call goes on with it."""
+        if len(self.missing()) < len(self):
+            return
         shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # others lie beside them
             self._all.rmdir()

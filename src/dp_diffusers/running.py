@@ -20,6 +20,7 @@ from typing import Any
 from dp_diffusers.accounts import OWNERSHIP
 from dp_diffusers.arrangement import arrange, rehearse_arranged, undone
 from dp_diffusers.class_histogram import released_proportions, require_classes
+from dp_diffusers.compiled_parts import uncompiled
 from dp_diffusers.conditions import classes_of, conditioned, set_conditions
 from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
@@ -162,7 +163,8 @@ def _prepared(job: Job, together: Team) -> Model:
             job.progress(message="compiling parts of the model, which can take minutes")
         rehearse_arranged(family, job.runtime)
     if job.settings.get("generation"):
-        require_sampler(family, sampling_of(GenerationSettings(**job.settings["generation"])))
+        with uncompiled(job.runtime.compile):  # drawing would compile it once more, for nothing
+            require_sampler(family, sampling_of(GenerationSettings(**job.settings["generation"])))
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
     model = Model(family=family, runtime=job.runtime, config=config, public=public, candidates=candidates)
     model.runtime = sized(job.runtime, model.largest, job.plan, training, job.progress)

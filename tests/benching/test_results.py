@@ -84,6 +84,7 @@ def test_only_keeps_what_fits_and_the_plain_step() -> None:
         ("family", "expected KEY=VALUE", "--only family=dit"),
         ("famly=dit", "unknown key of a row 'famly'", "'family'"),
         ("family=ditt", "unknown family 'ditt'", "'dit'"),
+        ("dtype=bfloat16", "no case of the grid fits", "--full"),
         ("engine=opacus-hook", "unknown engine 'opacus-hook'", "'opacus-hooks'"),
     ],
 )

@@ -51,3 +51,15 @@ def test_a_full_disk_is_an_error_before_the_first_pixel(
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
         room_in(tmp_path)((2, 8, 8, 1))
+
+
+def test_a_system_without_fallocate_writes_the_room_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixel_room, "IN_MEMORY", 0)
+    monkeypatch.setattr(pixel_room, "_ZEROS", bytes(100))
+    monkeypatch.delattr(os, "posix_fallocate")
+    pixels = room_in(tmp_path)((2, 8, 8, 1))
+    assert pixels.shape == (2, 8, 8, 1)
+    pixels[:] = 7
+    assert not list(tmp_path.iterdir())

@@ -81,6 +81,10 @@ def full_grid() -> list[Case]:
     return every + half
 
 
+def _values(grid: Sequence[Case], key: str) -> set[str]:
+    return set(ENGINES) if key == "engine" else {str(getattr(case, key)) for case in grid}
+
+
 def chosen(grid: Sequence[Case], only: Sequence[str]) -> list[Case]:
     """The cases of a grid that fit every `KEY=VALUE`; values of one key are alternatives.
 
@@ -94,9 +98,8 @@ def chosen(grid: Sequence[Case], only: Sequence[str]) -> list[Case]:
             raise ParameterError(f"expected KEY=VALUE, got {text!r}", hint="for example --only family=dit")
         if key not in _FIELDS:
             raise unknown_name("key of a row", key, _FIELDS)
-        known = ENGINES if key == "engine" else {str(getattr(case, key)) for case in grid}
-        if value not in known:
-            raise unknown_name(key, value, known)
+        if value not in _values(full_grid(), key):
+            raise unknown_name(key, value, _values(full_grid(), key))
         wanted.setdefault(key, set()).add(value)
     engines = wanted.pop("engine", set(ENGINES)) | {PLAIN}
     kept = [

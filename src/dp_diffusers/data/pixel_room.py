@@ -11,11 +11,12 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 
 IN_MEMORY: Final = 2**31  # bytes of pixels: 170,000 colour images of 64 x 64, or 2,700 of 512 x 512
+_ZEROS: Final = bytes(2**20)
 
 Room = Callable[[tuple[int, ...]], np.ndarray]
 
@@ -35,7 +36,17 @@ def room_in(safe: Path | None) -> Room:
         if size <= IN_MEMORY:
             return in_memory(shape)
         with tempfile.TemporaryFile(dir=safe) as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            _take_room(file, size)
             return np.asarray(np.memmap(file, np.uint8, "r+", shape=shape))
 
     return room
+
+
+def _take_room(file: IO[bytes], size: int) -> None:
+    """Makes a file as large on the disk itself. Raises `OSError` where there is no room."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for start in range(0, size, len(_ZEROS)):  # macOS and Windows have no such call
+        file.write(_ZEROS[: size - start])
+    file.flush()
