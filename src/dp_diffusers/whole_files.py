@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
+
+_MACHINE: Final = secrets.token_hex(
+    4
+)  # processes of two machines on one file system may have the same number
 
 
 @contextlib.contextmanager
@@ -41,7 +46,7 @@ def write_text(path: Path, text: str) -> None:
 
 def temporary_of(path: Path) -> Path:
     """Where this process writes before it renames; two processes never write into one file."""
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f"{path.name}.{os.getpid()}-{_MACHINE}.tmp")
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
 import sqlite3
@@ -23,6 +22,7 @@ from dp_diffusers.privacy.reservation import Reservation
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.training import Loop
+from dp_diffusers.whole_files import temporary_of
 from loop_support import charges, problems
 
 FULL = Path("/dev/full")
@@ -41,8 +41,8 @@ def trained(recipe: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param("private/run.json.{pid}.tmp", marks=pytest.mark.slow),
-        pytest.param("private/checkpoint.pt.{pid}.tmp", marks=pytest.mark.slow),
+        pytest.param("private/run.json.tmp", marks=pytest.mark.slow),
+        pytest.param("private/checkpoint.pt.tmp", marks=pytest.mark.slow),
         pytest.param("release/adapter/adapter_config.json", marks=pytest.mark.slow),
         "release/README.md",
     ],
@@ -50,7 +50,9 @@ def trained(recipe: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]
 def test_a_full_disk_is_exit_2_and_resumable(
     path: str, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = tiny_recipe.parent / "run" / path.format(pid=os.getpid())
+    place = tiny_recipe.parent / "run" / path
+    if place.suffix == ".tmp":
+        place = temporary_of(place.with_suffix(""))
     place.parent.mkdir(parents=True)
     place.symlink_to(FULL)
     code, said = trained(tiny_recipe, capsys)

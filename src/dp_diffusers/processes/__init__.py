@@ -1,7 +1,7 @@
 """One training in several processes: who does what, and how they agree.
 
-Guarantees that a training in one process opens no connection and waits for nobody. May import torch; never the
-accountant or the ledger, which the first process alone has. `team` is the way in.
+Guarantees that a training in one process opens no connection and waits for nobody. May import torch; never
+the accountant or the ledger, which the first process alone has. `team` is the way in.
 """
 
 from __future__ import annotations
