@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
+import dp_diffusers.public_batches as module
 from apart_support import SAME, films
 from dp_diffusers.cli.main import main
 from dp_diffusers.data.apart import Shown
@@ -54,6 +55,24 @@ def gradients(batches: PublicBatches, step: int, most_rows: int) -> list[torch.T
         parameter.grad = torch.zeros_like(parameter)
     batches.add_gradient(parameters, batches.family.row_losses, step, most_rows=most_rows)
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def test_where_memory_runs_out_while_it_is_added_nothing_was_added(
+    tiny_base: Callable[..., Any], public_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = opened(family_of(tiny_base(), label_dropout=0.2), public_images)
+    right, sums = module._sum, iter(range(1000))
+    count = len(list(batches.family.network.parameters()))
+
+    def short(first: Any, second: Any) -> Any:
+        if next(sums) == count + 1:  # of the one pass, then of what is there already
+            raise MemoryError
+        return right(first, second)
+
+    monkeypatch.setattr(module, "_sum", short)
+    with pytest.raises(MemoryError):
+        gradients(batches, 0, 100)
+    assert not any(parameter.grad.any() for parameter in batches.family.network.parameters())
 
 
 @pytest.mark.parametrize("latent", [False, True])

@@ -83,8 +83,10 @@ class PublicBatches:
             found = torch.autograd.grad(objective, parameters, allow_unused=True)
             total = [_sum(so_far, gradient) for so_far, gradient in zip(total, found, strict=True)]
             forget()
-        for parameter, gradient in zip(parameters, total, strict=True):
-            parameter.grad = _sum(parameter.grad, gradient)
+        # all sums first: memory may run out here too, and what is tried again is added once
+        sums = [_sum(parameter.grad, gradient) for parameter, gradient in zip(parameters, total, strict=True)]
+        for parameter, gradient in zip(parameters, sums, strict=True):
+            parameter.grad = gradient
 
     def parts(self, step: int, most_rows: int) -> Iterator[tuple[Tensor, Tensor | None, Draws]]:
         """The batch of a step, at most `most_rows` rows at a time, on the device of the network."""

@@ -46,6 +46,10 @@ class _Pending:
             self.gradients[place] = gradient.written_out()
         self.postponed = {}
 
+    def keep(self) -> None:
+        """What is postponed is needed once the caller has gone on, who may fill a buffer anew."""
+        self.postponed = {place: gradient.apart() for place, gradient in self.postponed.items()}
+
     def rows(self, place: int, owners: Tensor) -> Tensor | None:
         """The gradients of some owners, by their positions."""
         if place in self.postponed:
@@ -124,6 +128,7 @@ class ClippedSum:
         if complete:
             self._close(now, set())
         else:
+            now.keep()
             self._pending = now
 
     def take(self) -> tuple[list[Tensor], float]:

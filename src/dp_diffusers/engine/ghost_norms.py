@@ -1,9 +1,9 @@
 """Lengths of owners' gradients without the gradients: from Gram matrices of inputs and of backprops.
 
-Guarantees: Gram matrices in float64, so that values of 1e30 do not overflow; lengths are rounded up; what is
-not finite, or too large for float32 sums, has the length infinity. May import torch and the engine's
-postponed gradients. Sources: Li et al. (2021, arXiv 2110.05679) for linear layers, Bu et al. (2022, arXiv
-2205.10683) for convolutions and for the choice by layer.
+Guarantees: Gram matrices in float64, so that values of 1e30 do not overflow; an owner whose positions
+cancel is named; what is not finite, or too large for float32 sums, has the length infinity. May import torch
+and the engine's postponed gradients. Sources: Li et al. (2021, arXiv 2110.05679) for linear layers, Bu et al.
+(2022, arXiv 2205.10683) for convolutions and for the choice by layer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_diffusers.engine.owners import RowOwners
-from dp_diffusers.engine.postponed import LARGEST_BACKPROP, LARGEST_INPUT, rounded_up
+from dp_diffusers.engine.postponed import LARGEST_BACKPROP, LARGEST_INPUT, measured
 
 # Nanoseconds on one CPU thread: they decide which way is taken, never what comes out.
 _WRITTEN: Final = 2.2  # to write an entry of an owner's gradient, square it and add it, the latter in float64
@@ -48,16 +48,16 @@ def conv2d_pays(
     return owners.count * (_WRITTEN * weight.numel() - gram - shifted - cast) > _OVERHEAD
 
 
-def linear_lengths(outgoing: Tensor, incoming: Tensor) -> Tensor:
-    """`[U]` float64, of the sums over positions of outer products of `[U, T, p]` and `[U, T, d]`."""
+def linear_lengths(outgoing: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:
+    """As `measured`, of the sums over positions of outer products of `[U, T, p]` and `[U, T, d]`."""
     inner = _gram(incoming.mT)
     return _lengths(_gram(outgoing.mT), inner, inner)
 
 
 def conv2d_lengths(
     layer: nn.Conv2d, inputs: Tensor, backprop: Tensor, padding: tuple[int, int], owners: RowOwners
-) -> Tensor:
-    """`[U]` float64. The Gram matrix of patches is the sum of that of pixels shifted by each place of the
+) -> tuple[Tensor, Tensor]:
+    """As `measured`. The Gram matrix of patches is the sum of that of pixels shifted by each place of the
     kernel, so that no patch is ever written out."""
     down, across = padding
     if down or across:
@@ -97,15 +97,15 @@ def _gram(columns: Tensor) -> Tensor:
     return torch.bmm(precise.mT, precise)
 
 
-def _lengths(outgoing: Tensor, incoming: Tensor, inputs: Tensor) -> Tensor:
+def _lengths(outgoing: Tensor, incoming: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """From the Gram matrices of backprops and of what they are multiplied with, `[U, T, T]`, and of all
     inputs."""
     ours, theirs, all_inputs = (gram.diagonal(dim1=1, dim2=2) for gram in (outgoing, incoming, inputs))
-    lengths = rounded_up(
+    lengths, cancels = measured(
         torch.linalg.vecdot(outgoing.flatten(1), incoming.flatten(1)),
         torch.linalg.vecdot(ours.sqrt(), theirs.sqrt()),
         outgoing.shape[1],
     )
     # written so that a NaN is not tame
     tame = (ours.amax(1) < LARGEST_BACKPROP**2) & (all_inputs.amax(1) < LARGEST_INPUT**2)
-    return torch.where(tame, lengths, torch.inf)
+    return torch.where(tame, lengths, torch.inf), cancels & tame

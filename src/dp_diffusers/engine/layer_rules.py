@@ -94,15 +94,17 @@ def _linear_weight(outgoing: Tensor, incoming: Tensor, owners: RowOwners) -> Gra
     positions, wide, narrow = owners.fold * outgoing.shape[1], outgoing.shape[2], incoming.shape[2]
     if not (linear_pays(owners, positions, wide, narrow) and exact_products(incoming.device)):
         return _linear_written(incoming, outgoing, owners)
+    lengths, cancels = linear_lengths(owners.merge(outgoing), owners.merge(incoming))
     return Postponed(
         inputs=incoming,
         backprop=outgoing,
         owners=owners,
         shape=torch.Size((wide, narrow)),
-        lengths=linear_lengths(owners.merge(outgoing), owners.merge(incoming)),
+        lengths=lengths,
+        cancels=cancels,
         write=_linear_written,
         add_up=_linear_total,
-    )
+    ).measured()
 
 
 def _linear_written(incoming: Tensor, outgoing: Tensor, owners: RowOwners) -> Tensor:
@@ -147,15 +149,17 @@ def _conv2d_weight(layer: nn.Conv2d, inputs: Tensor, backprop: Tensor, owners: R
         and exact_products(inputs.device)
     ):
         return write(inputs, backprop, owners)
+    lengths, cancels = conv2d_lengths(layer, inputs, backprop, padding, owners)
     return Postponed(
         inputs=inputs,
         backprop=backprop,
         owners=owners,
         shape=layer.weight.shape,
-        lengths=conv2d_lengths(layer, inputs, backprop, padding, owners),
+        lengths=lengths,
+        cancels=cancels,
         write=write,
         add_up=partial(conv2d_total, layer, padding),
-    )
+    ).measured()
 
 
 @rule(nn.GroupNorm)

@@ -1,9 +1,9 @@
 """A layer's gradients of owners that are not written out: known by their lengths and by their weighted sum.
 
-Guarantees: `lengths` are never below the length of what `weighted_sum` adds for an owner, rounding included;
-an owner of weight zero adds exactly zero, whatever it holds. May import torch and the engine's owners.
-Source: Bu et al., *Differentially Private Optimization on Large Model at Small Cost* (2022, arXiv
-2210.00038), book-keeping.
+Guarantees: `lengths` are those of what `weighted_sum` adds for an owner, but for the rounding of sums in
+which nothing cancels; an owner of weight zero adds exactly zero, whatever it holds. May import torch and the
+engine's owners. Source: Bu et al., *Differentially Private Optimization on Large Model at Small Cost* (2022,
+arXiv 2210.00038), book-keeping.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ BLOCK: Final = 16  # owners in one sum of float32; the sums of blocks are added 
 LARGEST_INPUT: Final = 1e15
 LARGEST_BACKPROP: Final = 1e36  # times the largest factor of a clipping rule it is still a float32
 _UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
+_TOO_MUCH: Final = 1e-4  # of a length, for the rounding of float32; ordinary layers have less than 2e-5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +39,7 @@ class Postponed:
     owners: RowOwners
     shape: torch.Size  # of the weight
     lengths: Tensor  # [U] float64
+    cancels: Tensor  # [U] bool, of owners that are written out after all, each alone, in float64
     write: Callable[[Tensor, Tensor, RowOwners], Tensor]  # inputs, backprop, owners -> [U, *shape]
     add_up: Callable[[Tensor, Tensor], Tensor]  # inputs, backprop -> [*shape], over all rows
 
@@ -56,7 +58,23 @@ class Postponed:
             backprop=self.backprop[rows],
             owners=RowOwners(ids=list(range(count)), index=index, fold=fold),
             lengths=self.lengths[positions],
+            cancels=self.cancels[positions],
         )
+
+    def apart(self) -> Postponed:
+        """With inputs of its own: the caller may fill a buffer anew before the sum is taken."""
+        return replace(self, inputs=self.inputs.clone())
+
+    def measured(self) -> Postponed:
+        """With the lengths of what is written out for those that cancel, in place."""
+        for owner in torch.nonzero(self.cancels)[:, 0]:
+            self.lengths[owner] = self._alone(owner).norm()
+        return self
+
+    def _alone(self, owner: Tensor) -> Tensor:
+        """The gradient of one owner, float64 `[*shape]`."""
+        one = self.of(owner.view(1))
+        return self.write(one.inputs.double(), one.backprop.double(), one.owners)[0]
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """`sum_u weights[u] * gradient[u]` for `weights [U]` (float64, >= 0), float64 `[*shape]`.
@@ -65,6 +83,9 @@ class Postponed:
         owners. What is left out is replaced by zeros on both sides first (0 * NaN is NaN).
         """
         total = torch.zeros(self.shape, dtype=torch.float64, device=weights.device)
+        for owner in torch.nonzero(self.cancels & (weights > 0))[:, 0]:
+            total += weights[owner] * self._alone(owner)
+        weights = weights.masked_fill(self.cancels, 0.0)
         whole = bool((weights > 0).all())
         size = BLOCK * self.owners.fold
         per_row = weights.repeat_interleave(self.owners.fold)
@@ -88,16 +109,18 @@ def written_out(gradient: Gradient) -> Tensor:
     return gradient.written_out() if isinstance(gradient, Postponed) else gradient
 
 
-def rounded_up(squares: Tensor, absolute: Tensor, terms: int) -> Tensor:
-    """Lengths that rounding cannot exceed, `[U]` float64.
+def measured(squares: Tensor, absolute: Tensor, terms: int) -> tuple[Tensor, Tensor]:
+    """Lengths, `[U]` float64, and which owners' positions cancel, so that they are not to be trusted.
 
     squares: `[U]`, squared lengths from Gram matrices in float64. absolute: `[U]`, the sum over positions of
     the lengths of the products that make up the gradient. terms: positions of an owner. The float32 sum over
     n terms is off by about sqrt(n) units of rounding times `absolute` (Higham & Mary 2019, SIAM J. Sci.
-    Comput. 41(5)): that much is added, so that an owner whose positions cancel is not taken for a short one.
+    Comput. 41(5)), at worst by n; and the root of a small square by what float64 has lost. Nothing is added
+    to a length: with one of other rows in the pass all are written out, and nobody's length may change then.
     """
-    rounding = _UNIT_ROUNDOFF * (2.0 + math.sqrt(BLOCK * terms))
-    return squares.clamp(min=0.0).sqrt() + rounding * absolute
+    lengths = squares.clamp(min=0.0).sqrt()
+    rounding = _UNIT_ROUNDOFF * (2.0 + math.sqrt(BLOCK * terms)) * absolute
+    return lengths, rounding > _TOO_MUCH * lengths
 
 
 def _beside(factors: Tensor, rows: Tensor) -> Tensor:
