@@ -150,6 +150,7 @@ class ClippedSum:
 
     def start_over(self) -> None:
         """Forgets the step so far; in place, as it is called when memory ran out."""
+        self._totals = self._totals or self._zeros()  # none where memory ran out as they were made
         for total in self._totals:
             total.zero_()
         self._surplus, self._pending, self._closed = 0.0, None, set()

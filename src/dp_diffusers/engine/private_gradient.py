@@ -44,7 +44,8 @@ class PrivateGradient:
     pass just before it; a forward pass that is given up contributes nothing.
 
     Guarantees
-    - One owner moves the clipped sum by at most `clip_norm` (1 + 1e-5), for every number of rows.
+    - One owner moves the clipped sum by at most `clip_norm` (1 + 1e-5), for every number of rows; in large
+      layers (`postponed`) values made to cancel just so may add their rounding to that (docs/design/0021).
     - An owner with a non-finite loss or gradient contributes exactly zero.
     - Pay, then noise: `release` redeems the receipt before it draws, and no step is released twice in a lane.
     - A step without any `accumulate` still releases noise.
