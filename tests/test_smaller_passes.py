@@ -250,7 +250,7 @@ def test_planted_rows_that_are_forgotten(make: Callable[..., Any], monkeypatch: 
     loop, expected, _ = make()
     trained(loop)
 
-    def continued(self: Loop, box: Any, step: int, units: np.ndarray) -> None:
+    def continued(self: Loop, box: Any, step: int, units: np.ndarray, idle: int) -> None:
         rest = iter(list(self.passes(step, units)))
         self.until_it_fits(
             lambda: [self.accumulate(box, rows, step) for rows in rest] and None, box.start_over

@@ -404,7 +404,7 @@ for nothing in ("null", ""):
 TAKEN["0"] |= {"training.seed", "generation.seed", "data.0.fonts"}
 TAKEN["1.5"] |= {"training.public.weight", "mechanism.clip_norm"}
 TAKEN["1.5"] |= {"generation.guidance", "training.learning_rate", "data.0.weight"}
-TAKEN["1.5"] |= {"training.save_every_seconds"}
+TAKEN["1.5"] |= {"training.save_every_seconds", "runtime.process_timeout"}
 for number, keys in {"0": ("warmup_steps", "ema"), "1.5": ("learning_rate",)}.items():
     TAKEN[number] |= {f"autoencoder.{key}" for key in ("kl_weight", "detail_weight", *keys)}
 
