@@ -100,6 +100,7 @@ def test_a_failure_before_the_first_charge_spends_nothing(
     assert train(Recipe.load(tiny_recipe), tmp_path / "good").path.exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_and_pays_for_what_it_redoes(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

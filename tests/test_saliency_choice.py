@@ -29,6 +29,7 @@ def adapted(release: Path) -> list[str]:
     return sorted(json.loads((release / "adapter" / "adapter_config.json").read_text())["target_modules"])
 
 
+@pytest.mark.slow
 def test_layers_are_chosen_paid_for_and_certified(recipe: Recipe, tmp_path: Path) -> None:
     said: list[dict[str, Any]] = []
     release = train(recipe, tmp_path / "run", lambda **facts: said.append(facts))

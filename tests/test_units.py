@@ -82,6 +82,7 @@ def test_guarantee_a_training_whose_images_came_without_their_persons_spends_not
         assert [run.status for run in ledger.runs()] == ["cancelled"]
 
 
+@pytest.mark.slow
 def test_a_release_per_patient_from_a_folder_and_from_another_directory(
     tiny_base_folder: Path,
     patients: Path,

@@ -133,6 +133,7 @@ def without_private_files(recipe: Path) -> Path:
     return recipe
 
 
+@pytest.mark.slow
 def test_guarantee_an_audit_reads_no_private_image_and_costs_nothing(
     tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

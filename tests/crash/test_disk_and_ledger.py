@@ -185,6 +185,7 @@ def accepts_an_older_ledger(recipe: Path, capsys: pytest.CaptureFixture[str], co
     return code == 0
 
 
+@pytest.mark.slow
 def test_guarantee_a_ledger_that_forgot_or_changed_is_refused_before_anything_is_read(
     tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

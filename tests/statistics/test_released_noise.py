@@ -55,6 +55,7 @@ def unrelated(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(len(first)))
 
 
+@pytest.mark.slow
 def test_guarantee_released_weights_carry_the_accounted_noise(tiny_recipe: Path) -> None:
     first, std = released_values(tiny_recipe, "one")
     second, _ = released_values(tiny_recipe, "two")
