@@ -30,7 +30,7 @@ def test_guarantee_a_right_training_is_not_refuted_and_much_of_its_epsilon_is_se
     epsilon: float, canaries: int, least: float
 ) -> None:
     means: list[float] = []
-    # by their spread, one mean of five right audits of epsilon 1 in 25 is below `least`; of twenty, one in 5,000
+    # by their spread, 1 in 25 means of five right audits of epsilon 1 is below `least`; of twenty, 1 in 5,000
     while len(means) < ROUNDS and not (means and sum(means) / len(means) > least):
         found = audit_power.bounds_of(epsilon, "none", REPEATS, canaries)
         assert found["refuted"] == 0
