@@ -64,6 +64,7 @@ def _entries(recipe: Path) -> list[tuple[str, str]]:
         return [(entry.kind, entry.content.get("name", "")) for entry in ledger.entries()]
 
 
+@pytest.mark.slow
 def test_guarantee_the_whole_path_with_a_class_histogram(recipe: Path, tmp_path: Path) -> None:
     release = train(Recipe.load(recipe, [ASK]), tmp_path / "run")
     document = release.certificate.to_dict()

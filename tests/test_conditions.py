@@ -105,6 +105,7 @@ def test_a_histogram_counts_the_classes_of_a_template(recipe: Path) -> None:
     dpd.generate(release)
 
 
+@pytest.mark.slow
 def test_guarantee_private_captions_stay_in_the_safe(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

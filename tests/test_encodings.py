@@ -189,6 +189,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+@pytest.mark.slow
 def test_guarantee_no_image_is_encoded_in_the_loop(
     latent_recipe: Recipe, watched: list[int], tmp_path: Path
 ) -> None:
