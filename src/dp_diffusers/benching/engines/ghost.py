@@ -13,13 +13,13 @@ from opacus.optimizers import DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 from torch import Tensor
 
-from dp_diffusers.benching.engines import CLIP_NORM, Engine
-from dp_diffusers.benching.engines.opacus import dp_optimizer
+from dp_diffusers.benching.engines import CLIP_NORM
+from dp_diffusers.benching.engines.opacus import OpacusEngine, dp_optimizer
 from dp_diffusers.benching.work import Work
 from dp_diffusers.diffusion.objective import Draws
 
 
-class Ghost(Engine):
+class Ghost(OpacusEngine):
     """`grad_sample_mode="ghost"`."""
 
     def __init__(self, work: Work) -> None:
@@ -28,13 +28,6 @@ class Ghost(Engine):
             work.family.network, loss_reduction="sum", strict=False, max_grad_norm=CLIP_NORM
         )
         self._optimizer = dp_optimizer(DPOptimizerFastGradientClipping, work, rows=True)
-
-    def step(self, number: int) -> None:
-        """Forward, backward for the norms, backward for the weighted sum, noise, Adam."""
-        del number
-        self._optimizer.zero_grad()
-        self._backward(self._work.draws())
-        self._optimizer.step()
 
     def clipped_sum(self, draws: Draws, clip_norm: float) -> list[Tensor]:
         """The sum of the second backward pass, in units of gradients of units."""

@@ -11,13 +11,12 @@ from opacus.grad_sample import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import Tensor
 
-from dp_diffusers.benching.engines import Engine
-from dp_diffusers.benching.engines.opacus import dp_optimizer
+from dp_diffusers.benching.engines.opacus import OpacusEngine, dp_optimizer
 from dp_diffusers.benching.work import Work
 from dp_diffusers.diffusion.objective import Draws
 
 
-class Official(Engine):
+class Official(OpacusEngine):
     """Opacus' hooks on K copies of each image that was just encoded."""
 
     def __init__(self, work: Work) -> None:
@@ -25,21 +24,9 @@ class Official(Engine):
         self._module = GradSampleModule(work.family.network, loss_reduction="sum", strict=False)
         self._optimizer = dp_optimizer(DPOptimizer, work, rows=True)
 
-    def step(self, number: int) -> None:
-        """Encode, repeat, forward, backward, clip each copy, noise, Adam."""
-        del number
-        self._optimizer.zero_grad()
-        self._backward(self._work.draws())
-        self._optimizer.step()
-
     def clipped_sum(self, draws: Draws, clip_norm: float) -> list[Tensor]:
         """The sum over copies, in units of gradients of units."""
-        self._optimizer.zero_grad()
-        self._optimizer.max_grad_norm = clip_norm
-        self._backward(draws)
-        self._optimizer.clip_and_accumulate()
-        sums = [parameter.summed_grad for parameter in self._work.parameters]  # type: ignore[attr-defined]
-        return [total / self._work.noise_draws for total in sums]
+        return [total / self._work.noise_draws for total in super().clipped_sum(draws, clip_norm)]
 
     def _backward(self, draws: Draws) -> None:
         slots = self._work.noise_draws

@@ -17,20 +17,14 @@ from dp_diffusers.benching.work import Work
 from dp_diffusers.diffusion.objective import Draws
 
 
-class Hooks(Engine):
-    """`grad_sample_mode="hooks"`, the default: rules for the layers that have one, functorch for others."""
+class OpacusEngine(Engine):
+    """One step and one clipped sum of an optimiser of Opacus."""
 
-    functorch: ClassVar[bool] = False
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._module = GradSampleModule(
-            work.family.network, loss_reduction="sum", strict=False, force_functorch=self.functorch
-        )
-        self._optimizer = dp_optimizer(DPOptimizer, work)
+    _work: Work
+    _optimizer: Any
 
     def step(self, number: int) -> None:
-        """Forward, backward, mean over the rows of a unit, clip, noise, Adam."""
+        """Forward, backward, clip, noise, Adam."""
         del number
         self._optimizer.zero_grad()
         self._backward(self._work.draws())
@@ -43,6 +37,23 @@ class Hooks(Engine):
         self._backward(draws)
         self._optimizer.clip_and_accumulate()
         return [parameter.summed_grad for parameter in self._work.parameters]  # type: ignore[attr-defined]
+
+    def _backward(self, draws: Draws) -> None:
+        """Leaves in the parameters what the optimiser clips."""
+        raise NotImplementedError
+
+
+class Hooks(OpacusEngine):
+    """`grad_sample_mode="hooks"`, the default: rules for the layers that have one, functorch for others."""
+
+    functorch: ClassVar[bool] = False
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._module = GradSampleModule(
+            work.family.network, loss_reduction="sum", strict=False, force_functorch=self.functorch
+        )
+        self._optimizer = dp_optimizer(DPOptimizer, work)
 
     def _backward(self, draws: Draws) -> None:
         self._work.losses(draws).sum().backward()  # type: ignore[no-untyped-call]
