@@ -95,6 +95,18 @@ def test_gradients_of_every_engine(family: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Full backward hook")  # the images need no gradient
+def test_the_published_pattern_takes_passes_of_ten_images() -> None:
+    """With one draw a unit it is right, over passes too."""
+    case = Case(family="latent", units=12)
+    assert gradient_error("official", case, oracle_of(case, device=CPU), device=CPU) < RIGHT
+    made = engine("official", work_of(case, device=CPU, tiny=True))
+    with mock.patch.object(made, "_pass", wraps=made._pass) as passes:  # type: ignore[attr-defined]
+        made.step(0)
+    assert [call.args[1] for call in passes.call_args_list] == [0, 10]
+
+
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_clip_of_each_row_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(family="dit", units=4, noise_draws=3)

@@ -92,9 +92,9 @@ class Work:
         with torch.autocast(self.device.type, dtype=kind, enabled=kind is not torch.float32):
             return self.family.row_losses(clean, labels, draws)
 
-    def encoded(self) -> Tensor:
-        """`[U, c, h, w]`: the images, encoded again."""
-        return self.family.encode(self.images).to(self.device)
+    def encoded(self, chosen: slice) -> Tensor:
+        """`[u, c, h, w]`: some of the images, encoded again."""
+        return self.family.encode(self.images[chosen]).to(self.device)
 
 
 def work_of(case: Case, *, device: torch.device, tiny: bool = False) -> Work:

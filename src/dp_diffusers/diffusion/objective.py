@@ -56,6 +56,10 @@ class Draws:
             drop_label=self.drop_label.to(device),
         )
 
+    def of(self, rows: slice) -> Draws:
+        """Those of some rows."""
+        return Draws(timesteps=self.timesteps[rows], noise=self.noise[rows], drop_label=self.drop_label[rows])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
