@@ -27,12 +27,14 @@ from dp_diffusers.diffusion.latent import AUTOENCODER
 from dp_diffusers.diffusion.latents import Latents
 from dp_diffusers.encoded_cache import EncodedCache
 from dp_diffusers.errors import RunFolderError
+from dp_diffusers.evaluation.feature_network import FeatureNetwork
 from dp_diffusers.pictures import save_grid
 from dp_diffusers.pretraining_autoencoder import AutoencoderLoss, fill_codebook, set_scale
 from dp_diffusers.pretraining_diffusion import DiffusionLoss, Encoded
+from dp_diffusers.pretraining_features import FeaturesLoss, new_features
 from dp_diffusers.pretraining_networks import new_autoencoder, new_base
 from dp_diffusers.pretraining_stage import Progress, Stage
-from dp_diffusers.recipe import PretrainRecipe
+from dp_diffusers.recipe import FeaturesSettings, PretrainRecipe
 from dp_diffusers.row_store import forget
 from dp_diffusers.run_folder import make_folder
 
@@ -61,13 +63,16 @@ def pretrain(recipe: PretrainRecipe, out: Path, progress: Progress) -> Path:
     progress(message="preparing public images")
     images = load_public(
         [source.model_dump() for source in recipe.data],
-        recipe.model.size,
-        recipe.model.channels,
+        *recipe.shape,
         recipe.training.seed,
     )
     work = _Work(recipe=recipe, images=images, out=out, device=device, progress=progress)
-    base = work.diffusion_model(work.autoencoder())
-    _write(base, out, settings, len(images.images))
+    if recipe.features is None:
+        _write(work.diffusion_model(work.autoencoder()), out)
+    else:
+        work.feature_network(recipe.features).to("cpu").save(out)
+    record = {"recipe": settings, "public_images": len(images.images)}
+    _end(out, record)
     progress(message=f"saved {out}")
     return out
 
@@ -121,6 +126,14 @@ class _Work:
         )
         self._stage(base.network, loss, training, STATE).run()
         return base
+
+    def feature_network(self, settings: FeaturesSettings) -> FeatureNetwork:
+        """The only stage of a recipe for features."""
+        training = self.recipe.training
+        network = new_features(settings, self.images, seed=training.seed).to(self.device)
+        loss = FeaturesLoss(network=network, images=self.images, training=training)
+        self._stage(network, loss, training, STATE).run()
+        return network
 
     def _stage(self, module: nn.Module, loss: Any, settings: Any, state: str, **more: Any) -> Stage:
         document = self.recipe.model_dump(mode="json", exclude={"runtime"})
@@ -191,7 +204,7 @@ def _with_defaults(document: Any) -> Any:
     return recipe.model_dump(mode="json", exclude={"runtime"})
 
 
-def _write(base: Base, out: Path, settings: Any, count: int) -> None:
+def _write(base: Base, out: Path) -> None:
     base.network.eval()
     family = family_of(base)
     classes = min(base.classes, 16)
@@ -203,7 +216,11 @@ def _write(base: Base, out: Path, settings: Any, count: int) -> None:
         module.to("cpu")
     base.save(out)
     save_grid(pictures, out / "samples.png", columns=10)
-    (out / RECORD).write_text(json.dumps({"recipe": settings, "public_images": count}, indent=2) + "\n")
+
+
+def _end(out: Path, record: dict[str, Any]) -> None:
+    """What is written last, and what nobody needs any more."""
+    (out / RECORD).write_text(json.dumps(record, indent=2) + "\n")
     for state in (STATE, AUTOENCODER_STATE):
         (out / state).unlink(missing_ok=True)
     forget(out / ENCODED)

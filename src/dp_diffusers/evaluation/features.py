@@ -72,13 +72,22 @@ def extractor_of(features: object) -> Features | None:
 
 
 def features_named(name: str) -> Features:
-    """The extractor called `name`; `inception-v3:FILE` takes its weights from FILE.
+    """The extractor called `name`; `inception-v3:FILE` takes its weights from FILE, a folder its own network.
 
     Raises `ParameterError` with the nearest known name, `ModelError` where package or weights are missing.
     """
     known, _, weights = name.partition(":")
+    if known not in EXTRACTORS and Path(name).is_dir():
+        return _own(Path(name))
     if known not in EXTRACTORS or (weights and known != INCEPTION):
         raise unknown_name("features", name, EXTRACTORS)
     module, _, function = EXTRACTORS[known].partition(":")
     extractor: Callable[..., Features] = getattr(import_module(module), function)
     return extractor(Path(weights)) if weights else extractor()
+
+
+def _own(folder: Path) -> Features:
+    """What a `pretrain` with a section `features` left in a folder."""
+    module = import_module("dp_diffusers.evaluation.feature_network")
+    found: Features = module.extractor(folder)
+    return found

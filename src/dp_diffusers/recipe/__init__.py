@@ -19,6 +19,7 @@ from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.pretrain import (
     AutoencoderSettings,
     DrawnDigitsSource,
+    FeaturesSettings,
     FilesSource,
     ModelSettings,
     PretrainRecipe,
@@ -47,6 +48,7 @@ __all__ = [
     "BudgetSettings",
     "DataSettings",
     "DrawnDigitsSource",
+    "FeaturesSettings",
     "FilesSource",
     "GenerationSettings",
     "MechanismSettings",

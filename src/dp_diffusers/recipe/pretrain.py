@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.pretrain_data import DrawnDigitsSource, FilesSource, PublicSource
-from dp_diffusers.recipe.pretrain_model import AutoencoderSettings, ModelSettings
+from dp_diffusers.recipe.pretrain_model import AutoencoderSettings, FeaturesSettings, ModelSettings
 from dp_diffusers.recipe.problems import RefusedValueError, Section
 from dp_diffusers.recipe.sections import DEVICES, MOST_ROWS, MOST_STEPS, SEEDS, Timesteps
 from dp_diffusers.recipe.yaml_lines import dump
@@ -23,6 +23,7 @@ from dp_diffusers.recipe.yaml_lines import dump
 __all__ = [
     "AutoencoderSettings",
     "DrawnDigitsSource",
+    "FeaturesSettings",
     "FilesSource",
     "ModelSettings",
     "PretrainRecipe",
@@ -67,6 +68,9 @@ class PretrainRecipe(Section):
     autoencoder: AutoencoderSettings | None = Field(
         default=None, description="null: the model works on pixels, or on patches of them"
     )
+    features: FeaturesSettings | None = Field(
+        default=None, description="a feature network in place of a diffusion model; null: a diffusion model"
+    )
     training: PretrainTraining = Field(default_factory=PretrainTraining)
     runtime: PretrainRuntime = Field(default_factory=PretrainRuntime)
 
@@ -76,6 +80,8 @@ class PretrainRecipe(Section):
         """Empty sections are their defaults; some defaults follow from other keys."""
         if not isinstance(value, dict):
             return value
+        if value.get("features") is not None:
+            return _of_features(value)
         sections = {"model", "training", "runtime"}
         filled = {key: {} if part is None and key in sections else part for key, part in value.items()}
         model, training = filled.get("model", {}), filled.get("training", {})
@@ -85,6 +91,12 @@ class PretrainRecipe(Section):
         if unconditional and isinstance(training, dict):
             filled["training"] = {"label_dropout": 0.0, **training}
         return filled
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(size, channels) of the public images."""
+        made = self.model if self.features is None else self.features
+        return made.size, made.channels
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PretrainRecipe:
@@ -134,3 +146,16 @@ class PretrainRecipe(Section):
     def differences(self, other: PretrainRecipe, ignoring: str = "runtime.") -> list[str]:
         """Dotted keys whose values differ, in the order of the recipe, without those below `ignoring`."""
         return differing_keys(self.model_dump(), other.model_dump(), ignoring)
+
+
+def _of_features(value: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a recipe for features. Raises `RefusedValueError` for keys of diffusion models."""
+    made = ModelSettings().model_dump(mode="json")
+    if value.get("model") not in (None, {}, made) or value.get("autoencoder") is not None:
+        raise RefusedValueError("model and autoencoder have no effect beside features", "leave them out")
+    training = value.get("training") or {}
+    for key in ("timesteps", "label_dropout"):
+        usual = PretrainTraining.model_fields[key].default
+        if isinstance(training, dict) and training.get(key, usual) != usual:
+            raise RefusedValueError(f"training.{key} has no effect beside features", "leave it out")
+    return {**{key: {} if part is None else part for key, part in value.items()}, "autoencoder": None}

@@ -1,4 +1,4 @@
-"""The sections `model` and `autoencoder` of a public pre-training.
+"""The sections `model`, `autoencoder` and `features` of a public pre-training.
 
 Guarantees that every resolution divides and every width fits its groups, before anything is built. May import
 pydantic; never numpy, never torch. Source: the recipe contract of the design.
@@ -121,6 +121,30 @@ class AutoencoderSettings(Section):
             raise RefusedValueError(
                 f"autoencoder.{other} has no effect with kind {self.kind}",
                 f"leave it out, or set autoencoder.kind to {'vq' if self.kind == 'kl' else 'kl'}",
+            )
+        return self
+
+
+class FeaturesSettings(Section):
+    """A network that tells public classes apart, for its features; in place of a diffusion model."""
+
+    size: int = Field(default=28, ge=4, le=1024, description="height and width of an image in pixels")
+    channels: Literal[1, 3] = Field(default=1, description="1 grey, 3 colour")
+    widths: list[int] = Field(
+        default=[32, 64, 128],
+        min_length=1,
+        description="channels; each halves the image, the last is how many features there are",
+    )
+    blocks: int = Field(default=1, ge=1, le=64, description="residual blocks per width")
+    norm_groups: int = Field(default=8, ge=1, le=10**4, description="groups of each group normalisation")
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> FeaturesSettings:
+        check_widths("features", self.widths, self.norm_groups)
+        if self.size < 2 ** len(self.widths):
+            raise RefusedValueError(
+                f"images of {self.size} pixels cannot be halved {len(self.widths)} times",
+                "fewer features.widths",
             )
         return self
 
