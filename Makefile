@@ -16,8 +16,10 @@ $(STAMP): pyproject.toml constraints-dev.txt
 demo: setup
 	$(BIN)/dp-diffusers demo --out runs/demo
 
+# Asserts that explain themselves take time to prepare: what failed is run again with them.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --assert=plain -m "not slow" -n 2 || \
+	{ $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m "not slow"; exit 1; }
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -18,6 +18,13 @@ from dp_diffusers.generating import generate
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.release import Release
+from loop_support import cheap_trainings
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is not about the plan or the fresh process: the whole path has both."""
+    cheap_trainings(monkeypatch.setattr)
 
 
 def _ledger(recipe: Path) -> Ledger:
@@ -66,6 +73,7 @@ def test_a_changed_recipe_is_refused_with_the_fields_that_differ(tiny_recipe: Pa
     assert train(slower, tmp_path / "run").path.exists()
 
 
+@pytest.mark.usefixtures("cheap")
 def test_a_second_run_beyond_the_cap_is_refused_before_anything_is_read(
     tiny_recipe: Path, tmp_path: Path
 ) -> None:
@@ -149,6 +157,7 @@ def test_a_crash_after_the_last_step_costs_nothing_more(
     assert release.certificate.mechanisms[0]["steps_charged"] == 3
 
 
+@pytest.mark.usefixtures("cheap")
 def test_the_non_private_run_says_so_everywhere(tiny_recipe: Path, tmp_path: Path) -> None:
     release = train(Recipe.load(tiny_recipe, ["mechanism.name=none"]), tmp_path / "run")
     assert release.certificate.not_private
@@ -157,6 +166,7 @@ def test_the_non_private_run_says_so_everywhere(tiny_recipe: Path, tmp_path: Pat
     assert not (tmp_path / "tiny.ledger").exists()
 
 
+@pytest.mark.usefixtures("cheap")
 def test_python_api(tiny_base: Any, tmp_path: Path) -> None:
     from diffusers import DDPMPipeline
     from peft import LoraConfig
@@ -189,6 +199,7 @@ def test_python_api(tiny_base: Any, tmp_path: Path) -> None:
     assert len(pq.read_table(images / "data" / "train-00000-of-00001.parquet")) == 6
 
 
+@pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("as_object", [False, True])
 def test_a_finished_run_opened_again_carries_its_adapter(
     tiny_base_folder: Path, tiny_images: Any, tmp_path: Path, as_object: bool
@@ -213,6 +224,7 @@ def test_a_finished_run_opened_again_carries_its_adapter(
     assert all(bool((first[name] == again[name]).all()) for name in first)
 
 
+@pytest.mark.usefixtures("cheap")
 def test_more_classes_than_the_base_has_are_refused(tiny_recipe: Path, tmp_path: Path) -> None:
     names = "data.classes=[dark, grey, light, more]"
     with pytest.raises(DataError, match="3 classes"):

@@ -44,6 +44,7 @@ mechanism: {steps: 60, expected_units: 450, population: 1350, clip_norm: 0.01}
 strategy: {rank: 16, targets: all, freeze_a: true, also: [bias, embedding]}
 training: {noise_draws: 2, learning_rate: 8.0e-3, ema: 0.9, warmup_steps: 4, schedule: linear,
            label_dropout: 0.0}
+runtime: {rows_per_pass: 512}
 generation: {images: 2000, sampler: "dpmsolver++", steps: 15}
 """
 

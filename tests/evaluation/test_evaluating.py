@@ -93,15 +93,15 @@ def test_interval_of_three_values() -> None:
 def test_bad_calls(tmp_path: Path) -> None:
     data = _digits(20, 8, 0)
     with pytest.raises(ParameterError, match="no public images"):
-        evaluate(data, data, with_public=True)
+        evaluate(data, data, with_public=True, features=None)
     with pytest.raises(ParameterError, match="seeds"):
-        evaluate(data, data, seeds=1)
+        evaluate(data, data, seeds=1, features=None)
     with pytest.raises(DataError, match="expected images of shape"):
-        evaluate(data, _digits(20, 12, 0))
+        evaluate(data, _digits(20, 12, 0), features=None)
     with pytest.raises(DataError, match="class that the synthetic images lack"):
-        evaluate((data[0], data[1] % 5), data)
+        evaluate((data[0], data[1] % 5), data, features=None)
     with pytest.raises(DataError, match="not found"):
-        evaluate(tmp_path / "nothing", data)
+        evaluate(tmp_path / "nothing", data, features=None)
     write_images(data[0], None, None, tmp_path / "unlabelled", format="parquet")
     with pytest.raises(DataError, match="label"):
         read_images(tmp_path / "unlabelled")
