@@ -30,8 +30,16 @@ def test_the_default_works_offline_and_sees_each_image_on_its_own() -> None:
         features.of(np.repeat(images, 2, axis=3))
 
 
+def test_the_larger_one_sees_the_same_images_larger() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    large = features_named("efficientnet-lite0-128")
+    assert (large.dim, large.sha256) == (1280, efficientnet.SHA256)
+    assert large.frechet_name == "FD-efficientnet-lite0-128"  # so that figures of the two never meet
+    assert np.abs(large.of(images) - features_named(DEFAULT).of(images)).max() > 0.1
+
+
 def test_only_inception_is_called_fid() -> None:
-    assert set(EXTRACTORS) == {DEFAULT, "inception-v3"}
+    assert set(EXTRACTORS) == {DEFAULT, "efficientnet-lite0-128", "inception-v3"}
     assert PIXELS.frechet_name == "FD-pixels-4"
     assert Features(name="inception-v3", dim=1, function=lambda x: x).frechet_name == "FID"
 

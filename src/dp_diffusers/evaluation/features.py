@@ -22,6 +22,7 @@ DEFAULT: Final = "efficientnet-lite0-64"
 INCEPTION: Final = "inception-v3"
 EXTRACTORS: Final = {
     DEFAULT: "dp_diffusers.evaluation.efficientnet:extractor",
+    "efficientnet-lite0-128": "dp_diffusers.evaluation.efficientnet:larger",
     INCEPTION: "dp_diffusers.evaluation.inception:extractor",
 }
 
