@@ -22,9 +22,9 @@ class Row:
     """One engine in one case, in ratios to the plain step of the same rows.
 
     low, high: an interval of the median of `confidence`. seconds: the median of the engine's own times.
-    memory_bytes: peak of a step above the libraries. gradient_error: of the clipped sum beside batches of
-    one, relative, on a tiny model; of the plain step, of the sum without a clip. reason: why there is no
-    time, or no gradient error.
+    memory_bytes: peak of a step above the libraries (see `memory`). gradient_error: of the clipped sum beside
+    batches of one, relative, on a tiny model; of the plain step, of the sum without a clip. reason: why there
+    is no time, or no gradient error.
     """
 
     family: str

@@ -83,7 +83,8 @@ class ClippedSum:
         self._groups = [0] * len(self._parameters) if groups is None else list(groups)
         self._pending: _Pending | None = None
         self._closed: set[int] = set()
-        self._totals, self._surplus = self._zeros(), 0.0
+        self._totals: list[Tensor] = []  # none until an owner is added
+        self._surplus = 0.0
 
     @property
     def clip_norm(self) -> float:
@@ -137,10 +138,9 @@ class ClippedSum:
         after an error: what one step has added never reaches another."""
         try:
             self.finish()
-            return self._totals, self._surplus
+            return self._totals or self._zeros(), self._surplus
         finally:
             self._totals, self._surplus, self._pending, self._closed = [], 0.0, None, set()
-            self._totals = self._zeros()
 
     def finish(self) -> None:
         """Clips and adds the owners that are still open; none of them may get another row."""
@@ -150,7 +150,6 @@ class ClippedSum:
 
     def start_over(self) -> None:
         """Forgets the step so far; in place, as it is called when memory ran out."""
-        self._totals = self._totals or self._zeros()  # none where memory ran out as they were made
         for total in self._totals:
             total.zero_()
         self._surplus, self._pending, self._closed = 0.0, None, set()
@@ -180,6 +179,7 @@ class ClippedSum:
 
     def _close(self, batch: _Pending, still_open: set[int]) -> None:
         """Clips the owners of a pass (except those still open) and adds them to the sums."""
+        self._totals = self._totals or self._zeros()  # not before a pass has let go of its memory
         norms = self._norms(batch)
         for place, gradient in batch.postponed.items():
             group = norms[:, self._groups[place]]

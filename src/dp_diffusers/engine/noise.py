@@ -36,7 +36,7 @@ def noisy(total: Tensor, keys: RunKeys, step: int, std: float) -> Tensor:
     """
     draws = torch.from_numpy(keys.noise(step, PARAMETERS, total.numel()))
     step_size = grid(std)
-    released = total + draws.to(total.device).view(total.shape) * std
+    released = draws.to(total.device).view(total.shape).mul_(std).add_(total)  # in place: they are as large
     return released.div_(step_size).round_().mul_(step_size).to(torch.float32)
 
 

@@ -21,8 +21,9 @@ from torch.utils.hooks import RemovableHandle
 from dp_diffusers.engine.backward import flow_back
 from dp_diffusers.engine.checkpointing import Part, current
 from dp_diffusers.engine.generic_rule import Call, by_vmap, tensors_of
+from dp_diffusers.engine.laid_out import lay_out
 from dp_diffusers.engine.layer_checks import check_layers, owns_trainable, trainable
-from dp_diffusers.engine.layer_rules import rule_for
+from dp_diffusers.engine.layer_rules import linear, rule_for
 from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.postponed import Gradient, written_out
 from dp_diffusers.errors import GuaranteeError, ModelError
@@ -116,10 +117,13 @@ class HookedUnitGradients:
         self._place = {id(parameter): place for place, parameter in enumerate(self.parameters)}
         self._captures: list[_Capture] = []
         self._paused = False
+        layers = [(name, layer) for name, layer in module.named_modules() if owns_trainable(layer)]
         handles = [
             layer.register_forward_hook(_hook(weakref.ref(self), name), with_kwargs=True, prepend=True)
-            for name, layer in module.named_modules()
-            if owns_trainable(layer)
+            for name, layer in layers
+        ]
+        handles += [
+            layer.register_forward_pre_hook(lay_out) for _, layer in layers if rule_for(layer) is linear
         ]
         self._finalizer = weakref.finalize(self, _remove, handles)
 
