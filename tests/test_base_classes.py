@@ -144,6 +144,7 @@ def test_recipes_and_calls_of_finetune_say_it(at_the_top: bool) -> None:
         ([0], False, "2 entries, .*got 1"),
         ([], False, "2 entries, .*got 0"),
         ("ab", False, "to be a list"),
+        (7, False, "to be a list"),
     ],
 )
 def test_a_call_in_python_is_refused_before_the_base_is_opened(

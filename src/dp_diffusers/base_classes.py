@@ -35,9 +35,9 @@ def misfit(entries: object, classes: Sequence[str] | None) -> tuple[str, str] | 
     return None if twice is None else _shared(twice)
 
 
-def require_fitting(entries: Sequence[Entry], classes: Sequence[str] | None) -> None:
+def require_fitting(entries: object, classes: Sequence[str] | None) -> None:
     """Raises `ParameterError` for what `misfit` finds."""
-    wrong = misfit(entries if isinstance(entries, str) else list(entries), classes)
+    wrong = misfit(list(entries) if isinstance(entries, tuple) else entries, classes)
     if wrong is not None:
         raise ParameterError(wrong[0], hint=wrong[1])
 

@@ -163,8 +163,7 @@ def public_batches(
 def _labels(
     opened: PublicImages, family: Family, recipe: Mapping[str, Any], *, has_labels: bool
 ) -> np.ndarray | None:
-    """The labels as the family counts them: by name where it has names, or the recipe maps them, else by
-    position."""
+    """The labels as the family counts them; see `numbered_for`. recipe: as in `public_batches`."""
     if not family.classes:
         return None
     if not has_labels:

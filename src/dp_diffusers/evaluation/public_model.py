@@ -52,6 +52,8 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     family = release.family(adapted=False)
     classes = release.classes(family, (made_with.get("classes") or {}).get("prompts"))
     names = like.class_names if classes is None or classes.names is None else classes.names
+    if not set(names) & set(like.class_names):  # files that know numbers alone count by place
+        names = like.class_names
     labels = like.numbered_as(names).labels
     numbers = labels if classes is None else np.array(classes.labels, np.int64)[labels]
     key = json.dumps([family.base.sha256, asdict(sampling), numbers.tolist()])
