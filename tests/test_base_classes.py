@@ -17,7 +17,9 @@ from dp_diffusers.class_histogram import class_positions
 from dp_diffusers.class_numbers import numbered_for
 from dp_diffusers.conditions import classes_of, numbers_by_name
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.data.public_images import load_public
 from dp_diffusers.errors import DataError, ParameterError
+from dp_diffusers.images_out import write_parquet
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.queries import require_base_classes
@@ -67,6 +69,13 @@ def test_what_is_no_class_of_the_base_is_refused(
     with pytest.raises(ParameterError, match=says) as caught:
         base_numbers(entries, count, names)
     assert hint in str(caught.value.hint)
+
+
+def test_a_base_takes_its_names_from_the_public_files(tmp_path: Path) -> None:
+    images = np.zeros((5, 8, 8, 1), np.uint8)
+    write_parquet(images, np.arange(5), BASE, tmp_path / "public.parquet")
+    source = {"source": "files", "path": str(tmp_path / "public.parquet")}
+    assert load_public([source], 8, 1, 0).class_names == BASE
 
 
 def mapped() -> ReleasedClasses:

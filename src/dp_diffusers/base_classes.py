@@ -88,7 +88,8 @@ def _number(entry: Entry, count: int, known: Mapping[str, int]) -> int:
             f"{KEY} holds {entry!r}, and the base does not name its classes",
             hint=f"give their numbers, 0 to {count - 1}; or give the base its names, a list in classes.json",
         )
-    close = nearest(entry, known)
+    several = (name for name in known if name.endswith(f" {entry}"))
+    close = nearest(entry, known) or next(several, None)
     listed = ", ".join(list(known)[:8]) + (", …" if len(known) > 8 else "")
     raise ParameterError(
         f"{KEY}: the base has no class {entry!r}",
