@@ -17,10 +17,12 @@ from huggingface_hub import DatasetCard, ModelCard
 import dp_diffusers as dpd
 from certificate_support import forge, read
 from dp_diffusers import generating, image_job, images_out, kept_images, release, running
+from dp_diffusers.conditions import conditioned
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.diffusion import generation
 from dp_diffusers.errors import ParameterError, RunFolderError, VerificationError
-from dp_diffusers.evaluation.reading import read_images
+from dp_diffusers.evaluation.public_model import public_model_images
+from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
 from dp_diffusers.images_card import ImagesCard
@@ -28,6 +30,7 @@ from dp_diffusers.privacy import certificate
 from dp_diffusers.privacy.files import release_files
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.release import Release
+from dp_diffusers.released_classes import released_classes
 from dp_diffusers.run_secrets import TRACES
 from dp_diffusers.whole_files import temporary_of
 
@@ -378,6 +381,104 @@ def test_the_sampled_labels_are_those_of_the_base(
     monkeypatch.setattr(image_job, "sample", spy)
     generate(made, images=4)
     assert sorted(asked[0]) == [0, 0, 2, 2]
+
+
+MAPPED = ("data.classes=[healthy, ill]", 'data.base_classes=["class 2", 0]')
+
+
+@pytest.fixture(scope="module")
+def mapped(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Release, list[int]]:
+    """A run that says which classes of the base its own start from, and the labels that it trained with."""
+    seen: list[int] = []
+
+    def spy(*arguments: Any) -> Any:
+        found = conditioned(*arguments)
+        seen.extend(found[0].labels.tolist())
+        return found
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(running, "conditioned", spy)
+        made = _again(trained, tmp_path_factory.mktemp("mapped") / "run", *MAPPED)
+    return made, seen
+
+
+def _drawn_numbers(made: Release, out: Path) -> list[int]:
+    """The base's number of each image that is drawn."""
+    asked: list[int] = []
+
+    def spy(family: Any, labels: Any, count: int, sampling: Any, *, start: int) -> Any:
+        asked.extend(labels.tolist())
+        return generation.sample(family, labels, count, sampling, start=start)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(image_job, "sample", spy)
+        assert _labels(generate(made, images=6, out=out)) == (["healthy", "ill"], [3, 3])
+    return asked
+
+
+@pytest.mark.slow
+def test_classes_start_where_the_recipe_says(mapped: tuple[Release, list[int]], tmp_path: Path) -> None:
+    made, trained_with = mapped
+    assert made.certificate.classes == {"labels": [2, 0], "names": ["healthy", "ill"], "declared": True}
+    assert trained_with == [2, 0] * 15
+    assert "torch.tensor([2, 0])" in (made.path / "README.md").read_text()
+    assert _drawn_numbers(made, tmp_path / "images") == [2, 0] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.planted
+def test_planted_images_by_position_are_seen(
+    mapped: tuple[Release, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mapping decides the training, and nobody thinks of it when images are made."""
+    by_position = released_classes(3, None, ["healthy", "ill"])
+    monkeypatch.setattr(Release, "classes", lambda *_: by_position)
+    with pytest.raises(AssertionError):
+        assert _drawn_numbers(mapped[0], tmp_path / "images") == [2, 0] * 3
+
+
+@pytest.mark.slow
+def test_the_public_model_draws_the_classes_that_the_run_started_from(
+    mapped: tuple[Release, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def spy(family: Any, labels: Any, count: int, sampling: Any) -> Any:
+        asked.extend(labels.tolist())
+        return [np.zeros((count, 8, 8, 1), np.uint8)]
+
+    monkeypatch.setattr(generation, "sample", spy)
+    like = LabelledImages(
+        images=np.zeros((3, 8, 8, 1), np.uint8), labels=np.array([1, 0, 0]), class_names=("healthy", "ill")
+    )
+    found = public_model_images(mapped[0].folder.root, like)
+    assert asked == [0, 2, 2]
+    assert (found.labels.tolist(), found.class_names) == ([1, 0, 0], ("healthy", "ill"))
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_mapping(mapped: tuple[Release, list[int]], trained: Path) -> None:
+    run = mapped[0].folder.root
+    assert _again(trained, run, *MAPPED).path == run / "release"
+    with pytest.raises(RunFolderError, match=r"data\.base_classes differ"):
+        _again(trained, run, MAPPED[0], "data.base_classes=[0, 2]")
+
+
+@pytest.mark.slow
+def test_python_callers_map_classes_too(trained: Path, tmp_path: Path) -> None:
+    from dp_diffusers.mechanisms.none import NonPrivate
+
+    data = dpd.PrivateImages(
+        images=np.zeros((30, 8, 8, 1), np.uint8),
+        labels=np.arange(30) % 2,
+        class_names=("healthy", "ill"),
+        owner=np.arange(30),
+        unit_count=30,
+    )
+    plan = dpd.Plan.calibrate(None, NonPrivate(steps=1, expected_units=10, population=30))
+    made = dpd.finetune(trained / "base", data, plan, out=tmp_path / "run", base_classes=[2, "class 1"])
+    assert made.certificate.classes == {"labels": [2, 1], "names": ["healthy", "ill"], "declared": True}
+    assert _drawn_numbers(made, tmp_path / "images") == [2, 1] * 3
 
 
 def test_certificates_without_classes_mean_all_of_the_base(run: Path) -> None:

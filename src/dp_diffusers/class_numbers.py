@@ -1,4 +1,4 @@
-"""Labels in the numbering of the base model: by name where the names are shared, else by position.
+"""Labels in the numbering of the base model: as declared, or by name where names are shared, or by position.
 
 Guarantees that an image trains the class whose name it carries, that a match by position is said, that names
 which fit in part are refused, and that no unit can change the number of another's class. May import numpy,
@@ -7,6 +7,7 @@ never torch. Nothing of the images but their class names is used.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,10 +22,15 @@ BY_POSITION = (
 
 
 def numbered_for(
-    data: PrivateImages, classes: int, names: tuple[str, ...] | None
+    data: PrivateImages,
+    classes: int,
+    names: tuple[str, ...] | None,
+    mapped: Mapping[str, int] | None = None,
 ) -> tuple[PrivateImages, list[str]]:
     """The images as a base model with `classes` classes called `names` counts them, and what to say about it.
 
+    mapped: the base's number of each declared class, where a recipe says which (`data.base_classes`); public
+    images may have the base's own classes then, and without names the numbers of the declared ones.
     An unconditional model (`classes` 0) ignores labels.
     Raises: `DataError` for labels that are missing, too many, called partly like the base's classes, or
     numbered by names that the data alone know.
@@ -41,19 +47,44 @@ def numbered_for(
             "the base model is class-conditional but the images have no labels",
             hint="set data.label: a column, folder, or of DICOM files a keyword such as BodyPartExamined",
         )
+    if mapped is not None:
+        return _as_declared(data, data.labels, names or (), mapped), []
     own = data.class_names
     shared = set(own or ()) & set(names or ())
     if own is None or names is None or not shared:
         return data, _by_position(data, classes, names)
-    unknown = [name for name in own if name not in shared]
-    if unknown:
-        raise DataError(
-            f"the base model has some of the images' classes but not {unknown[0]!r} ({len(unknown)} unknown)",
-            hint=f"data.classes: either names of the base's ({', '.join(names)}), or none of them",
-        )
+    _require_all(
+        own, shared, f"data.classes: either names of the base's ({', '.join(names)}), or none of them"
+    )
     numbers = np.array([names.index(name) for name in own], np.int64)
     labels = numbers[data.labels]
     return replace(data, labels=labels, class_names=names, class_names_from_data=False), []
+
+
+def _as_declared(
+    data: PrivateImages, labels: np.ndarray, names: tuple[str, ...], mapped: Mapping[str, int]
+) -> PrivateImages:
+    """Raises: `DataError` for classes that are known in part, or numbers beyond those declared."""
+    own, known = data.class_names, {name: place for place, name in enumerate(names)} | dict(mapped)
+    if own is not None and set(own) & set(known):
+        _require_all(own, set(known), "name them all as data.classes does, or as the base does")
+        numbers = np.array([known[name] for name in own], np.int64)
+    else:
+        numbers = np.array(list(mapped.values()), np.int64)
+        if labels.max(initial=-1) >= len(numbers):
+            raise DataError(
+                f"{len(numbers)} classes are declared, the images have more", hint="set data.classes"
+            )
+    return replace(data, labels=numbers[labels], class_names=names or None, class_names_from_data=False)
+
+
+def _require_all(own: tuple[str, ...], known: set[str], hint: str) -> None:
+    unknown = [name for name in own if name not in known]
+    if unknown:
+        raise DataError(
+            f"the base model has some of the images' classes but not {unknown[0]!r} ({len(unknown)} unknown)",
+            hint=hint,
+        )
 
 
 def _by_position(data: PrivateImages, classes: int, names: tuple[str, ...] | None) -> list[str]:

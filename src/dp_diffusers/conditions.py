@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from dp_diffusers.base_classes import declared_entries, require_no_texts
 from dp_diffusers.class_numbers import numbered_for
 from dp_diffusers.data.caption_template import expanded, needs_label
 from dp_diffusers.data.captions import captions_of
@@ -30,7 +31,9 @@ def classes_of(family: Family, settings: Mapping[str, Any]) -> ReleasedClasses |
     family does not take, or for one that takes text and is given none.
     """
     caption, private, prompts = _texts(settings)
+    entries = declared_entries(settings)
     if family.takes_text:
+        require_no_texts(entries)
         if private and (settings.get("training") or {}).get("public"):
             raise ParameterError(  # an un-noised gradient must not meet the text of a private image
                 "training.public cannot go with private captions: its images have no public text",
@@ -43,7 +46,13 @@ def classes_of(family: Family, settings: Mapping[str, Any]) -> ReleasedClasses |
         raise ParameterError(
             f"the base model takes no text, but {key} is given", hint="leave it out; it learns from labels"
         )
-    return released_classes(family.classes, family.base.class_names, declared_names(settings))
+    return released_classes(family.classes, family.base.class_names, declared_names(settings), entries)
+
+
+def numbers_by_name(family: Family, settings: Mapping[str, Any]) -> dict[str, int] | None:
+    """The base's number of each declared class, where the settings say which it starts from; else None."""
+    classes = classes_of(family, settings) if declared_entries(settings) else None
+    return None if classes is None else dict(zip(classes.names or (), classes.labels, strict=True))
 
 
 def set_conditions(family: Family, settings: Mapping[str, Any]) -> None:
@@ -54,15 +63,16 @@ def set_conditions(family: Family, settings: Mapping[str, Any]) -> None:
 
 
 def conditioned(
-    family: Family, data: PrivateImages, cache: Path | None = None
+    family: Family, data: PrivateImages, settings: Mapping[str, Any], cache: Path | None = None
 ) -> tuple[PrivateImages, list[str]]:
     """The images with labels in the numbering of the family, and what to say about it.
 
-    cache: folder of the safe for the encodings of private captions. Raises `DataError` for labels that are
-    missing, too many, or do not fit the family's.
+    settings: of the run, as a plain document. cache: folder of the safe for the encodings of private
+    captions. Raises `DataError` for labels that are missing, too many, or do not fit the family's.
     """
     if not family.takes_text:
-        return numbered_for(data, family.classes, family.base.class_names)
+        mapped = numbers_by_name(family, settings)
+        return numbered_for(data, family.classes, family.base.class_names, mapped)
     texts, numbers = captions_of(data)
     if data.captions is not None:
         family.set_prompts(texts, cache=cache)

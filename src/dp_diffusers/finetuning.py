@@ -7,11 +7,12 @@ import torch. `train` is the command line's way in, `finetune` that of Python; `
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dp_diffusers import __version__
+from dp_diffusers.base_classes import require_fitting
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.loading import as_base
@@ -70,6 +71,7 @@ def finetune(
     runtime: RuntimeSettings | None = None,
     progress: Progress = silent,
     evolution: EvolutionSettings | None = None,
+    base_classes: Sequence[str | int] | None = None,
 ) -> Release:
     """Fine-tunes a public model on private images under a plan, and writes a release.
 
@@ -86,6 +88,8 @@ def finetune(
         progress: called with keyword arguments `step, steps, epsilon, budget, seconds` or `message`.
         evolution: for a plan of `PE`, which trains nothing: how many images, how they vary and are drawn;
             a strategy, and settings of the training that are not the defaults, are refused with it.
+        base_classes: for each of the images' declared classes, the class of the base that it starts from, a
+            name or a number; None goes by name, or by position where no name is shared.
 
     Raises:
         InputError: something given cannot be used, or the images belong to another unit than the budget
@@ -94,11 +98,14 @@ def finetune(
     """
     training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
     require_unit(plan, data)
-    opened = as_base(base).with_classes(None if data.class_names_from_data else data.class_names)
+    declared = None if data.class_names_from_data else data.class_names
+    if base_classes is not None:
+        require_fitting(base_classes, declared)
+    opened = as_base(base).with_classes(declared if base_classes is None else None)
     evolution = settings_of_plan(plan, evolution)
     if evolution is not None:
         _refuse_training(strategy, training, runtime)
-    settings = settings_of_call(opened, data, plan, strategy, training, runtime, evolution)
+    settings = settings_of_call(opened, data, plan, strategy, training, runtime, evolution, base_classes)
     folder, together = RunFolder(Path(out)), team()
     _require_same_call(together, folder, settings)
     if together.first_tells(lambda: _is_done(folder, settings)):

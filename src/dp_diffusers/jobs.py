@@ -6,7 +6,7 @@ knows its own. May import torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_recip
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import declared_numbers
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
+from dp_diffusers.released_classes import names_for_base
 from dp_diffusers.strategies import document_of
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def job_of_recipe(
     safe: the run's private folder, for pixels that are too many for memory.
     """
     return Job(
-        base=load_base(recipe.base).with_classes(recipe.data.classes),
+        base=load_base(recipe.base).with_classes(names_for_base(settings)),
         plan=plan,
         strategy=recipe.strategy.model_dump(),
         training=recipe.training,
@@ -104,11 +105,13 @@ def settings_of_call(
     training: TrainingSettings,
     runtime: RuntimeSettings,
     evolution: EvolutionSettings | None = None,
+    base_classes: Sequence[str | int] | None = None,
 ) -> dict[str, Any]:
     """What decides the result of a call of `finetune`, as a plain document."""
     declared = None if data.class_names_from_data else data.class_names
     family, side = family_of(base), int(data.images.shape[1])
     further = {
+        "base_classes": None if base_classes is None else list(base_classes),
         "caption": data.caption,
         "captions": True if data.captions is not None else None,  # that there are some, never what they say
         "evolution": None if evolution is None else evolution.to_dict(),

@@ -23,7 +23,7 @@ from dp_diffusers.errors import ModelError, ParameterError, VerificationError
 from dp_diffusers.merging_card import merged_card
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, sha256_of_file
-from dp_diffusers.released_classes import declared_names
+from dp_diffusers.released_classes import names_for_base
 from dp_diffusers.run_folder import RunFolder, make_folder
 from dp_diffusers.whole_files import sync_folder
 
@@ -143,11 +143,11 @@ def _adapted(release: Path, certificate: Certificate, base: str | Path | None) -
 
 
 def _of_recipe(release: Path, certificate: Certificate) -> tuple[str | None, list[str] | None]:
-    """Where the base lies, if a recipe says so, and the class names that were declared."""
+    """Where the base lies, if a recipe says so, and the class names that it may have taken."""
     folder = RunFolder(release.parent)
     if folder.release == release and folder.recipe.exists():
         settings = folder.settings()
-        return str(settings["base"]), declared_names(settings)
+        return str(settings["base"]), names_for_base(settings)
     return None, (certificate.classes or {}).get("names")
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_diffusers.class_numbers import numbered_for
+from dp_diffusers.conditions import numbers_by_name
 from dp_diffusers.data.apart import Shown, require_apart
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.public_images import PublicImages, load_public
@@ -146,7 +147,7 @@ def public_batches(
         )
     source = {"source": "files", "path": settings.path, "label": settings.label}
     opened = load_public([source], family.size, family.channels, seed)
-    labels = _labels(opened, family, has_labels=settings.label is not None)
+    labels = _labels(opened, family, recipe, has_labels=settings.label is not None)
     clean = _all_encoded(family, opened.images) if family.encodes_once else None
     return PublicBatches(
         family=family,
@@ -159,8 +160,10 @@ def public_batches(
     )
 
 
-def _labels(opened: PublicImages, family: Family, *, has_labels: bool) -> np.ndarray | None:
-    """The labels as the family counts them: by name where it has names, else by position."""
+def _labels(
+    opened: PublicImages, family: Family, recipe: Mapping[str, Any], *, has_labels: bool
+) -> np.ndarray | None:
+    """The labels as the family counts them; see `numbered_for`. recipe: as in `public_batches`."""
     if not family.classes:
         return None
     if not has_labels:
@@ -176,7 +179,8 @@ def _labels(opened: PublicImages, family: Family, *, has_labels: bool) -> np.nda
         owner=np.arange(count),
         unit_count=count,
     )
-    return numbered_for(as_units, family.classes, family.base.class_names)[0].labels
+    mapped = numbers_by_name(family, recipe)
+    return numbered_for(as_units, family.classes, family.base.class_names, mapped)[0].labels
 
 
 def _all_encoded(family: Family, images: np.ndarray) -> Tensor:

@@ -34,7 +34,7 @@ from dp_diffusers.leak_scan import FOUND, Secrets, require_no_leak
 from dp_diffusers.model_card import model_card
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
-from dp_diffusers.released_classes import ReleasedClasses, declared_names, declared_size
+from dp_diffusers.released_classes import ReleasedClasses, declared_size, names_for_base
 from dp_diffusers.reporting.facts import Report
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.run_secrets import kept_traces, note_traces, secrets_of
@@ -106,7 +106,7 @@ class Release:
     def _family(self, adapted: bool) -> Family:
         if self.base is not None:
             return self._in_memory(self.base, adapted)
-        base = load_base(self.settings()["base"]).with_classes(_declared_classes(self.folder))
+        base = load_base(self.settings()["base"]).with_classes(names_for_base(self._settings()))
         if base.sha256 != self.certificate.base_model["sha256"]:
             raise ModelError("the base model is not the one that this adapter was trained on")
         family = family_of(base, size=declared_size(self._settings()))
@@ -220,11 +220,6 @@ def _public_words(certificate: Certificate) -> list[str]:
         str(value) for origin in certificate.base_model.get("merged_from", ()) for value in origin.values()
     ]
     return [str(certificate.base_model["id"]), *named, *map(str, names), *whole]
-
-
-def _declared_classes(folder: RunFolder) -> list[str] | None:
-    """The class names that the recipe of the folder gave, or whoever called `finetune`."""
-    return declared_names(folder.settings() if folder.recipe.exists() else {})
 
 
 def verify_in_a_fresh_process(release: Path) -> None:

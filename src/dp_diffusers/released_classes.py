@@ -1,7 +1,7 @@
 """The classes that a release makes images of: those its training declared, in the numbering of the base.
 
 Guarantees that only public knowledge decides: the base's classes, and names that whoever wrote the recipe
-gave. May import the standard library only. A training that took its class names from the data declared none.
+gave. May import `base_classes` only. A training that took its class names from the data declared none.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from dp_diffusers.base_classes import Entry, base_numbers, declared_entries, require_fitting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +53,32 @@ def declared_names(settings: Mapping[str, Any]) -> list[str] | None:
     return (settings.get("data") or {}).get("classes") or settings.get("classes")
 
 
+def names_for_base(settings: Mapping[str, Any]) -> list[str] | None:
+    """The names that a base without any may take: the declared ones, unless they are mapped to its own."""
+    return None if declared_entries(settings) else declared_names(settings)
+
+
 def declared_size(settings: Mapping[str, Any]) -> int | None:
     """Side of the images, where the recipe or the call of `finetune` asks for another than the base's own."""
     return (settings.get("data") or {}).get("size") or settings.get("size")
 
 
 def released_classes(
-    count: int, base_names: Sequence[str] | None, declared: Sequence[str] | None
+    count: int,
+    base_names: Sequence[str] | None,
+    declared: Sequence[str] | None,
+    base_classes: Sequence[Entry] | None = None,
 ) -> ReleasedClasses | None:
     """The classes of a training on a base with `count` classes called `base_names`; None for one without.
 
-    Names that the base knows mean its classes; others are matched by position, as the training's labels are.
+    base_classes: the base's class for each declared name. Without it, names that the base knows mean its
+    classes; others are matched by position, as the training's labels are. Raises `ParameterError` where it
+    does not fit the base or the declared names.
     """
+    if base_classes:
+        require_fitting(base_classes, declared)
+        labels = base_numbers(base_classes, count, base_names)
+        return ReleasedClasses(labels=labels, names=tuple(declared or ()), declared=True)
     if not count:
         return None
     if not declared:

@@ -252,7 +252,7 @@ def _opened(job: Job, model: Model) -> PrivateImages:
 def _checked(
     job: Job, family: Family, data: PrivateImages, folder: RunFolder, keys: Any
 ) -> tuple[PrivateImages, list[str]]:
-    data, notes = conditioned(family, data, folder.captions)
+    data, notes = conditioned(family, data, job.settings, folder.captions)
     family.encode(data.images[:1])  # refuses images that the model does not take
     job.plan.sampler(data.unit_count, keys)  # refuses units without a slot, before anything is charged
     return data, notes

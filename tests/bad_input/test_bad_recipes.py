@@ -260,6 +260,21 @@ VALUES = [
     ),
     with_set("classes twice", "data.classes=[a,a]", "data.classes to be distinct names", "null takes"),
     with_set("classes numbered", "data.classes=[0]", "data.classes.0 to be text, got 0", "quotes"),
+    with_set("mapped without names", "data.base_classes=[1]", "base_classes needs declared", "data.classes"),
+    with_set(
+        "mapped in part", "data.classes=[a,b] data.base_classes=[1]", "2 entries, .* got 1", "one class of"
+    ),
+    with_set(
+        "mapped twice", "data.classes=[a,b] data.base_classes=[1,1]", "distinct classes .* got 1", "its own"
+    ),
+    with_set(
+        "mapped to a fraction", "data.classes=[a] data.base_classes=[1.5]", "names and whole .*1.5", "by name"
+    ),
+    with_set("mapped to less", "data.classes=[a] data.base_classes=[-1]", r"numbers from 0, got \[-1", "by"),
+    with_set("mapped to yes", "data.classes=[a] data.base_classes=[true]", "numbers from 0, got .True", "by"),
+    with_set(
+        "mapped by a word", "data.classes=[a] data.base_classes=car", "be a list of .* 'car'", "by name"
+    ),
     with_set(
         "classes without labels", "data.classes=[a] data.label=null", "data.label to name", "the column"
     ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,27 @@ def test_recorded_public_data_join_where_asked(run: Path, tmp_path: Path) -> Non
     public = public_images_of(run, 8, 1)
     assert public is not None
     assert public.images.shape == (30, 8, 8, 1)
+
+
+def test_public_data_of_a_run_that_maps_its_classes_are_those_that_it_started_from(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dp_diffusers import release
+    from dp_diffusers.data.public_images import load_public
+
+    (tmp_path / "base").mkdir()
+    recipe: dict[str, Any] = {"data": [{"source": "drawn_digits", "count": 30}], "training": {"seed": 0}}
+    (tmp_path / "base" / "pretraining.json").write_text(json.dumps({"recipe": recipe}))
+    settings = {"base": str(tmp_path / "base"), "data": {"base_classes": ["7", 1]}}
+    monkeypatch.setattr(release.Release, "settings", lambda _: settings)
+    released = SimpleNamespace(classes={"labels": [7, 1], "names": ["seven", "0"]})
+    monkeypatch.setattr(release.Release, "certificate", released, raising=False)
+    found, every = public_images_of(run, 8, 1), load_public(recipe["data"], 8, 1, 0)
+    assert found is not None
+    assert found.class_names == ("seven", "0")
+    for place, number in enumerate((7, 1)):
+        assert np.array_equal(found.images[found.labels == place], every.images[every.labels == number])
+    assert len(found.images) == np.isin(every.labels, (7, 1)).sum()
 
 
 def test_images_elsewhere_belong_to_no_run(run: Path, tmp_path: Path) -> None:

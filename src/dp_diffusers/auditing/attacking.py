@@ -35,6 +35,7 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.pass_size import sized
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
+from dp_diffusers.released_classes import names_for_base
 from dp_diffusers.rounding import rounded_up_text
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.strategies import name_of, strategy_of
@@ -65,7 +66,7 @@ def audit_recipe(recipe: Recipe, *, out: Path | None = None, progress: Progress 
     if public is not None:
         require_apart("audit.public", public, recipe.data.path, hint=PUBLIC_ONLY)
     return audit(
-        load_base(recipe.base).with_classes(recipe.data.classes),
+        load_base(recipe.base).with_classes(names_for_base(recipe.model_dump())),
         recipe.plan(),
         strategy=recipe.strategy.model_dump(),
         training=recipe.training,

@@ -7,13 +7,16 @@ told; the result is kept in `RUN/private/`. May import what `release` imports, w
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_diffusers.base_classes import declared_entries
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.kept_images import KeptImages
 from dp_diffusers.run_folder import RunFolder
@@ -47,17 +50,18 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
         sampler=settings.sampler, steps=settings.steps, guidance=settings.guidance, seed=settings.seed
     )
     family = release.family(adapted=False)
-    release.classes(family, (made_with.get("classes") or {}).get("prompts"))  # tells a family its texts
-    names = tuple(family.base.class_names or like.class_names)
-    if not set(names) & set(like.class_names):  # a base numbers such classes as the recipe's list does
+    classes = release.classes(family, (made_with.get("classes") or {}).get("prompts"))
+    names = like.class_names if classes is None or classes.names is None else classes.names
+    if not set(names) & set(like.class_names):  # files that know numbers alone count by place
         names = like.class_names
     labels = like.numbered_as(names).labels
-    key = json.dumps([family.base.sha256, asdict(sampling), labels.tolist()])
+    numbers = labels if classes is None else np.array(classes.labels, np.int64)[labels]
+    key = json.dumps([family.base.sha256, asdict(sampling), numbers.tolist()])
     kept = run / "private" / "public-model-images.npz"
     pixels = _kept(kept, key)
     if pixels is not None:
         return LabelledImages(images=pixels, labels=labels, class_names=names)
-    pixels = np.concatenate(list(sample(family, labels, len(labels), sampling)))
+    pixels = np.concatenate(list(sample(family, numbers, len(labels), sampling)))
     if kept.parent.is_dir():
         with replacing(kept) as stream:
             np.savez(stream, images=pixels, key=np.array(key))
@@ -74,13 +78,31 @@ def _kept(path: Path, key: str) -> NDArray[np.uint8] | None:
 
 
 def public_images_of(run: Path, size: int, channels: int) -> LabelledImages | None:
-    """The public images that the run's base was trained on, where the base's folder says which."""
+    """The public images that the run's base was trained on, where the base's folder says which.
+
+    Of a run whose recipe maps its classes to the base's, those of these classes, under the run's names.
+    """
     from dp_diffusers.data.public_images import load_public
     from dp_diffusers.release import Release
 
-    record = Path(str(Release.open(run).settings()["base"])) / "pretraining.json"
+    release = Release.open(run)
+    settings = release.settings()
+    record = Path(str(settings["base"])) / "pretraining.json"
     if not record.exists():
         return None
     recipe = json.loads(record.read_text())["recipe"]
     public = load_public(recipe["data"], size, channels, recipe["training"]["seed"])
-    return LabelledImages(images=public.images, labels=public.labels, class_names=public.class_names)
+    found = LabelledImages(images=public.images, labels=public.labels, class_names=public.class_names)
+    return _renamed(found, release.certificate.classes) if declared_entries(settings) else found
+
+
+def _renamed(public: LabelledImages, classes: Mapping[str, Any] | None) -> LabelledImages:
+    """The images of the released classes alone, by the names and places that these have in the release."""
+    assert classes is not None  # a run with such a mapping has declared them
+    place = np.full(len(public.class_names), -1, np.int64)
+    place[classes["labels"]] = np.arange(len(classes["labels"]))
+    labels = place[public.labels]
+    kept = labels >= 0
+    return LabelledImages(
+        images=public.images[kept], labels=labels[kept], class_names=tuple(classes["names"])
+    )

@@ -14,7 +14,7 @@ from dp_diffusers.mechanisms.evolution import PE
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget, Cap
-from dp_diffusers.recipe.queries import queries_of
+from dp_diffusers.recipe.queries import queries_of, require_base_classes
 
 if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe
@@ -39,8 +39,9 @@ def plan_of(recipe: Recipe) -> Plan:
     """Calibrates the plan of a recipe; the mechanism `none` gives a plan that says it is not private.
 
     Raises: `BudgetError` where no usable noise meets the budget, or the cap has no room for it;
-    `ParameterError` for numbers out of range.
+    `ParameterError` for numbers out of range, or classes that the base does not have.
     """
+    require_base_classes(recipe)
     settings = recipe.mechanism
     sizes = {
         "steps": settings.steps,

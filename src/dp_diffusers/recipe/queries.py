@@ -43,6 +43,18 @@ def _saliency(mechanism: DPSGD | PE, recipe: Recipe, budget: Budget) -> Iterator
         yield saliency_query(budget, mechanism)
 
 
+def require_base_classes(recipe: Recipe) -> None:
+    """Raises `ParameterError` where `data.base_classes` does not fit a base whose folder is here."""
+    entries, folder = recipe.data.base_classes, Path(recipe.base)
+    if entries is None or not folder.is_dir():  # a training asks the model itself
+        return
+    from dp_diffusers.base_classes import base_numbers, require_no_texts
+
+    if (folder / "text_encoder").exists():
+        require_no_texts(entries)
+    base_numbers(entries, classes_of_base(folder), names_of_base(folder))
+
+
 def declared_classes(recipe: Recipe) -> int:
     """How many classes the recipe, or else the folder of its base, declares."""
     if recipe.data.classes:

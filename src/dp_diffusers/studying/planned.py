@@ -76,7 +76,7 @@ def _decides_plan(recipe: Recipe) -> dict[str, Any]:
             "budget": True,
             "mechanism": True,
             "strategy": {"name"},
-            "data": {"classes"},
+            "data": {"classes", "base_classes"},
             "generation": {"labels"},
         },
     )
@@ -97,7 +97,7 @@ def _public_runs(study: LoadedStudy) -> Iterator[Run]:
 
 def _decides_public_images(recipe: Recipe) -> dict[str, Any]:
     """All of a recipe, but for the seed, that changes the images of its base as it is."""
-    asked = {"classes", "caption", "caption_column", "size"}
+    asked = {"classes", "base_classes", "caption", "caption_column", "size"}
     return {
         "base": recipe.base,
         "generation": recipe.generation.model_dump(exclude={"seed"}),

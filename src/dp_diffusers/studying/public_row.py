@@ -22,7 +22,7 @@ from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.evolution_population import sampling_of
 from dp_diffusers.images_out import write_images
 from dp_diffusers.recipe import Recipe
-from dp_diffusers.released_classes import declared_size
+from dp_diffusers.released_classes import declared_size, names_for_base
 from dp_diffusers.requested_images import labels_of
 
 MADE_OF: Final = "base.sha256"  # a file beside the images, in their folder
@@ -34,10 +34,10 @@ def public_images(recipe: Recipe, folder: Path) -> tuple[LabelledImages, str]:
     Raises `ParameterError` for a base without classes, `RunFolderError` where those that are kept were made
     from a base that has changed since.
     """
-    base = load_base(recipe.base).with_classes(recipe.data.classes)
+    settings = recipe.model_dump(mode="json")
+    base = load_base(recipe.base).with_classes(names_for_base(settings))
     assert base.sha256 is not None
     if not folder.exists():
-        settings = recipe.model_dump(mode="json")
         family = family_of(base, size=declared_size(settings))
         classes = classes_of(family, settings)
         if classes is None:

@@ -177,6 +177,7 @@ def _replaced(recipe: Recipe, folder: Path, made: StandIn) -> Recipe:
             "path": str((folder / IMAGES).resolve()),
             "label": "label",
             "classes": recipe.data.classes if _same(recipe, made) else list(made.classes),
+            "base_classes": recipe.data.base_classes if _same(recipe, made) else None,
             "resize": None,
             "window": None,
         }

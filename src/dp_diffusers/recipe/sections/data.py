@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from dp_diffusers.base_classes import misfit
 from dp_diffusers.data.caption_template import needs_label, require_known_fields
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import DataError
@@ -34,6 +35,11 @@ class DataSettings(Section):
     classes: list[str] | None = Field(
         default=None,
         description="class names in order; null takes them from the data, and the certificate says so",
+    )
+    base_classes: list[str | int] | None = Field(
+        default=None,
+        description="for each of data.classes the class of the base that it starts from, a name or a number "
+        "from 0; null goes by name, or by position where no name is shared",
     )
     caption: str | None = Field(
         default=None,
@@ -80,6 +86,16 @@ class DataSettings(Section):
                 "expected data.classes to be distinct names, at least one", "null takes the data's"
             )
         return names
+
+    @field_validator("base_classes", mode="before")
+    @classmethod
+    def _one_for_each_class(cls, entries: Any, info: ValidationInfo) -> Any:
+        wrong = None
+        if entries is not None and "classes" in info.data:
+            wrong = misfit(entries, info.data["classes"])
+        if wrong is not None:
+            raise RefusedValueError(*wrong)
+        return entries
 
     @field_validator("caption")
     @classmethod
