@@ -114,6 +114,12 @@ def private_data(certificate: Mapping[str, Any]) -> str:
     if classes.get("names"):
         whose = "declared by whoever ran this" if classes.get("declared") else "those of the base model"
         lines.append(f"Classes, {whose}: {listed(classes['names'])}.")
+    if teacher := certificate.get("teacher"):
+        lines.append(
+            "Labels: `teacher.safetensors` is a linear classifier of public features "
+            f"({plain(teacher['features'])}), made of sums over the private images"
+            f"{'' if certificate['not_private'] else ' that have noise and were charged'}."
+        )
     mixed_in = certificate.get("public_images")
     if mixed_in:
         lines.append(

@@ -26,6 +26,7 @@ from dp_diffusers.processes import Team, team
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.checks import without_effect_on_evolution
 from dp_diffusers.recipe.sections.evolution import GONE
+from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.release import Release
 from dp_diffusers.row_store import forget
 from dp_diffusers.run_folder import RUN, RunFolder
@@ -72,6 +73,7 @@ def finetune(
     progress: Progress = silent,
     evolution: EvolutionSettings | None = None,
     base_classes: Sequence[str | int] | None = None,
+    teacher: TeacherSettings | None = None,
 ) -> Release:
     """Fine-tunes a public model on private images under a plan, and writes a release.
 
@@ -90,6 +92,8 @@ def finetune(
             a strategy, and settings of the training that are not the defaults, are refused with it.
         base_classes: for each of the images' declared classes, the class of the base that it starts from, a
             name or a number; None goes by name, or by position where no name is shared.
+        teacher: a classifier to release beside the adapter, as in a recipe, for a plan that pays for it
+            (`mechanisms.teacher.teacher_query`).
 
     Raises:
         InputError: something given cannot be used, or the images belong to another unit than the budget
@@ -105,7 +109,9 @@ def finetune(
     evolution = settings_of_plan(plan, evolution)
     if evolution is not None:
         _refuse_training(strategy, training, runtime)
-    settings = settings_of_call(opened, data, plan, strategy, training, runtime, evolution, base_classes)
+    settings = settings_of_call(
+        opened, data, plan, strategy, training, runtime, evolution, base_classes, teacher
+    )
     folder, together = RunFolder(Path(out)), team()
     _require_same_call(together, folder, settings)
     if together.first_tells(lambda: _is_done(folder, settings)):
@@ -121,6 +127,7 @@ def finetune(
         settings=settings,
         progress=progress if together.first else silent,
         evolution=evolution,
+        teacher=teacher,
     )
     return run(job, folder)
 

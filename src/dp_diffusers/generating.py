@@ -124,10 +124,12 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
     require_writable(target, format)
     pixels = _sampled(job, ranks, progress)
     names = None if job.classes is None else job.classes.names
+    labels, as_asked = _labelled(job, pixels, progress)
     card = ImagesCard(
         certificate=release.certificate.to_dict(),
         request=job.request,
-        labels=job.labels,
+        labels=labels,
+        as_asked=as_asked,
         size=pixels.shape[1:],
         format=format,
         certified=out is None,
@@ -136,14 +138,25 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
     check = leak_check(release, secrets)
     if out is None:
         built = kept.building
-        build_images(pixels, job.labels, names, built, format=format, card=card.text())
+        build_images(pixels, labels, names, built, format=format, card=card.text())
         check(built)
-        kept.place(built, record, card.numbers)
+        kept.place(built, record, card.numbers, as_asked=as_asked)
         _certify_images(release, secrets, progress)
     else:
-        write_images(pixels, job.labels, names, target, format=format, card=card.text(), check=check)
+        write_images(pixels, labels, names, target, format=format, card=card.text(), check=check)
     clear_parts(release.folder)
     return target
+
+
+def _labelled(job: ImageJob, pixels: np.ndarray, progress: Progress) -> tuple[np.ndarray | None, int | None]:
+    """int64 `[count]`: the teacher's answers, and how many are what was asked for; without one, the latter."""
+    asked = job.labels
+    if job.teacher is None or asked is None:
+        return asked, None
+    labels = job.teacher.labels(pixels)
+    as_asked = int((labels == asked).sum())
+    progress(message=f"the teacher sees in {as_asked} of {len(asked)} images the class that was asked for")
+    return labels, as_asked
 
 
 def _sampled(job: ImageJob, ranks: Ranks, progress: Progress) -> np.ndarray:

@@ -24,6 +24,7 @@ from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.release import Release
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.requested_images import labels_of, request_of
+from dp_diffusers.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +56,19 @@ class ImageJob:
     @cached_property
     def request(self) -> dict[str, Any]:
         """What decides the images, beside the release."""
-        return request_of(self.images, self.per_label, self.settings, self.classes)
+        relabels = self.teacher is not None
+        return request_of(self.images, self.per_label, self.settings, self.classes, relabels=relabels)
+
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """Whose answers are the labels; None where the labels are the classes that were asked for."""
+        if self.settings.teacher == "off" or self.settings.prompts:
+            return None
+        return self.release.teacher
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """int64 `[count]`: each image's class, as its place among the classes."""
+        """int64 `[count]`: the class that each image is asked to be, as its place among the classes."""
         return labels_of(self.request["count"], self.classes, self.request)
 
     @cached_property

@@ -46,8 +46,8 @@ images = load_dataset("PATH/OF/THIS/FOLDER", split="train")
 
 ## What they must not be taken for
 - No image shows a person, a case or an event, and none is evidence of one.
-- How many images a class has was asked for: it says nothing about how frequent the class is{but}.
-- Labels say what an image was asked to be; some images do not look like it.
+- How many images a class has {counted}: it says nothing about how frequent the class is{but}.
+- Labels say {labels}.
 - A model that learnt from these images needs a test on real ones before anyone relies on it.
 - Nobody compared them with real images here. A score of `dp-diffusers evaluate` on private images is not
   covered by epsilon.
@@ -62,6 +62,8 @@ images = load_dataset("PATH/OF/THIS/FOLDER", split="train")
 {licence}
 """
 
+_ASKED: Final = "what an image was asked to be; some images do not look like it"
+_ANSWERED: Final = "what the released classifier takes an image for; it errs with some"
 _OF_A_RELEASE: Final = "\n\nThis folder is `images/` of a release; the command is for the folder above it."
 _ELSEWHERE: Final = """This folder has no certificate of its own, and nothing shows that its files are
 unchanged. What it came from has one: the release whose {part} has sha256
@@ -76,7 +78,8 @@ class ImagesCard:
 
     certificate: the document of the release. request: what the images were asked for with. labels: int64
     `[N]`, places among the classes of the request, or None. size: (height, width, channels). format: as
-    they are stored. certified: whether they lie in the release.
+    they are stored. certified: whether they lie in the release. as_asked: where labels are a teacher's answers,
+    how many are what the image was asked to be.
     """
 
     certificate: Mapping[str, Any]
@@ -85,11 +88,18 @@ class ImagesCard:
     size: tuple[int, int, int]
     format: str
     certified: bool
+    as_asked: int | None = None
 
     @property
     def numbers(self) -> list[int]:
         """Every number of the card that is of the synthetic images and not of the certificate."""
-        return [*self.size, *self._counts, *(self.request[name] for name in ("count", "steps", "seed"))]
+        relabelled = [] if self.as_asked is None else [self.as_asked]
+        return [
+            *self.size,
+            *self._counts,
+            *relabelled,
+            *(self.request[name] for name in ("count", "steps", "seed")),
+        ]
 
     @property
     def names(self) -> list[str] | None:
@@ -118,6 +128,8 @@ class ImagesCard:
             contents=self._contents(),
             made=self._made(),
             hint=self._hint(),
+            counted="was asked for" if self.as_asked is None else "follows from what was asked for",
+            labels=_ASKED if self.as_asked is None else _ANSWERED,
             but=", beyond the noisy counts that the release publishes" if self._by_histogram else "",
             limits=parts.LIMITS,
             verify=self._verify(),
@@ -186,6 +198,12 @@ class ImagesCard:
             "None was selected or left out.",
             f"Software: {self.certificate['software']}.",
         ]
+        if self.as_asked is not None:
+            lines.insert(
+                2,
+                "Labels are the answers of the released classifier `teacher.safetensors`, which took "
+                f"{self.as_asked} of {request['count']} images for the class that they were asked to be.",
+            )
         if self._by_histogram:
             lines.insert(
                 2, "Images of each class in proportion to the released class counts, which have noise."

@@ -21,6 +21,7 @@ from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import declared_numbers
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.released_classes import names_for_base
+from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.strategies import document_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Job:
     progress: Progress = field(default=silent)
     evolution: EvolutionSettings | None = None
     """For a plan of Private Evolution, which trains nothing."""
+    teacher: TeacherSettings | None = None
+    """For a plan that pays for one."""
 
     @property
     def ledger_file(self) -> str:
@@ -77,6 +80,7 @@ def job_of_recipe(
         settings=settings,
         progress=progress,
         evolution=settings_of_recipe(recipe),
+        teacher=recipe.teacher,
     )
 
 
@@ -106,6 +110,7 @@ def settings_of_call(
     runtime: RuntimeSettings,
     evolution: EvolutionSettings | None = None,
     base_classes: Sequence[str | int] | None = None,
+    teacher: TeacherSettings | None = None,
 ) -> dict[str, Any]:
     """What decides the result of a call of `finetune`, as a plain document."""
     declared = None if data.class_names_from_data else data.class_names
@@ -115,6 +120,7 @@ def settings_of_call(
         "caption": data.caption,
         "captions": True if data.captions is not None else None,  # that there are some, never what they say
         "evolution": None if evolution is None else evolution.to_dict(),
+        "teacher": None if teacher is None else teacher.model_dump(mode="json"),
         "size": side if side != family.size and family.takes_size(side) else None,
     }
     return {

@@ -42,12 +42,21 @@ class KeptImages:
         shutil.rmtree(path, ignore_errors=True)
         return path
 
-    def place(self, built: Path, request: Mapping[str, Any], numbers: Sequence[int] = ()) -> None:
+    def place(
+        self,
+        built: Path,
+        request: Mapping[str, Any],
+        numbers: Sequence[int] = (),
+        *,
+        as_asked: int | None = None,
+    ) -> None:
         """Moves a finished folder into the release, after writing down what it is.
 
-        numbers: what its card says of the images, which is no secret whatever it is.
+        numbers: what its card says of the images, which is no secret whatever it is. as_asked: of relabelled
+        images, how many have the class that was asked for.
         """
         record = {"request": dict(request), "files": hashes(built), "numbers": list(numbers)}
+        record |= {} if as_asked is None else {"as_asked": as_asked}
         self.folder.write(RECORD, record)
         built.rename(self.target)
 

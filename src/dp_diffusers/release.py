@@ -40,6 +40,7 @@ from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.run_secrets import kept_traces, note_traces, secrets_of
 from dp_diffusers.strategies.diffusers_file import save_diffusers_lora
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
+from dp_diffusers.teacher import Teacher, saved_teacher
 
 Progress = Callable[..., None]
 
@@ -119,6 +120,11 @@ class Release:
         """What Private Evolution released in the place of an adapter, and the level of more variations."""
         return saved_population(self.path)
 
+    @property
+    def teacher(self) -> Teacher | None:
+        """What gives images their labels; None for a run that asked for none."""
+        return saved_teacher(self.path)
+
     def _settings(self) -> dict[str, Any]:
         return self.settings() if self.folder.recipe.exists() else {}
 
@@ -144,12 +150,15 @@ def write_release(
     public_images: Mapping[str, Any] | None = None,
     population: Population | None = None,
     level: float | None = None,
+    teacher: Teacher | None = None,
+    taught_by: Mapping[str, Any] | None = None,
 ) -> Release:
     """Writes adapter, model card and certificate, and has a fresh process verify them.
 
     proportions: each class's part of the units, from the run's class histogram. public_images: what the
     certificate says of those that were mixed in. population: released in the place of an adapter, with the
-    level of more variations. Raises `VerificationError`
+    level of more variations. teacher: released beside it; taught_by: what the certificate says of what made
+    it. Raises `VerificationError`
     if the files hold anything private word for word: nothing is certified then.
     """
     network, base = family.network, family.base
@@ -169,6 +178,8 @@ def write_release(
     else:
         assert level is not None
         population.save(folder.release, level=level)
+    if teacher is not None:
+        teacher.save(folder.release)
     classes = classes_of(family, folder.settings() if folder.recipe.exists() else {})
     classes = None if classes is None else replace(classes, proportions=proportions)
     certificate = Certificate.draft(
@@ -180,6 +191,7 @@ def write_release(
         multi_owner=data.multi_owner,
         classes=None if classes is None else classes.to_dict(),
         public_images=public_images,
+        teacher=taught_by,
     )
     (folder.release / "README.md").write_text(card(certificate.to_dict(), family), encoding="utf-8")
     traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)
@@ -213,9 +225,11 @@ def _public_words(certificate: Certificate) -> list[str]:
     classes = certificate.classes or {}
     names = [*(classes.get("names") or ()), *(classes.get("prompts") or ())]
     numbers = [value for part in (certificate.adapter, *certificate.mechanisms) for value in part.values()]
-    mixed_in = certificate.further.get("public_images") or {}
-    whole = [str(value) for value in [*numbers, *mixed_in.values()] if isinstance(value, int)]
-    named = [mixed_in["name"]] if mixed_in else []
+    teacher = certificate.further.get("teacher") or {}
+    shown = [found for found in (certificate.further.get("public_images"), teacher.get("public")) if found]
+    numbers += [value for images in shown for value in images.values()]
+    whole = [str(value) for value in numbers if isinstance(value, int)]
+    named = [images["name"] for images in shown]
     named += [
         str(value) for origin in certificate.base_model.get("merged_from", ()) for value in origin.values()
     ]

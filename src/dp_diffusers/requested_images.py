@@ -17,13 +17,20 @@ from dp_diffusers.released_classes import ReleasedClasses
 
 
 def request_of(
-    images: int | None, per_label: int | None, settings: GenerationSettings, classes: ReleasedClasses | None
+    images: int | None,
+    per_label: int | None,
+    settings: GenerationSettings,
+    classes: ReleasedClasses | None,
+    *,
+    relabels: bool = False,
 ) -> dict[str, Any]:
-    """What decides the images of a run, beside its adapter."""
+    """What decides the images of a run, beside its adapter. relabels: whether a teacher gives the labels."""
     count = _count(images, per_label, settings.images, 0 if classes is None else len(classes.labels))
     fields = settings.model_dump(mode="json", include={"sampler", "steps", "guidance", "seed"})
     if settings.dtype != "float32":  # the other bits of an image; requests from before have no such field
         fields["dtype"] = settings.dtype
+    if relabels:
+        fields["teacher"] = "relabel"
     if settings.labels == "histogram" and per_label is None:
         fields["labels"] = "histogram"
         _require_histogram(classes)

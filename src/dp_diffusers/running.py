@@ -19,6 +19,7 @@ from typing import Any
 
 from dp_diffusers.accounts import OWNERSHIP
 from dp_diffusers.arrangement import arrange, rehearse_arranged, undone
+from dp_diffusers.asked_teacher import PreparedTeacher, prepared_teacher, released_teacher, require_teacher
 from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.compiled_parts import uncompiled
 from dp_diffusers.conditions import classes_of, conditioned, set_conditions
@@ -55,6 +56,7 @@ from dp_diffusers.saliency_choice import (
 )
 from dp_diffusers.strategies import strategy_of
 from dp_diffusers.strategies.sapf import Sapf
+from dp_diffusers.teacher import Teacher
 from dp_diffusers.training import Loop
 
 
@@ -64,7 +66,7 @@ class Model:
 
     config: None where nothing is trained. candidates: where private images choose the layers, a copy of the
     network with all that may be chosen; nothing is adapted until they have. runtime: the job's, with the rows
-    of a pass in numbers.
+    of a pass in numbers. teacher: all of it that is public, in the process that asks.
     """
 
     family: Family
@@ -72,6 +74,7 @@ class Model:
     config: Any = None
     public: PublicBatches | None = None
     candidates: Any = None
+    teacher: PreparedTeacher | None = None
 
     @property
     def largest(self) -> Family:
@@ -84,7 +87,7 @@ def run(job: Job, folder: RunFolder) -> Release:
     with told_in_one_line():
         together = team()
         together.all_do(lambda: _refused_first(job, together))
-        model = together.all_do(lambda: _prepared(job, together))
+        model = together.all_do(lambda: _prepared(job, together, folder))
         together.require_same("base model", str(job.base.sha256))
         with contextlib.ExitStack() as stack:
             together.first_does(lambda: stack.enter_context(_to_itself(folder)))
@@ -122,6 +125,7 @@ def measured(job: Job) -> PassSize | None:
     Nothing private is touched, no ledger and no folder. Raises what `run` raises before those.
     """
     once = job.runtime.model_copy(update={"rows_per_pass": 1})  # it is measured here, not twice
+    job = replace(job, teacher=None)  # which draws images, and takes no pass
     with told_in_one_line():
         model = _prepared(replace(job, runtime=once), ALONE)
         if job.evolution is not None:
@@ -129,8 +133,11 @@ def measured(job: Job) -> PassSize | None:
         return pass_size(model.largest, job.plan, job.training, job.runtime)
 
 
-def _prepared(job: Job, together: Team) -> Model:
-    """The adapted model on its device, rehearsed on random tensors; nothing private is touched."""
+def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Model:
+    """The adapted model on its device, rehearsed on random tensors; nothing private is touched.
+
+    folder: of the run, to which an earlier start may have left something public; None to measure only.
+    """
     training = job.training
     family = family_of(
         job.base,
@@ -141,12 +148,13 @@ def _prepared(job: Job, together: Team) -> Model:
     require_classes(job.plan, classes_of(family, job.settings))
     device = _device(job.runtime.device, together.ranks)
     require_query(job.plan, None if job.evolution else strategy_of(job.strategy))
+    teacher = None if folder is None else _teacher(job, family, device, together, folder)
     if job.evolution is not None:
         require_evolvable(family, classes_of(family, job.settings), job.evolution)
         family.network.to(device)
         set_conditions(family, job.settings)
         require_sampler(family, sampling_of(job.evolution.generation))
-        return Model(family=family, runtime=job.runtime)
+        return Model(family=family, runtime=job.runtime, teacher=teacher)
     strategy, config, candidates = strategy_of(job.strategy), None, None
     if not isinstance(strategy, Sapf):
         config = strategy.apply(family.network, seed=training.seed)
@@ -167,8 +175,28 @@ def _prepared(job: Job, together: Team) -> Model:
             require_sampler(family, sampling_of(GenerationSettings(**job.settings["generation"])))
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
     model = Model(family=family, runtime=job.runtime, config=config, public=public, candidates=candidates)
+    model.teacher = teacher
     model.runtime = sized(job.runtime, model.largest, job.plan, training, job.progress)
     return model
+
+
+def _teacher(
+    job: Job, family: Family, device: Any, together: Team, folder: RunFolder
+) -> PreparedTeacher | None:
+    """Looks at the base before anything is adapted; the first process alone asks, and needs more."""
+    classes = require_teacher(job.plan, job.teacher, family, job.settings)
+    if job.teacher is None or classes is None:
+        return None
+    if job.runtime.shard_base and job.teacher.public is None:
+        raise ParameterError(
+            "with runtime.shard_base no process holds the base, which is to draw images for the teacher",
+            hint="set teacher.public",
+        )
+    if not together.first:
+        return None
+    if job.teacher.public is None:
+        family.network.to(device)
+    return prepared_teacher(job.teacher, classes, family, job.settings, folder=folder, progress=job.progress)
 
 
 def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> Release:
@@ -185,6 +213,7 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
                 plan, classes_of(model.family, job.settings), data=data, progress=job.progress, **shared
             )
         )
+        teacher = together.first_does(lambda: _taught(job, model, data=data, **shared))
         _choose_layers(job, model, together, data=data, **shared)
         loop = _loop(job, model, together, data=data, **shared)
         loop.run()
@@ -194,10 +223,17 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
         raise
     population = loop.population if isinstance(loop, Evolution) else None
     release = together.first_does(
-        lambda: _finish(job, folder, model, data, paying.account, proportions, population)
+        lambda: _finish(job, folder, model, data, paying.account, proportions, population, teacher)
     )
     base = job.base if job.base.in_memory else None
     return Release.open(folder.root, base=base) if release is None else release
+
+
+def _taught(job: Job, model: Model, **shared: Any) -> Teacher | None:
+    """What the private images teach about their classes, for a run that asks."""
+    if model.teacher is None:
+        return None
+    return released_teacher(job.plan, model.teacher, progress=job.progress, **shared)
 
 
 def _choose_layers(job: Job, model: Model, together: Team, **shared: Any) -> None:
@@ -244,8 +280,9 @@ def _data(job: Job, folder: RunFolder, model: Model, keys: Any, together: Team) 
 def _opened(job: Job, model: Model) -> PrivateImages:
     data = job.open_data(model.family)
     require_unit(job.plan, data)
-    if model.public is not None:
-        model.public.refuse_private(data)
+    for public in (model.public, model.teacher):
+        if public is not None:
+            public.refuse_private(data)
     return data
 
 
@@ -266,6 +303,7 @@ def _finish(
     account: Any,
     proportions: tuple[float, ...] | None,
     population: Population | None = None,
+    teacher: Teacher | None = None,
 ) -> Release:
     if account is not None:
         account.settle()
@@ -281,6 +319,8 @@ def _finish(
         population=population,
         level=None if job.evolution is None else job.evolution.variation[1],
         public_images=None if model.public is None else model.public.record(),
+        teacher=teacher,
+        taught_by=None if model.teacher is None else model.teacher.record(),
     )
     release.base = job.base if job.base.in_memory else None
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})

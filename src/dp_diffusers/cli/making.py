@@ -108,6 +108,14 @@ def generate(
             help="Number type of the model; short for --set generation.dtype.",
         ),
     ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="relabel|off",
+            help="Whose labels, where the run has a teacher; short for --set generation.teacher.",
+        ),
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the network first: for many images.")
     ] = False,
@@ -129,7 +137,8 @@ def generate(
     from dp_diffusers.release import Release
 
     release = Release.open(run)
-    asked = [*(overrides or ()), *([] if dtype is None else [f"generation.dtype={dtype}"])]
+    short = {"dtype": dtype, "teacher": teacher}
+    asked = [*(overrides or ()), *(f"generation.{key}={value}" for key, value in short.items() if value)]
     chosen = after_training(release.settings(), asked, release.folder.recipe)
     folder = run_generation(
         release,

@@ -122,9 +122,18 @@ def _refuse_costly_queries(queries: Records, budget: float, delta: float, adjace
 def histogram_noise(epsilon: float, delta: float, adjacency: str) -> float:
     """Noise multiplier at which a class histogram alone would cost a tenth of `epsilon` at `delta`.
 
-    A public rule, rounded up to four digits so that it is the same number everywhere.
+    See `noise_alone`.
     """
-    return rounded_up(_apart(adjacency) / _gaussian_parameter(epsilon / 10.0, delta))
+    return noise_alone(epsilon / 10.0, delta, adjacency)
+
+
+def noise_alone(epsilon: float, delta: float, adjacency: str) -> float:
+    """Noise multiplier at which one Gaussian query that all units take part in would cost `epsilon` alone.
+
+    At least the smallest noise that is accounted for. A public rule, rounded up to four digits so that it is
+    the same number everywhere.
+    """
+    return max(rounded_up(_apart(adjacency) / _gaussian_parameter(epsilon, delta)), SMALLEST_NOISE)
 
 
 def rounded_up(noise: float) -> float:

@@ -78,12 +78,14 @@ class Certificate:
         multi_owner: bool = False,
         classes: Mapping[str, Any] | None = None,
         public_images: Mapping[str, Any] | None = None,
+        teacher: Mapping[str, Any] | None = None,
     ) -> Certificate:
         """The certificate of a run that has settled, still without files; `issue` hashes them.
 
         `account`: the run's reservation, None without privacy. `base_model`: {id, sha256}; `adapter`:
         {trainable_parameters}; `classes`: public ones only; `public_images`: {name, sha256, images, weight,
-        batch_size} of those mixed in without noise, None without; `multi_owner`: images of several people,
+        batch_size} of those mixed in without noise, None without; `teacher`: {features, sha256, dimensions,
+        public} of a released classifier, public being {name, sha256, images} or None; `multi_owner`: images of several people,
         each of whom is in one unit only. Raises `GuaranteeError` if plan and account do not belong together
         or the run is not settled.
         """
@@ -94,7 +96,11 @@ class Certificate:
             adapter={"sha256": None, **adapter},
             classes=None if classes is None else dict(classes),
             assumptions=(),
-            further={} if public_images is None else {"public_images": dict(public_images)},
+            further={
+                name: dict(value)
+                for name, value in (("public_images", public_images), ("teacher", teacher))
+                if value is not None
+            },
             **numbers,
         ).to_dict()
         facts = {"class_names_from_data": class_names_from_data, "multi_owner": multi_owner}

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from dp_diffusers.errors import ParameterError, positive, unknown_name
 
@@ -156,8 +156,43 @@ class GaussianMechanism:
         return above / spread if spread else math.copysign(math.inf, above)
 
 
+class _GaussianQuery:
+    """What side queries share that every unit takes part in: Gaussian noise on a sum, `steps` times."""
+
+    steps: int
+    noise_multiplier: float
+
+    @property
+    def sampling(self) -> str:
+        """ "none": every unit is counted."""
+        return "none"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, for JSON; `record_from_dict` reads it back."""
+        return dataclasses.asdict(cast("Any", self))
+
+    def with_steps(self, steps: int) -> Self:
+        """The same query, asked `steps` times."""
+        changed: Self = dataclasses.replace(cast("Any", self), steps=steps)
+        return changed
+
+    def event(self) -> Any:
+        """`SelfComposed(Gaussian(sigma), steps)`, a `dp_accounting.DpEvent`."""
+        import dp_accounting
+
+        if self.steps == 0:
+            return dp_accounting.NoOpDpEvent()
+        return dp_accounting.SelfComposedDpEvent(
+            dp_accounting.GaussianDpEvent(self.noise_multiplier), self.steps
+        )
+
+    def step_deviation(self) -> float:
+        """1 / sigma, the standard deviation of the Gaussian mechanism's privacy loss."""
+        return 1.0 / self.noise_multiplier
+
+
 @dataclass(frozen=True, kw_only=True)
-class HistogramQuery:
+class HistogramQuery(_GaussianQuery):
     """Counts of `classes` classes with Gaussian noise, `steps` times (planned once): a side query.
 
     Every unit adds a vector of Euclidean norm at most 1 to the counts, one count for an image of one class,
@@ -177,46 +212,43 @@ class HistogramQuery:
         whole(1, classes=self.classes)
         positive(noise_multiplier=self.noise_multiplier)
 
-    @property
-    def sampling(self) -> str:
-        """ "none": every unit is counted."""
-        return "none"
 
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, for JSON; `record_from_dict` reads it back."""
-        return dataclasses.asdict(self)
+@dataclass(frozen=True, kw_only=True)
+class TeacherQuery(_GaussianQuery):
+    """Sums of which a linear classifier of `classes` classes is made, `steps` times (planned once).
 
-    def with_steps(self, steps: int) -> HistogramQuery:
-        """The same query, asked `steps` times."""
-        return dataclasses.replace(self, steps=steps)
+    Every unit adds a vector of Euclidean norm at most 1: products of its `dimensions` public features and one
+    constant, and those features again in the place of its class. `noise_multiplier` is the standard deviation
+    of the noise on each number. Under `replace` two such vectors are taken to be 2 apart, as with a histogram.
+    Raises `ParameterError` for numbers out of range.
+    """
 
-    def event(self) -> Any:
-        """`SelfComposed(Gaussian(sigma), steps)`, a `dp_accounting.DpEvent`."""
-        import dp_accounting
+    name: str = "teacher"
+    steps: int = 1
+    classes: int
+    dimensions: int
+    noise_multiplier: float
 
-        if self.steps == 0:
-            return dp_accounting.NoOpDpEvent()
-        return dp_accounting.SelfComposedDpEvent(
-            dp_accounting.GaussianDpEvent(self.noise_multiplier), self.steps
-        )
-
-    def step_deviation(self) -> float:
-        """1 / sigma, the standard deviation of the Gaussian mechanism's privacy loss."""
-        return 1.0 / self.noise_multiplier
+    def __post_init__(self) -> None:
+        whole(0, steps=self.steps)
+        whole(1, classes=self.classes, dimensions=self.dimensions)
+        positive(noise_multiplier=self.noise_multiplier)
 
 
 COUNT: Final = "count"
-RECORDS: Final[dict[str, type[GaussianMechanism] | type[HistogramQuery]]] = {
+AnyRecord = GaussianMechanism | HistogramQuery | TeacherQuery
+RECORDS: Final[dict[str, type[AnyRecord]]] = {
     "dpsgd": GaussianMechanism,
     "pe": GaussianMechanism,
     COUNT: GaussianMechanism,
     "saliency": GaussianMechanism,
     "histogram": HistogramQuery,
+    "teacher": TeacherQuery,
 }
-SIDE_QUERIES: Final = ("histogram", "saliency")
+SIDE_QUERIES: Final = ("histogram", "saliency", "teacher")
 
 
-def record_from_dict(document: Mapping[str, Any]) -> GaussianMechanism | HistogramQuery:
+def record_from_dict(document: Mapping[str, Any]) -> AnyRecord:
     """The record that `to_dict` wrote, picked by its `name`; fields of later versions are ignored.
 
     Raises `ParameterError` for an unknown name, a missing field, a value of the wrong type or range.

@@ -209,12 +209,21 @@ def _labels(certificate: Mapping[str, Any], class_names_from_data: bool) -> str:
     counts = (
         " How many units there are of each class was released with noise, and charged." if histogram else ""
     )
-    return f"The label of an image is private; that the named classes exist is public. {names}{counts}"
+    teacher = any(entry["name"] == "teacher" for entry in certificate["mechanisms"])
+    taught = (
+        " A classifier was made of sums over labelled images, released with noise and charged."
+        if teacher
+        else ""
+    )
+    return (
+        f"The label of an image is private; that the named classes exist is public. {names}{counts}{taught}"
+    )
 
 
 def _public_data(certificate: Mapping[str, Any]) -> str:
     base, mixed_in = certificate["base_model"], certificate.get("public_images")
     beside = "" if mixed_in is None else _mixed_in(mixed_in)
+    beside += _scaling((certificate.get("teacher") or {}).get("public"))
     earlier = earlier_releases(certificate)
     public = (
         f"The base model {base['id']!r}, whose hash the certificate holds. It, and what it was trained "
@@ -222,6 +231,16 @@ def _public_data(certificate: Mapping[str, Any]) -> str:
         "here."
     )
     return beside + public + ("" if earlier is None else f" Except for this: {earlier}")
+
+
+def _scaling(images: Mapping[str, Any] | None) -> str:
+    """Public images that a teacher's features were scaled by."""
+    if images is None:
+        return ""
+    return (
+        f"{images['images']} images {images['name']!r}, whose hash the certificate holds, scaled the features "
+        "of the classifier without noise: what they show is not protected, and they are taken to be public. "
+    )
 
 
 def _mixed_in(images: Mapping[str, Any]) -> str:

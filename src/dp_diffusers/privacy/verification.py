@@ -24,6 +24,7 @@ from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
 from dp_diffusers.privacy.certified_numbers import software
 from dp_diffusers.privacy.events import (
     SIDE_QUERIES,
+    AnyRecord,
     GaussianMechanism,
     HistogramQuery,
     Record,
@@ -140,11 +141,11 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     return recomputed, problems
 
 
-def _charged(entry: Mapping[str, Any]) -> GaussianMechanism | HistogramQuery:
+def _charged(entry: Mapping[str, Any]) -> AnyRecord:
     return record_from_dict({**entry, "steps": entry["steps_charged"]})
 
 
-def _record(record: GaussianMechanism | HistogramQuery, delta: float) -> Iterator[str]:
+def _record(record: AnyRecord, delta: float) -> Iterator[str]:
     if isinstance(record, GaussianMechanism):
         yield from _sampling(record, delta)
     if isinstance(record, GaussianMechanism) and record.quantile_noise is not None:

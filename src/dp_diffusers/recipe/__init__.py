@@ -35,6 +35,7 @@ from dp_diffusers.recipe.sections import (
     MechanismSettings,
     RuntimeSettings,
     StrategySettings,
+    TeacherSettings,
     TrainingSettings,
 )
 from dp_diffusers.recipe.yaml_lines import dump
@@ -59,6 +60,7 @@ __all__ = [
     "Recipe",
     "RuntimeSettings",
     "StrategySettings",
+    "TeacherSettings",
     "TrainingSettings",
     "default_delta",
     "default_ledger",
@@ -78,6 +80,11 @@ class Recipe(Section):
     runtime: RuntimeSettings = Field(default_factory=RuntimeSettings)
     generation: GenerationSettings = Field(default_factory=GenerationSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
+    teacher: TeacherSettings | None = Field(
+        default=None,
+        description="a classifier of public features that the run pays for, releases, and labels images by; "
+        "null: none, {}: with its defaults",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -85,7 +92,7 @@ class Recipe(Section):
         """An empty section is its defaults; delta lies below 1/population."""
         if not isinstance(value, dict):
             return value
-        sections = {name for name in cls.model_fields if name != "base"}
+        sections = {name for name in cls.model_fields if name not in ("base", "teacher")}
         filled = {key: {} if part is None and key in sections else part for key, part in value.items()}
         budget, mechanism = filled.get("budget"), filled.get("mechanism")
         if isinstance(budget, dict) and "delta" not in budget:
@@ -127,6 +134,7 @@ class Recipe(Section):
                 "data": data,
                 "budget": self.budget.model_copy(update={"ledger": ledger}),
                 "audit": self.audit.model_copy(update={"public": public}),
+                "teacher": _with_place(self.teacher, folder),
             }
         )
 
@@ -152,6 +160,13 @@ def _with_public(training: TrainingSettings, folder: Path) -> TrainingSettings:
         return training
     placed = public.model_copy(update={"path": str(folder / public.path)})
     return training.model_copy(update={"public": placed})
+
+
+def _with_place(teacher: TeacherSettings | None, folder: Path) -> TeacherSettings | None:
+    """The same settings with the path of public images made absolute."""
+    if teacher is None or teacher.public is None or is_hub(teacher.public):
+        return teacher
+    return teacher.model_copy(update={"public": str(folder / teacher.public)})
 
 
 def default_ledger(data_path: str) -> str | None:

@@ -22,6 +22,7 @@ def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
         *_names(recipe),
         *_optimizer(recipe),
         *_histogram(recipe),
+        *_teacher(recipe),
         *_ledger(recipe),
         *without_effect_on_evolution(recipe),
         *_saliency(recipe),
@@ -102,6 +103,16 @@ def _histogram(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(data, Mapping) and data.get("label", "") is None:
         message = "expected generation.labels to be uniform for images without labels (data.label: null)"
         yield ("generation", "labels"), f"{message}, got 'histogram'", hint
+
+
+def _teacher(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    """A teacher learns from labels."""
+    data = recipe.get("data")
+    if not isinstance(recipe.get("teacher"), Mapping) or not isinstance(data, Mapping):
+        return
+    if data.get("label", "") is None:
+        message = "expected teacher to be null for images without labels (data.label: null)"
+        yield ("teacher",), message, "leave teacher out, or name the column that holds the classes"
 
 
 def _ledger(recipe: Mapping[str, Any]) -> Iterator[Finding]:

@@ -1,5 +1,5 @@
-"""The side queries that a recipe asks for: a class histogram (`generation.labels: histogram`), and which
-layers matter most (`strategy.name: sapf`).
+"""The side queries that a recipe asks for: a class histogram (`generation.labels: histogram`), which layers
+matter most (`strategy.name: sapf`), and a classifier (`teacher`).
 
 Guarantees that the number of classes is a declared one, of the recipe or of the public base, and never found
 in the images. May import privacy/ and mechanisms/ inside functions; never torch. Source: the recipe contract.
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 def queries_of(recipe: Recipe, budget: Budget, mechanism: DPSGD | PE) -> tuple[Record, ...]:
     """Records of the side queries. Raises `ParameterError` where nobody has declared the classes."""
-    return (*_histogram(recipe, budget), *_saliency(mechanism, recipe, budget))
+    return (
+        *_histogram(recipe, budget),
+        *_saliency(mechanism, recipe, budget),
+        *_teacher(recipe, budget),
+    )
 
 
 def _histogram(recipe: Recipe, budget: Budget) -> Iterator[Record]:
@@ -32,6 +36,15 @@ def _histogram(recipe: Recipe, budget: Budget) -> Iterator[Record]:
         from dp_diffusers.mechanisms.histogram import histogram_query
 
         yield histogram_query(budget, declared_classes(recipe))
+
+
+def _teacher(recipe: Recipe, budget: Budget) -> Iterator[Record]:
+    settings = recipe.teacher
+    if settings is not None:
+        from dp_diffusers.mechanisms.teacher import teacher_query
+
+        classes = declared_classes(recipe, "teacher", "leave teacher out")
+        yield teacher_query(budget, classes, dimensions=settings.dimensions, share=settings.share)
 
 
 def _saliency(mechanism: DPSGD | PE, recipe: Recipe, budget: Budget) -> Iterator[Record]:
@@ -55,15 +68,19 @@ def require_base_classes(recipe: Recipe) -> None:
     base_numbers(entries, classes_of_base(folder), names_of_base(folder))
 
 
-def declared_classes(recipe: Recipe) -> int:
-    """How many classes the recipe, or else the folder of its base, declares."""
+def declared_classes(
+    recipe: Recipe,
+    key: str = "generation.labels: histogram",
+    otherwise: str = "set generation.labels to uniform",
+) -> int:
+    """How many classes the recipe, or else the folder of its base, declares; `key` needs them."""
     if recipe.data.classes:
         return len(recipe.data.classes)
     count = classes_of_base(Path(recipe.base))
     if not count:
         raise ParameterError(
-            "generation.labels: histogram needs declared classes, and the base declares none",
-            hint="set data.classes, or set generation.labels to uniform",
+            f"{key} needs declared classes, and the base declares none",
+            hint=f"set data.classes, or {otherwise}",
         )
     return count
 

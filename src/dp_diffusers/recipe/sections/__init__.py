@@ -13,6 +13,7 @@ from dp_diffusers.recipe.sections.limits import DEVICES, MOST_ROWS, MOST_STEPS, 
 from dp_diffusers.recipe.sections.mechanism import MechanismSettings
 from dp_diffusers.recipe.sections.runtime import RuntimeSettings
 from dp_diffusers.recipe.sections.strategy import StrategySettings
+from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.recipe.sections.training import TrainingSettings
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "MechanismSettings",
     "RuntimeSettings",
     "StrategySettings",
+    "TeacherSettings",
     "Timesteps",
     "TrainingSettings",
 ]

@@ -23,6 +23,11 @@ class GenerationSettings(Section):
         description="`uniform`: the same number of each class; `histogram`: as the private images have them, "
         "by noisy counts that the training pays for once, with about a tenth of epsilon",
     )
+    teacher: Literal["relabel", "off"] = Field(
+        default="relabel",
+        description="`relabel`: where the run released a teacher, an image's label is its answer; `off`: the "
+        "class that the image was asked to be",
+    )
     prompts: list[str] | None = Field(
         default=None,
         description="texts to make images of, as many of each, for bases that take text; null: those of "
@@ -36,6 +41,12 @@ class GenerationSettings(Section):
         default="float32",
         description="of network and autoencoder while they draw; bfloat16 changes the images a little",
     )
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        """YAML reads a bare `off` as false."""
+        return "off" if value is False else value
 
     @field_validator("prompts")
     @classmethod

@@ -1,0 +1,235 @@
+"""The teacher of a run: prepared from public images, asked once, paid for before it is drawn, kept in the safe.
+
+Guarantees:
+- all that is public (features, public images, how they scale) is there before the ledger is touched;
+- public images that are private ones are refused, wherever they lie;
+- whenever a process dies, a result that is used was paid for, and one that was lost is paid for again.
+May import numpy, the mechanism, the data and the family that they meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from dp_diffusers.class_histogram import class_positions, takes_part
+from dp_diffusers.conditions import classes_of, set_conditions
+from dp_diffusers.data.apart import Shown, require_apart
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.data.public_images import load_public
+from dp_diffusers.diffusion.family import Family
+from dp_diffusers.diffusion.generation import balanced_labels, sample
+from dp_diffusers.errors import ParameterError
+from dp_diffusers.evaluation.embedding import kept_of
+from dp_diffusers.evaluation.features import Features, features_named
+from dp_diffusers.evolution_population import sampling_of
+from dp_diffusers.mechanisms.teacher import NAME, Sums, noisy_sums, query_of, weights_of
+from dp_diffusers.public_whitening import Whitening, whitening_of
+from dp_diffusers.recipe import GenerationSettings
+from dp_diffusers.recipe.sections.teacher import TeacherSettings
+from dp_diffusers.released_classes import ReleasedClasses
+from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.teacher import Teacher, read_tensors
+from dp_diffusers.whole_files import replacing
+
+FILE: Final = "teacher.safetensors"  # in the safe
+DRAWN: Final = 2000  # images of the base that stand in for public ones
+UNPROTECTED: Final = "they scale the features without noise: give images that anyone may see"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedTeacher:
+    """All of a teacher that is public. shown: of the public images that were given; None for drawn ones.
+
+    public: what the certificate says of them.
+    """
+
+    settings: TeacherSettings
+    features: Features
+    classes: ReleasedClasses
+    whitening: Whitening
+    shown: Shown | None
+    public: Mapping[str, Any] | None
+
+    def refuse_private(self, data: PrivateImages) -> None:
+        """Raises `ParameterError` where a public image is a private one; see `PublicBatches`."""
+        if self.shown is not None and self.shown.meets(data):
+            raise ParameterError(
+                f"teacher.public {self.settings.public} holds images that are among the private ones",
+                hint=UNPROTECTED,
+            )
+
+    def record(self) -> dict[str, Any]:
+        """What a certificate says of the teacher beside its query."""
+        features = {"features": self.features.name, "sha256": self.features.sha256}
+        return {**features, "dimensions": self.settings.dimensions, "public": self.public}
+
+
+def require_teacher(
+    plan: Any, settings: TeacherSettings | None, family: Family, recipe: Mapping[str, Any]
+) -> ReleasedClasses | None:
+    """The classes that the teacher tells apart; None for a run without one.
+
+    Raises `ParameterError` unless the plan pays for just this teacher, and the base has classes for it.
+    """
+    query = query_of(plan.queries)
+    if settings is None:
+        if query is not None:
+            raise ParameterError(
+                "the plan pays for a teacher that the run does not ask for",
+                hint="give teacher=, or calibrate a plan without the query",
+            )
+        return None
+    classes = classes_of(family, recipe)
+    if classes is None or len(classes.labels) < 2:
+        what = "learns from texts without classes" if family.takes_text else "has fewer than two classes"
+        raise ParameterError(
+            f"a teacher tells classes apart, and the base model {family.base.identity} {what}",
+            hint="leave teacher out, or give data.label and data.classes"
+            + (" with {label} in data.caption" if family.takes_text else ""),
+        )
+    asked = (len(classes.labels), settings.dimensions)
+    if not plan.not_private and (query is None or (query.classes, query.dimensions) != asked):
+        paid = "none" if query is None else f"{query.classes} classes of {query.dimensions} dimensions"
+        raise ParameterError(
+            f"the run asks for a teacher of {asked[0]} classes of {asked[1]} dimensions, the plan pays for {paid}",
+            hint="Plan.calibrate(budget, mechanism, [teacher_query(budget, classes, dimensions=…)])",
+        )
+    return classes
+
+
+def prepared_teacher(
+    settings: TeacherSettings,
+    classes: ReleasedClasses,
+    family: Family,
+    recipe: Mapping[str, Any],
+    *,
+    folder: RunFolder | None,
+    progress: Callable[..., None],
+) -> PreparedTeacher:
+    """Features and how they scale, from public images; draws them with the base where none are given.
+
+    family: before anything is adapted, on its device. folder: of the run, whose earlier start may have
+    scaled them. Raises `ParameterError`, `DataError`, `ModelError` for what cannot be used.
+    """
+    features = features_named(settings.features)
+    if settings.dimensions > features.dim:
+        raise ParameterError(
+            f"expected teacher.dimensions <= {features.dim}, those of {features.name}; "
+            f"got {settings.dimensions}"
+        )
+    images, public, shown = None, None, None
+    if settings.public is not None:
+        images = _opened(settings.public, family, recipe)
+        shown = Shown.by(settings.public, images)
+        digest = hashlib.sha256(images.tobytes()).hexdigest()
+        public = {"name": Path(settings.public).name, "sha256": digest, "images": len(images)}
+    kept = None if folder is None else folder.private / FILE
+    if kept is not None and kept.exists():
+        tensors, _ = read_tensors(kept)
+        whitening = Whitening(mean=tensors["mean"], projection=tensors["projection"])
+    else:
+        if images is None:
+            progress(message=f"drawing {DRAWN} images of the base, for the teacher")
+            images = _drawn(family, classes, recipe)
+        chosen = images[kept_of(len(images))]
+        whitening = whitening_of(features, chosen, settings.dimensions)
+    return PreparedTeacher(
+        settings=settings, features=features, classes=classes, whitening=whitening, shown=shown, public=public
+    )
+
+
+def _opened(path: str, family: Family, recipe: Mapping[str, Any]) -> np.ndarray:
+    private = (recipe.get("data") or {}).get("path")  # a call in Python has none
+    if private is not None:
+        require_apart("teacher.public", path, private, hint=UNPROTECTED)
+    source = {"source": "files", "path": path, "label": None}
+    return load_public([source], family.size, family.channels, 0).images
+
+
+def _drawn(family: Family, classes: ReleasedClasses, recipe: Mapping[str, Any]) -> np.ndarray:
+    """Images of the base as it is: of all of its classes, or of the texts."""
+    set_conditions(family, recipe)
+    labels = balanced_labels(DRAWN, len(classes.labels) if family.takes_text else family.classes)
+    sampling = sampling_of(GenerationSettings(**(recipe.get("generation") or {})))
+    return np.concatenate(list(sample(family, labels, DRAWN, sampling)))
+
+
+def released_teacher(
+    plan: Any,
+    prepared: PreparedTeacher,
+    *,
+    data: PrivateImages,
+    account: Any,
+    keys: Any,
+    folder: RunFolder,
+    progress: Callable[..., None],
+) -> Teacher:
+    """The classifier, from sums with their noise; without noise for a plan that is not private.
+
+    data: labels in the numbering of the base. account: the run's reservation, with the lane of `keys` open.
+    The first call pays and draws; later ones, of any process, use what it kept.
+    """
+    released = _kept(folder, account)
+    if released is None:
+        progress(message=f"looking at the features {prepared.features.name} of all images, for the teacher")
+        released = sums_of(plan, prepared, data)
+        if (query := query_of(plan.queries)) is not None:
+            receipt = account.charge_query(NAME)  # pay, then noise
+            released = noisy_sums(query, released, keys, receipt, plan.fingerprint)
+            _keep(folder, prepared.whitening, released, keys.lane.hex())
+    return _taught(plan, prepared, released)
+
+
+def sums_of(plan: Any, prepared: PreparedTeacher, data: PrivateImages) -> np.ndarray:
+    """The sums over all units, without noise: private."""
+    classes, taking = prepared.classes, _takes_part(plan, data)
+    position = np.where(taking, class_positions(data, classes), -1)
+    weight = 1.0 / np.maximum(np.bincount(data.owner, minlength=data.unit_count), 1)[data.owner]
+    sums = Sums(prepared.whitening.width, len(classes.labels))
+    for where, rows in prepared.whitening.of_images(prepared.features, data.images):
+        sums.add(rows, position[where], weight[where])
+    return sums.vector
+
+
+def _takes_part(plan: Any, data: PrivateImages) -> np.ndarray:
+    return np.ones(len(data.owner), bool) if plan.not_private else takes_part(plan, data)
+
+
+def _taught(plan: Any, prepared: PreparedTeacher, released: np.ndarray) -> Teacher:
+    query, classes = query_of(plan.queries), prepared.classes
+    weights = weights_of(
+        released,
+        classes=len(classes.labels),
+        population=plan.mechanism.population,
+        noise_multiplier=0.0 if query is None else query.noise_multiplier,
+    )
+    return Teacher(
+        features=prepared.features.name,
+        sha256=prepared.features.sha256,
+        classes=classes,
+        whitening=prepared.whitening,
+        weights=weights,
+    )
+
+
+def _keep(folder: RunFolder, whitening: Whitening, released: np.ndarray, lane: str) -> None:
+    from safetensors.numpy import save
+
+    tensors = {"mean": whitening.mean, "projection": whitening.projection, "released": released}
+    with replacing(folder.private / FILE) as stream:
+        stream.write(save(tensors, metadata={"lane": lane}))
+
+
+def _kept(folder: RunFolder, account: Any) -> np.ndarray | None:
+    """The sums of an earlier start, if this run has paid for them in this ledger."""
+    path = folder.private / FILE
+    if account is None or not path.exists():
+        return None
+    tensors, metadata = read_tensors(path)
+    return tensors["released"] if account.has_paid(NAME, metadata.get("lane", "")) else None

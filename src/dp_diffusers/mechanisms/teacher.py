@@ -1,0 +1,149 @@
+"""The sums that a linear classifier of public features is made of, released once and paid for beside the steps.
+
+Guarantees: one unit moves the sums by at most 1 in the Euclidean norm, however many images it has, whatever
+they show and whatever their classes; every number that is released has noise, which needs the ledger's receipt
+for this query. May import numpy; the engine inside functions. Sources: the Gaussian mechanism (Dwork and Roth
+2014) on sufficient statistics (Wang 2018, arXiv 1803.02596); whose answers become labels as in PATE (Papernot
+et al. 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_diffusers.errors import ParameterError
+from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.calibration import noise_alone
+from dp_diffusers.privacy.events import TeacherQuery
+from dp_diffusers.privacy.receipt import Receipt
+
+if TYPE_CHECKING:
+    from dp_diffusers.engine.randomness import RunKeys
+
+NAME: Final = "teacher"
+DIMENSIONS: Final = 128
+SHARE: Final = 0.3
+LEAST_RIDGE: Final = 1e-3  # of a unit's mean square in one direction, where there is no noise to balance
+Floats = NDArray[np.float64]
+
+
+def teacher_query(
+    budget: Budget, classes: int, *, dimensions: int = DIMENSIONS, share: float = SHARE
+) -> TeacherQuery:
+    """The query over `classes` declared classes whose noise costs `share` of the budget's epsilon alone."""
+    if not 0 < share < 1:
+        raise ParameterError(f"expected share in (0, 1), got {share}")
+    noise = noise_alone(share * budget.epsilon, budget.delta, budget.adjacency)
+    return TeacherQuery(classes=classes, dimensions=dimensions, noise_multiplier=noise)
+
+
+def query_of(queries: Sequence[object]) -> TeacherQuery | None:
+    """The teacher's query among the side queries of a plan, if there is one."""
+    return next((query for query in queries if isinstance(query, TeacherQuery)), None)
+
+
+def size_of(width: int, classes: int) -> int:
+    """How many numbers are released: the products of `width` numbers, and those numbers for each class."""
+    return width * (width + 1) // 2 + width * classes
+
+
+class Sums:
+    """Adds up the vectors of images, `vector / images of its unit` for each.
+
+    An image's row x, of length 1, and its class k make the vector [upper triangle of x x^T with what is off
+    its diagonal times sqrt 2; x in the k-th of the slots] / sqrt 2: the triangle is as long as x x^T, so the
+    whole has length 1. A unit's vector is the mean over its images, hence no longer.
+
+        row                              counts as
+        longer than 1                    the row, scaled to 1
+        NaN or infinity somewhere in it  nothing
+        class below 0 or unknown         nothing
+
+    Sums are in float64; that other units' sums round otherwise where one comes or goes is far below the
+    1e-4 by which the noise exceeds the accounted one.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        self._products: Floats = np.zeros((width, width))
+        self._by_class: Floats = np.zeros((classes, width))
+
+    def add(self, rows: Floats, position: NDArray[np.int64], weight: Floats) -> None:
+        """rows: `[N, width]`; position: `[N]`, each image's class; weight: `[N]`, 1 / images of its unit."""
+        classes = len(self._by_class)
+        counts = (position >= 0) & (position < classes) & np.isfinite(rows).all(1)
+        rows, position, weight = rows[counts], position[counts], weight[counts]  # before any arithmetic
+        largest = np.maximum(np.abs(rows).max(1, initial=0.0, keepdims=True), 1.0)  # squares stay finite
+        rows = rows / largest
+        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1.0 / largest)
+        weighted = rows * weight[:, None]
+        self._products += weighted.T @ rows
+        one_hot = np.zeros((len(rows), classes))
+        one_hot[np.arange(len(rows)), position] = 1.0
+        self._by_class += one_hot.T @ weighted
+
+    @property
+    def vector(self) -> Floats:
+        """float64 `[size_of(width, classes)]`: triangle row by row, then the slots."""
+        triangle = self._products[np.triu_indices(len(self._products))]
+        scale = _scale_of_triangle(len(self._products))
+        return np.concatenate([triangle * scale, self._by_class.ravel() / math.sqrt(2.0)])
+
+
+def noisy_sums(
+    query: TeacherQuery, sums: Floats, keys: RunKeys, receipt: Receipt, plan_fingerprint: str
+) -> Floats:
+    """`sums` with the query's noise on each number, on a grid that depends on public numbers alone.
+
+    Raises `GuaranteeError` unless the receipt was paid for this query, lane and plan, and the second time
+    that the same keys are asked.
+    """
+    from dp_diffusers.engine.noise import grid, noise_std
+
+    size = size_of(query.dimensions + 1, query.classes)
+    if sums.shape != (size,):
+        raise ParameterError(f"expected {size} sums, got {list(sums.shape)}")
+    receipt.redeem(0, keys.lane, plan_fingerprint, NAME)
+    keys.claim(0, NAME)  # another ledger may have paid for the same draw
+    std = noise_std(1.0, query.noise_multiplier)
+    step = grid(std)
+    released: Floats = np.round((sums + keys.noise(0, NAME, size) * std) / step) * step
+    return released
+
+
+def weights_of(released: Floats, *, classes: int, population: int, noise_multiplier: float) -> Floats:
+    """float64 `[width, classes]`: ridge regression on one column per class, from sums with their noise.
+
+    Post-processing. The matrix of products is symmetric and has no negative eigenvalue, so what noise made
+    negative is 0. The ridge is public: 2 sigma sqrt(width), the largest eigenvalue of the noise alone (Wigner
+    1958), and a thousandth of population / width. noise_multiplier: 0 for sums without noise.
+    """
+    width = _width_of(len(released), classes)
+    triangle = np.triu_indices(width)
+    products = np.zeros((width, width))
+    products[triangle] = released[: len(triangle[0])] / _scale_of_triangle(width)
+    products = products + np.triu(products, 1).T
+    values, vectors = np.linalg.eigh(products)
+    ridge = 2.0 * noise_multiplier * math.sqrt(width) + LEAST_RIDGE * population / width
+    by_class = released[len(triangle[0]) :].reshape(classes, width).T * math.sqrt(2.0)
+    solved: Floats = vectors @ ((vectors.T @ by_class) / (np.maximum(values, 0.0) + ridge)[:, None])
+    return solved
+
+
+def _scale_of_triangle(width: int) -> Floats:
+    """What a product is multiplied by in the vector: 1 / sqrt 2 on the diagonal, 1 elsewhere."""
+    rows, columns = np.triu_indices(width)
+    return np.where(rows == columns, 1.0 / math.sqrt(2.0), 1.0)
+
+
+def _width_of(size: int, classes: int) -> int:
+    """The width at which so many numbers are released. Raises `ParameterError` where there is none."""
+    slope = classes + 0.5
+    width = round(math.sqrt(slope**2 + 2.0 * size) - slope)
+    if width < 1 or size_of(width, classes) != size:
+        raise ParameterError(f"no teacher of {classes} classes is made of {size} sums")
+    return width

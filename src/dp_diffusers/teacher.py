@@ -1,0 +1,101 @@
+"""The classifier that a run released beside its adapter, and the labels that it gives to images.
+
+Guarantees that a label is a function of the image and of the released file alone, and that the file names the
+extractor and the hash of its weights. May import numpy and evaluation/; torch comes with the extractor.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dp_diffusers.errors import ModelError, RunFolderError
+from dp_diffusers.evaluation.features import Features, features_named
+from dp_diffusers.public_whitening import Whitening
+from dp_diffusers.released_classes import ReleasedClasses
+from dp_diffusers.whole_files import replacing
+
+FILE: Final = "teacher.safetensors"  # in a release
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Teacher:
+    """weights: float64 `[d + 1, C]`, a column for each of `classes`; features, sha256: of the extractor."""
+
+    features: str
+    sha256: str | None
+    classes: ReleasedClasses
+    whitening: Whitening
+    weights: NDArray[np.float64]
+
+    def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """int64 `[N]` of uint8 `[N, H, W, C]`: the place of the class with the largest answer, first of equals.
+
+        Raises `ModelError` where the extractor is not there, or has other weights.
+        """
+        found = np.empty(len(images), np.int64)
+        for where, rows in self.whitening.of_images(self._extractor(), images):
+            found[where] = (rows @ self.weights).argmax(1)
+        return found
+
+    def save(self, release: Path) -> None:
+        """Writes `teacher.safetensors`: mean, projection, weights, and what they are of."""
+        from safetensors.numpy import save
+
+        tensors = {"mean": self.whitening.mean, "projection": self.whitening.projection}
+        classes = {"labels": list(self.classes.labels), "names": self.classes.names}
+        about = {"features": self.features, "sha256": self.sha256, "classes": classes}
+        metadata = {"teacher": json.dumps(about, ensure_ascii=False)}
+        with replacing(release / FILE) as stream:
+            stream.write(save({**tensors, "weights": self.weights}, metadata=metadata))
+
+    def _extractor(self) -> Features:
+        found = features_named(self.features)
+        if found.sha256 != self.sha256:
+            raise ModelError(
+                f"features {self.features} have other weights here than the teacher was made with",
+                hint="set generation.teacher to off",
+            )
+        return found
+
+
+def saved_teacher(release: Path) -> Teacher | None:
+    """The teacher of a release; None for one without. Raises `RunFolderError` for a damaged file."""
+    path = release / FILE
+    if not path.exists():
+        return None
+    tensors, metadata = read_tensors(path)
+    try:
+        about: dict[str, Any] = json.loads(metadata["teacher"])
+        names = about["classes"]["names"]
+        return Teacher(
+            features=str(about["features"]),
+            sha256=about["sha256"],
+            classes=ReleasedClasses(
+                labels=tuple(about["classes"]["labels"]), names=None if names is None else tuple(names)
+            ),
+            whitening=Whitening(mean=tensors["mean"], projection=tensors["projection"]),
+            weights=tensors["weights"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises `RunFolderError` for one that cannot be read."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}
+    except Exception as error:  # its library raises a kind of its own
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> RunFolderError:
+    return RunFolderError(f"{path} is damaged", hint="restore it, or give another --out")

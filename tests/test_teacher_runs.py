@@ -1,0 +1,124 @@
+"""A run that asks for a teacher, from the recipe to images that it labels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import dp_diffusers as dpd
+from dp_diffusers import asked_teacher, images_out
+from dp_diffusers.errors import ParameterError, RecipeError
+from dp_diffusers.finetuning import train
+from dp_diffusers.generating import generate
+from dp_diffusers.mechanisms.teacher import teacher_query
+from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.recipe import GenerationSettings, Recipe
+from dp_diffusers.release import Release
+from dp_diffusers.teacher import FILE, saved_teacher
+from loop_support import cheap_trainings
+from teacher_support import drawn, register
+from tiny_recipes import TINY_RECIPE
+
+ASK = "teacher={features: tiny, dimensions: 16}"
+LABELS = np.repeat(np.arange(3), 400)
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing in the product catches it."""
+
+
+def _killed(*_: Any, **__: Any) -> None:
+    raise KilledError
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch)
+    monkeypatch.setattr(asked_teacher, "DRAWN", 60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        cheap_trainings(patch.setattr)
+        yield
+
+
+@pytest.fixture
+def recipe(tiny_base_folder: Path, tmp_path: Path) -> Path:
+    """Twelve hundred units of three classes, and public images of the same kind."""
+    images_out.write_images(drawn(LABELS, 0), LABELS, ["a", "b", "c"], tmp_path / "images", format="parquet")
+    images_out.write_images(drawn(LABELS[::4], 1), None, None, tmp_path / "public", format="parquet")
+    data, ledger = tmp_path / "images" / images_out.PARQUET, tmp_path / "tiny.ledger"
+    text = TINY_RECIPE.format(base=tiny_base_folder, data=data, ledger=ledger, steps=2)
+    text = text.replace("population: 30", "population: 1200").replace("delta: 1.0e-3", "delta: 1.0e-4")
+    text = text.replace("epsilon: 5", "epsilon: 8").replace("expected_units: 10", "expected_units: 200")
+    (tmp_path / "recipe.yaml").write_text(text)
+    return tmp_path / "recipe.yaml"
+
+
+def _entries(recipe: Path) -> list[tuple[str, str]]:
+    with Ledger.open(recipe.parent / "tiny.ledger") as ledger:
+        return [(entry.kind, entry.content.get("name", "")) for entry in ledger.entries()]
+
+
+@pytest.mark.slow
+def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -> None:
+    asked = [ASK, "teacher.public=public/data/train-00000-of-00001.parquet"]
+    release = train(Recipe.load(recipe, asked), tmp_path / "run")
+    document = release.certificate.to_dict()
+    steps, query = document["mechanisms"]
+    assert (steps["name"], steps["steps_charged"]) == ("dpsgd", 2)
+    assert (query["name"], query["steps_charged"], query["classes"], query["dimensions"]) == (
+        *("teacher", 1, 3),
+        16,
+    )
+    assert 0.99 * 8 <= document["epsilon"] <= 8
+    assert Certificate.verify(release.path).problems == ()
+    assert FILE in document["files"]
+    assert document["teacher"]["public"]["images"] == 300
+    kinds = _entries(recipe)
+    assert kinds.index(("query", "teacher")) < kinds.index(("charge", "")), "before the first step"
+    assert "teacher.safetensors" in (release.path / "README.md").read_text()
+
+    teacher = saved_teacher(release.path)
+    assert teacher is not None
+    fresh = np.arange(300) % 3
+    assert (teacher.labels(drawn(fresh, 7)) == fresh).mean() > 0.9
+
+    images = generate(release, images=30)
+    table = pq.read_table(images / images_out.PARQUET)
+    pixels = [images_out.png(image) for image in drawn(fresh[:1], 0)]
+    assert pixels
+    made = dpd.PrivateImages.from_parquet(images / images_out.PARQUET).images
+    assert table["label"].to_numpy().tolist() == teacher.labels(made).tolist()
+    kept = json.loads((tmp_path / "run" / "private" / "images.json").read_text())
+    assert kept["request"]["teacher"] == "relabel"
+    as_asked = int((teacher.labels(made) == np.arange(30) % 3).sum())
+    assert kept["as_asked"] == as_asked
+    assert f"took {as_asked} of 30 images" in (images / "README.md").read_text()
+    assert Certificate.verify(release.path).valid
+    assert generate(release, images=30) == images, "the same again does nothing"
+
+    off = generate(
+        release, out=tmp_path / "off", settings=GenerationSettings(images=30, steps=3, teacher="off")
+    )
+    table = pq.read_table(off / images_out.PARQUET)
+    assert table["label"].to_numpy().tolist() == (np.arange(30) % 3).tolist()
+    assert "teacher" not in (off / "README.md").read_text()
+    folders = generate(Release.open(tmp_path / "run"), images=30, out=tmp_path / "f", format="imagefolder")
+    again = dpd.PrivateImages.from_folder(folders, labels="label")
+    assert again.labels is not None
+    assert again.labels.tolist() == teacher.labels(again.images).tolist()
+
+    document["mechanisms"][1]["noise_multiplier"] *= 0.9
+    Certificate.from_dict(document).issue(release.path)
+    assert "does not follow" in " ".join(Certificate.verify(release.path).problems)
