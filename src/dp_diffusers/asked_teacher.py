@@ -1,4 +1,4 @@
-"""The teacher of a run: prepared from public images, asked once, paid for before it is drawn, kept in the safe.
+"""The teacher of a run: prepared from public images, asked once, paid for before its noise, kept in the safe.
 
 Guarantees:
 - all that is public (features, public images, how they scale) is there before the ledger is touched;
@@ -24,7 +24,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.public_images import load_public
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.generation import balanced_labels, sample
-from dp_diffusers.errors import ParameterError
+from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evaluation.embedding import kept_of
 from dp_diffusers.evaluation.features import Features, features_named
 from dp_diffusers.evolution_population import sampling_of
@@ -97,7 +97,8 @@ def require_teacher(
     if not plan.not_private and (query is None or (query.classes, query.dimensions) != asked):
         paid = "none" if query is None else f"{query.classes} classes of {query.dimensions} dimensions"
         raise ParameterError(
-            f"the run asks for a teacher of {asked[0]} classes of {asked[1]} dimensions, the plan pays for {paid}",
+            f"the run asks for a teacher of {asked[0]} classes of {asked[1]} dimensions, "
+            f"the plan pays for {paid}",
             hint="Plan.calibrate(budget, mechanism, [teacher_query(budget, classes, dimensions=…)])",
         )
     return classes
@@ -129,10 +130,8 @@ def prepared_teacher(
         shown = Shown.by(settings.public, images)
         digest = hashlib.sha256(images.tobytes()).hexdigest()
         public = {"name": Path(settings.public).name, "sha256": digest, "images": len(images)}
-    kept = None if folder is None else folder.private / FILE
-    if kept is not None and kept.exists():
-        tensors, _ = read_tensors(kept)
-        whitening = Whitening(mean=tensors["mean"], projection=tensors["projection"])
+    if folder is not None and (known := _kept_file(folder)) is not None:
+        whitening = known[0]
     else:
         if images is None:
             progress(message=f"drawing {DRAWN} images of the base, for the teacher")
@@ -228,8 +227,21 @@ def _keep(folder: RunFolder, whitening: Whitening, released: np.ndarray, lane: s
 
 def _kept(folder: RunFolder, account: Any) -> np.ndarray | None:
     """The sums of an earlier start, if this run has paid for them in this ledger."""
+    known = None if account is None else _kept_file(folder)
+    return None if known is None or not account.has_paid(NAME, known[2]) else known[1]
+
+
+def _kept_file(folder: RunFolder) -> tuple[Whitening, np.ndarray, str] | None:
+    """How features are scaled, sums with their noise, and the lane that paid; None where nothing is kept."""
     path = folder.private / FILE
-    if account is None or not path.exists():
+    if not path.exists():
         return None
     tensors, metadata = read_tensors(path)
-    return tensors["released"] if account.has_paid(NAME, metadata.get("lane", "")) else None
+    try:
+        whitening = Whitening(mean=tensors["mean"], projection=tensors["projection"])
+        return whitening, tensors["released"], metadata["lane"]
+    except KeyError as error:
+        raise RunFolderError(
+            f"{path} is damaged",
+            hint="restore it, or give another --out; what this run was charged stays charged",
+        ) from error

@@ -149,7 +149,7 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
 
 
 def _labelled(job: ImageJob, pixels: np.ndarray, progress: Progress) -> tuple[np.ndarray | None, int | None]:
-    """int64 `[count]`: the teacher's answers, and how many are what was asked for; without one, the latter."""
+    """int64 `[count]`: the teacher's answers, and how many are as asked; else what was asked."""
     asked = job.labels
     if job.teacher is None or asked is None:
         return asked, None

@@ -78,8 +78,8 @@ class ImagesCard:
 
     certificate: the document of the release. request: what the images were asked for with. labels: int64
     `[N]`, places among the classes of the request, or None. size: (height, width, channels). format: as
-    they are stored. certified: whether they lie in the release. as_asked: where labels are a teacher's answers,
-    how many are what the image was asked to be.
+    they are stored. certified: whether they lie in the release. as_asked: where labels are a teacher's
+    answers, how many are what the image was asked to be.
     """
 
     certificate: Mapping[str, Any]

@@ -55,7 +55,7 @@ class KeptImages:
         numbers: what its card says of the images, which is no secret whatever it is. as_asked: of relabelled
         images, how many have the class that was asked for.
         """
-        record = {"request": dict(request), "files": hashes(built), "numbers": list(numbers)}
+        record: dict[str, Any] = {"request": dict(request), "files": hashes(built), "numbers": list(numbers)}
         record |= {} if as_asked is None else {"as_asked": as_asked}
         self.folder.write(RECORD, record)
         built.rename(self.target)

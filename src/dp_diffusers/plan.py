@@ -215,7 +215,15 @@ class Plan:
     def explain(self) -> str:
         """The plan in plain words, for the engineer and for the data protection officer."""
         further: dict[str, Any] = {"without_limit": self.epsilon_without_limit, "queries": self.queries}
+        further["alone"] = tuple(self._alone(query) for query in self.queries)
         return explain(self.budget, self.record, self.epsilon, self.epsilon_rdp, **further)
+
+    def _alone(self, query: Record) -> float:
+        """Epsilon of a side query by itself."""
+        from dp_diffusers.privacy import accountant
+
+        assert self.budget is not None
+        return accountant.epsilon([query], self.budget.delta, self.budget.adjacency)
 
     @cached_property
     def epsilon_without_limit(self) -> float | None:

@@ -1,4 +1,4 @@
-"""Public features, brought to a few directions of equal spread and to length 1: what a teacher sees of an image.
+"""Public features in a few directions of equal spread, at length 1: what a teacher sees of an image.
 
 Guarantees that the row of an image is a function of that image and of public numbers alone, and never longer
 than 1. May import numpy. Source: whitening by principal components with shrinkage.
@@ -31,14 +31,14 @@ class Whitening:
     @property
     def width(self) -> int:
         """Numbers of a row: the directions, and a constant."""
-        return self.projection.shape[1] + 1
+        return int(self.projection.shape[1]) + 1
 
     def rows(self, features: NDArray[np.float32]) -> Floats:
         """float64 `[N, d + 1]` of features `[N, D]`: [z / sqrt d, 1] at length 1, z the whitened features.
 
         Features that are not finite give a row of zeros.
         """
-        finite = np.isfinite(features).all(1)
+        finite = np.asarray(np.isfinite(features).all(1))
         known = np.where(finite[:, None], features, self.mean).astype(np.float64)
         z = (known - self.mean) @ self.projection.astype(np.float64) / np.sqrt(self.width - 1)
         rows = np.concatenate([z, np.ones((len(z), 1))], 1)

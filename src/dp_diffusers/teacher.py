@@ -34,7 +34,7 @@ class Teacher:
     weights: NDArray[np.float64]
 
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """int64 `[N]` of uint8 `[N, H, W, C]`: the place of the class with the largest answer, first of equals.
+        """int64 `[N]` of uint8 `[N, H, W, C]`: the place of the class with the largest answer.
 
         Raises `ModelError` where the extractor is not there, or has other weights.
         """
@@ -89,10 +89,11 @@ def saved_teacher(release: Path) -> Teacher | None:
 def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises `RunFolderError` for one that cannot be read."""
     from safetensors import safe_open
+    from safetensors.numpy import load_file
 
     try:
         with safe_open(path, framework="numpy") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}
+            return load_file(path), opened.metadata() or {}
     except Exception as error:  # its library raises a kind of its own
         raise _damaged(path) from error
 

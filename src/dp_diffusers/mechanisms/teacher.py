@@ -1,10 +1,9 @@
-"""The sums that a linear classifier of public features is made of, released once and paid for beside the steps.
+"""The sums that a linear classifier of public features is made of: released once, paid for beside the steps.
 
 Guarantees: one unit moves the sums by at most 1 in the Euclidean norm, however many images it has, whatever
-they show and whatever their classes; every number that is released has noise, which needs the ledger's receipt
-for this query. May import numpy; the engine inside functions. Sources: the Gaussian mechanism (Dwork and Roth
-2014) on sufficient statistics (Wang 2018, arXiv 1803.02596); whose answers become labels as in PATE (Papernot
-et al. 2017).
+they show and whatever their classes; every number that is released has noise, which needs the ledger's
+receipt for this query. May import numpy; the engine inside functions. Sources: the Gaussian mechanism (Dwork
+and Roth 2014) on sufficient statistics (Wang 2018, arXiv 1803.02596).
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ class TeacherQuery(_GaussianQuery):
 
     Every unit adds a vector of Euclidean norm at most 1: products of its `dimensions` public features and one
     constant, and those features again in the place of its class. `noise_multiplier` is the standard deviation
-    of the noise on each number. Under `replace` two such vectors are taken to be 2 apart, as with a histogram.
+    of the noise on each number. Under `replace` two such vectors are taken to be 2 apart, as in a histogram.
     Raises `ParameterError` for numbers out of range.
     """
 

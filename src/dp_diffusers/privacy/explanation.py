@@ -37,18 +37,19 @@ def explain(
     *,
     without_limit: float | None = None,
     queries: Sequence[Record] = (),
+    alone: Sequence[float] = (),
 ) -> str:
     """Several short paragraphs; `budget` and `record` None mean the run without privacy.
 
     `without_limit`: epsilon if `max_units` were not, where it is met often enough to matter. `queries`: what
-    is asked beside the steps.
+    is asked beside the steps; `alone`: epsilon of each of them by itself.
     """
     if budget is None or record is None:
         return _NOT_PRIVATE
     sampling = [
         *_quantile_sentences(record),
         *_limit_sentences(record, epsilon, without_limit),
-        *map(_query_sentence, queries),
+        *map(_query_sentence, queries, alone),
     ]
     engineer = _engineer(budget, record, epsilon, epsilon_rdp, sampling)
     officer = _officer(budget, record, epsilon)
@@ -172,11 +173,12 @@ def _how_many(budget: Budget, record: GaussianMechanism) -> str:
     return f"{'at most' if most else 'about'} {record.population:,}"
 
 
-def _query_sentence(query: Record) -> str:
+def _query_sentence(query: Record, alone: float) -> str:
     times = "once" if query.steps == 1 else f"{query.steps:,} times"
     return (
         f"Besides, and paid from the same budget: {query.name}, {times}, with Gaussian noise of "
-        f"{query.noise_multiplier:.4g} x what one unit adds at most."
+        f"{query.noise_multiplier:.4g} x what one unit adds at most. By itself it would cost epsilon "
+        f"{rounded_up_text(alone)}; beside the steps it costs less."
     )
 
 

@@ -238,8 +238,9 @@ def _scaling(images: Mapping[str, Any] | None) -> str:
     if images is None:
         return ""
     return (
-        f"{images['images']} images {images['name']!r}, whose hash the certificate holds, scaled the features "
-        "of the classifier without noise: what they show is not protected, and they are taken to be public. "
+        f"{images['images']} images {images['name']!r}, whose hash the certificate holds, scaled the "
+        "features of the classifier without noise: what they show is not protected, and they are taken to be "
+        "public. "
     )
 
 
