@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 
 import dp_diffusers as dpd
 from dp_diffusers import asked_teacher, images_out
-from dp_diffusers.errors import ParameterError, RecipeError
+from dp_diffusers.errors import InputError, ParameterError, RecipeError
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
 from dp_diffusers.mechanisms.teacher import teacher_query
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import GenerationSettings, Recipe
+from dp_diffusers.recipe.sections import TeacherSettings
 from dp_diffusers.release import Release
 from dp_diffusers.teacher import FILE, saved_teacher
 from loop_support import cheap_trainings
@@ -119,3 +121,97 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     document["mechanisms"][1]["noise_multiplier"] *= 0.9
     Certificate.from_dict(document).issue(release.path)
     assert "does not follow" in " ".join(Certificate.verify(release.path).problems)
+
+
+@pytest.mark.slow
+def test_a_teacher_by_drawn_images_is_kept_or_paid_again(recipe: Path, tmp_path: Path) -> None:
+    """Killed after the charge: paid again. Killed once the result is on disk: used, and nothing drawn."""
+    settings = Recipe.load(recipe, [ASK, "budget.cap={epsilon: 12, delta: 1.0e-4}"])
+    for name, paid in (("_keep", 1), ("weights_of", 2)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asked_teacher, name, _killed)
+            with pytest.raises(KilledError):
+                train(settings, tmp_path / "run")
+        assert _entries(recipe).count(("query", "teacher")) == paid
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_drawn", "sums_of", "noisy_sums"):
+            patch.setattr(asked_teacher, name, _killed)
+        release = train(settings, tmp_path / "run")
+    assert release.certificate.to_dict()["mechanisms"][1]["steps_charged"] == 2
+    assert release.certificate.to_dict()["teacher"]["public"] is None
+    assert Certificate.verify(release.path).valid
+    other = tmp_path / "other" / "private"
+    other.mkdir(parents=True)
+    shutil.copy(tmp_path / "run" / "private" / asked_teacher.FILE, other / asked_teacher.FILE)
+    (tmp_path / "tiny.ledger").unlink()
+    train(settings, tmp_path / "other")
+    assert _entries(recipe).count(("query", "teacher")) == 1, "what another ledger paid for is not used"
+
+
+@pytest.mark.slow
+def test_without_privacy_the_sums_have_no_noise(recipe: Path, tmp_path: Path) -> None:
+    release = train(Recipe.load(recipe, [ASK, "mechanism.name=none"]), tmp_path / "run")
+    assert release.certificate.not_private
+    assert release.teacher is not None
+    fresh = np.arange(300) % 3
+    assert (release.teacher.labels(drawn(fresh, 7)) == fresh).mean() > 0.95
+    assert Certificate.verify(release.path).valid
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["teacher={features: tinny}"], "did you mean 'tiny'"),
+        (["teacher={dimension: 16}"], "did you mean 'dimensions'"),
+        (["teacher={share: 1}"], r"teacher\.share < 1"),
+        (["teacher={}", "data.label=null"], "teacher to be null for images without labels"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused(recipe: Path, overrides: list[str], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        Recipe.load(recipe, overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["teacher.dimensions=65"], "dimensions <= 64"),
+        (["teacher.public=nowhere"], "nowhere"),
+        (["teacher.public=images"], "where the private images are"),
+        (["teacher.public=copy.parquet"], "among the private ones"),
+    ],
+)
+def test_what_cannot_teach_is_refused_and_spends_nothing(
+    recipe: Path, tmp_path: Path, overrides: list[str], says: str
+) -> None:
+    shutil.copy(tmp_path / "images" / images_out.PARQUET, tmp_path / "copy.parquet")
+    with pytest.raises(InputError, match=says):
+        train(Recipe.load(recipe, [ASK, *overrides]), tmp_path / "run")
+    if (tmp_path / "tiny.ledger").exists():
+        with Ledger.open(tmp_path / "tiny.ledger") as ledger:
+            assert ledger.spent().epsilon == 0
+
+
+def test_a_plan_and_a_call_that_differ_are_refused(tiny_base_folder: Path, tmp_path: Path) -> None:
+    budget = dpd.Budget(1.0, 1e-4)
+    mechanism = dpd.DPSGD(steps=2, expected_units=10, population=30)
+    plan = dpd.Plan.calibrate(budget, mechanism, [teacher_query(budget, 3, dimensions=16)])
+    labels = np.arange(30) % 3
+    data = dpd.PrivateImages(
+        images=drawn(labels, 0), labels=labels, class_names=None, owner=np.arange(30), unit_count=30
+    )
+    where: Any = {"out": tmp_path / "run", "ledger": tmp_path / "tiny.ledger"}
+    with pytest.raises(ParameterError, match="does not ask for"):
+        dpd.finetune(tiny_base_folder, data, plan, **where)
+    settings = TeacherSettings(features="tiny", dimensions=17)
+    with pytest.raises(ParameterError, match="3 classes of 17 dimensions, the plan pays for 3 classes of 16"):
+        dpd.finetune(tiny_base_folder, data, plan, teacher=settings, **where)
+    assert not (tmp_path / "tiny.ledger").exists()
+
+
+def test_null_is_no_teacher_and_off_is_a_word(recipe: Path, tmp_path: Path) -> None:
+    assert Recipe.load(recipe, ["teacher=null"]).teacher is None
+    assert Recipe.load(recipe, ["teacher={}"]).teacher == TeacherSettings()
+    assert Recipe.load(recipe, ["generation.teacher=off"]).generation.teacher == "off"
+    (tmp_path / "again.yaml").write_text(Recipe.load(recipe).resolved_yaml())
+    assert Recipe.load(tmp_path / "again.yaml").teacher is None

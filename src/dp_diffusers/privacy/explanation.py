@@ -49,7 +49,7 @@ def explain(
     sampling = [
         *_quantile_sentences(record),
         *_limit_sentences(record, epsilon, without_limit),
-        *map(_query_sentence, queries, alone),
+        *map(_query_sentence, queries, alone or [None] * len(queries)),
     ]
     engineer = _engineer(budget, record, epsilon, epsilon_rdp, sampling)
     officer = _officer(budget, record, epsilon)
@@ -173,12 +173,12 @@ def _how_many(budget: Budget, record: GaussianMechanism) -> str:
     return f"{'at most' if most else 'about'} {record.population:,}"
 
 
-def _query_sentence(query: Record, alone: float) -> str:
+def _query_sentence(query: Record, alone: float | None) -> str:
     times = "once" if query.steps == 1 else f"{query.steps:,} times"
     return (
         f"Besides, and paid from the same budget: {query.name}, {times}, with Gaussian noise of "
-        f"{query.noise_multiplier:.4g} x what one unit adds at most. By itself it would cost epsilon "
-        f"{rounded_up_text(alone)}; beside the steps it costs less."
+        f"{query.noise_multiplier:.4g} x what one unit adds at most."
+        + ("" if alone is None else f" By itself it would cost epsilon {rounded_up_text(alone)}.")
     )
 
 
