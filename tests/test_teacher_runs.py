@@ -54,6 +54,14 @@ def _cheap() -> Iterator[None]:
 
 
 @pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A recipe whose images and base are not there: it is read alone."""
+    path = tmp_path / "text.yaml"
+    path.write_text(TINY_RECIPE.format(base="somebody/model", data="x.parquet", ledger="x.ledger", steps=2))
+    return path
+
+
+@pytest.fixture
 def recipe(tiny_base_folder: Path, tmp_path: Path) -> Path:
     """Twelve hundred units of three classes, and public images of the same kind."""
     images_out.write_images(drawn(LABELS, 0), LABELS, ["a", "b", "c"], tmp_path / "images", format="parquet")
@@ -74,6 +82,9 @@ def _entries(recipe: Path) -> list[tuple[str, str]]:
 @pytest.mark.slow
 def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -> None:
     asked = [ASK, "teacher.public=public/data/train-00000-of-00001.parquet"]
+    planned = Recipe.load(recipe, asked).plan()
+    assert "teacher, once" in planned.explain()
+    assert "By itself it would cost epsilon 2.4" in planned.explain()
     release = train(Recipe.load(recipe, asked), tmp_path / "run")
     document = release.certificate.to_dict()
     steps, query = document["mechanisms"]
@@ -167,11 +178,12 @@ def test_without_privacy_the_sums_have_no_noise(recipe: Path, tmp_path: Path) ->
         (["teacher={}", "data.label=null"], "teacher to be null for images without labels"),
     ],
 )
-def test_a_recipe_that_cannot_be_meant_is_refused(recipe: Path, overrides: list[str], says: str) -> None:
+def test_a_recipe_that_cannot_be_meant_is_refused(text: Path, overrides: list[str], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
-        Recipe.load(recipe, overrides)
+        Recipe.load(text, overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -192,6 +204,7 @@ def test_what_cannot_teach_is_refused_and_spends_nothing(
             assert ledger.spent().epsilon == 0
 
 
+@pytest.mark.slow
 def test_a_plan_and_a_call_that_differ_are_refused(tiny_base_folder: Path, tmp_path: Path) -> None:
     budget = dpd.Budget(1.0, 1e-4)
     mechanism = dpd.DPSGD(steps=2, expected_units=10, population=30)
@@ -209,9 +222,9 @@ def test_a_plan_and_a_call_that_differ_are_refused(tiny_base_folder: Path, tmp_p
     assert not (tmp_path / "tiny.ledger").exists()
 
 
-def test_null_is_no_teacher_and_off_is_a_word(recipe: Path, tmp_path: Path) -> None:
-    assert Recipe.load(recipe, ["teacher=null"]).teacher is None
-    assert Recipe.load(recipe, ["teacher={}"]).teacher == TeacherSettings()
-    assert Recipe.load(recipe, ["generation.teacher=off"]).generation.teacher == "off"
-    (tmp_path / "again.yaml").write_text(Recipe.load(recipe).resolved_yaml())
+def test_null_is_no_teacher_and_off_is_a_word(text: Path, tmp_path: Path) -> None:
+    assert Recipe.load(text, ["teacher=null"]).teacher is None
+    assert Recipe.load(text, ["teacher={}"]).teacher == TeacherSettings()
+    assert Recipe.load(text, ["generation.teacher=off"]).generation.teacher == "off"
+    (tmp_path / "again.yaml").write_text(Recipe.load(text).resolved_yaml())
     assert Recipe.load(tmp_path / "again.yaml").teacher is None

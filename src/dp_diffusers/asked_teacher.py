@@ -23,7 +23,7 @@ from dp_diffusers.data.apart import Shown, require_apart
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.public_images import load_public
 from dp_diffusers.diffusion.family import Family
-from dp_diffusers.diffusion.generation import balanced_labels, sample
+from dp_diffusers.diffusion.generation import balanced_labels, require_sampler, sample
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evaluation.embedding import kept_of
 from dp_diffusers.evaluation.features import Features, features_named
@@ -156,6 +156,7 @@ def _drawn(family: Family, classes: ReleasedClasses, recipe: Mapping[str, Any]) 
     set_conditions(family, recipe)
     labels = balanced_labels(DRAWN, len(classes.labels) if family.takes_text else family.classes)
     sampling = sampling_of(GenerationSettings(**(recipe.get("generation") or {})))
+    require_sampler(family, sampling)
     return np.concatenate(list(sample(family, labels, DRAWN, sampling)))
 
 

@@ -194,9 +194,15 @@ def _teacher(
         )
     if not together.first:
         return None
-    if job.teacher.public is None:
-        family.network.to(device)
-    return prepared_teacher(job.teacher, classes, family, job.settings, folder=folder, progress=job.progress)
+    home = next(family.network.parameters()).device  # adapters begin alike in every process and start
+    try:
+        if job.teacher.public is None:
+            family.network.to(device)
+        return prepared_teacher(
+            job.teacher, classes, family, job.settings, folder=folder, progress=job.progress
+        )
+    finally:
+        family.network.to(home)
 
 
 def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> Release:

@@ -46,10 +46,11 @@ def explain(
     """
     if budget is None or record is None:
         return _NOT_PRIVATE
+    costs: Sequence[float | None] = alone or [None] * len(queries)
     sampling = [
         *_quantile_sentences(record),
         *_limit_sentences(record, epsilon, without_limit),
-        *map(_query_sentence, queries, alone or [None] * len(queries)),
+        *map(_query_sentence, queries, costs),
     ]
     engineer = _engineer(budget, record, epsilon, epsilon_rdp, sampling)
     officer = _officer(budget, record, epsilon)
