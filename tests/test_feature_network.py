@@ -11,7 +11,8 @@ import torch
 
 from dp_diffusers.data.public_images import PublicImages
 from dp_diffusers.errors import DataError, ModelError, RecipeError
-from dp_diffusers.evaluation.feature_network import FILE, FeatureNetwork, Shape
+from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
+from dp_diffusers.evaluation.features import OWN_FILE as FILE
 from dp_diffusers.evaluation.features import features_named
 from dp_diffusers.pretraining import STATE, pretrain
 from dp_diffusers.pretraining_features import FeaturesLoss, new_features

@@ -15,6 +15,7 @@ import pytest
 import dp_diffusers as dpd
 from dp_diffusers import asked_teacher, images_out
 from dp_diffusers.errors import InputError, ParameterError, RecipeError
+from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
 from dp_diffusers.mechanisms.teacher import teacher_query
@@ -23,7 +24,7 @@ from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.recipe.sections import TeacherSettings
 from dp_diffusers.release import Release
-from dp_diffusers.teacher import FILE, saved_teacher
+from dp_diffusers.teacher import FILE, NETWORK, saved_teacher
 from loop_support import cheap_trainings
 from teacher_support import drawn, register
 from tiny_recipes import TINY_RECIPE
@@ -228,3 +229,33 @@ def test_null_is_no_teacher_and_off_is_a_word(text: Path, tmp_path: Path) -> Non
     assert Recipe.load(text, ["generation.teacher=off"]).generation.teacher == "off"
     (tmp_path / "again.yaml").write_text(Recipe.load(text).resolved_yaml())
     assert Recipe.load(tmp_path / "again.yaml").teacher is None
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_comes_with_the_release(recipe: Path, tmp_path: Path) -> None:
+    own = recipe.parent / "own"
+    own.mkdir()
+    FeatureNetwork(Shape(size=8, channels=1, widths=(16,), blocks=1, groups=8, classes=2)).save(own)
+    public = "teacher.public=public/data/train-00000-of-00001.parquet"
+    asked = ["teacher={features: own, dimensions: 16}", public]
+    release = train(Recipe.load(recipe, asked), tmp_path / "run")
+    shutil.rmtree(own)
+    assert NETWORK in release.certificate.to_dict()["files"]
+    teacher = saved_teacher(release.path)
+    assert teacher is not None
+    assert teacher.features.startswith("features-")
+    assert set(teacher.labels(drawn(LABELS[:9], 7))) <= {0, 1, 2}
+    moved = shutil.move(release.path, tmp_path / "elsewhere")
+    again = saved_teacher(Path(moved))
+    assert again is not None
+    assert set(again.labels(drawn(LABELS[:9], 7))) <= {0, 1, 2}
+    (Path(moved) / NETWORK).unlink()
+    lost = saved_teacher(Path(moved))
+    assert lost is not None
+    with pytest.raises(ParameterError, match="unknown features"):
+        lost.labels(drawn(LABELS[:9], 7))
+
+
+def test_features_that_lie_nowhere_are_refused_by_plan(text: Path) -> None:
+    with pytest.raises(ParameterError, match=r"teacher.features: .*own is not there"):
+        Recipe.load(text, ["teacher={features: own}", "data.classes=[a, b]"]).plan()

@@ -26,7 +26,7 @@ from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.generation import balanced_labels, require_sampler, sample
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evaluation.embedding import kept_of
-from dp_diffusers.evaluation.features import Features, features_named
+from dp_diffusers.evaluation.features import Features, features_named, own_network
 from dp_diffusers.evolution_population import sampling_of
 from dp_diffusers.mechanisms.teacher import NAME, Sums, noisy_sums, query_of, weights_of
 from dp_diffusers.public_whitening import Whitening, whitening_of
@@ -215,6 +215,7 @@ def _taught(plan: Any, prepared: PreparedTeacher, released: np.ndarray) -> Teach
         classes=classes,
         whitening=prepared.whitening,
         weights=weights,
+        network=own_network(prepared.settings.features),
     )
 
 

@@ -20,8 +20,8 @@ from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_recip
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import declared_numbers
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
-from dp_diffusers.released_classes import names_for_base
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
+from dp_diffusers.released_classes import names_for_base
 from dp_diffusers.strategies import document_of
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ extractor and the hash of its weights. May import numpy and evaluation/; torch c
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,23 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.errors import ModelError, RunFolderError
-from dp_diffusers.evaluation.features import Features, features_named
+from dp_diffusers.evaluation.features import Features, features_named, network_file
 from dp_diffusers.public_whitening import Whitening
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.whole_files import replacing
 
 FILE: Final = "teacher.safetensors"  # in a release
+NETWORK: Final = "teacher-features.safetensors"  # beside it, where the features are of a network of one's own
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Teacher:
-    """weights: float64 `[d + 1, C]`, a column for each of `classes`; features, sha256: of the extractor."""
+    """weights: float64 `[d + 1, C]`, a column for each of `classes`; features, sha256: of the extractor.
+
+    network: where that lies, for one that `pretrain` made.
+    """
 
     features: str
     sha256: str | None
     classes: ReleasedClasses
     whitening: Whitening
     weights: NDArray[np.float64]
+    network: Path | None = None
 
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """int64 `[N]` of uint8 `[N, H, W, C]`: the place of the class with the largest answer.
@@ -53,9 +59,11 @@ class Teacher:
         metadata = {"teacher": json.dumps(about, ensure_ascii=False)}
         with replacing(release / FILE) as stream:
             stream.write(save({**tensors, "weights": self.weights}, metadata=metadata))
+        if self.network is not None:
+            shutil.copyfile(network_file(self.network), release / NETWORK)
 
     def _extractor(self) -> Features:
-        found = features_named(self.features)
+        found = features_named(self.features if self.network is None else str(self.network))
         if found.sha256 != self.sha256:
             raise ModelError(
                 f"features {self.features} have other weights here than the teacher was made with",
@@ -81,6 +89,7 @@ def saved_teacher(release: Path) -> Teacher | None:
             ),
             whitening=Whitening(mean=tensors["mean"], projection=tensors["projection"]),
             weights=tensors["weights"],
+            network=release / NETWORK if (release / NETWORK).exists() else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path) from error

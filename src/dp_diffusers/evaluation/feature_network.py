@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dp_diffusers.errors import ModelError
-from dp_diffusers.evaluation.features import Features
+from dp_diffusers.evaluation.features import OWN_FILE, Features, network_file
 from dp_diffusers.evaluation.network_features import in_blocks
 
-FILE: Final = "features.safetensors"
 _SHAPE: Final = "shape"  # key of the file's metadata
 _LUMA: Final = (0.299, 0.587, 0.114)  # of ITU-R BT.601
 
@@ -94,15 +93,15 @@ class FeatureNetwork(nn.Module):
     def save(self, folder: Path) -> None:
         """Writes the one file of the network."""
         weights = {name: value.detach().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, folder / FILE, metadata={_SHAPE: json.dumps(asdict(self.shape))})
+        save_file(weights, folder / OWN_FILE, metadata={_SHAPE: json.dumps(asdict(self.shape))})
 
 
-def extractor(folder: Path) -> Features:
-    """The features of the network in `folder`, of images of any size, grey or colour.
+def extractor(place: Path) -> Features:
+    """The features of the network in a folder, or in a file, of images of any size, grey or colour.
 
     Raises `ModelError` where there is none.
     """
-    network, digest = _opened(folder / FILE)
+    network, digest = _opened(network_file(place))
     network.eval().requires_grad_(False)
 
     def function(images: Tensor) -> Tensor:

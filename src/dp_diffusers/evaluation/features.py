@@ -20,6 +20,7 @@ from dp_diffusers.errors import ParameterError, unknown_name
 
 DEFAULT: Final = "efficientnet-lite0-64"
 INCEPTION: Final = "inception-v3"
+OWN_FILE: Final = "features.safetensors"
 EXTRACTORS: Final = {
     DEFAULT: "dp_diffusers.evaluation.efficientnet:extractor",
     "efficientnet-lite0-128": "dp_diffusers.evaluation.efficientnet:larger",
@@ -78,8 +79,8 @@ def features_named(name: str) -> Features:
     Raises `ParameterError` with the nearest known name, `ModelError` where package or weights are missing.
     """
     known, _, weights = name.partition(":")
-    if known not in EXTRACTORS and Path(name).is_dir():
-        return _own(Path(name))
+    if (place := own_network(name)) is not None:
+        return _own(place)
     if known not in EXTRACTORS or (weights and known != INCEPTION):
         raise unknown_name("features", name, EXTRACTORS)
     module, _, function = EXTRACTORS[known].partition(":")
@@ -87,8 +88,21 @@ def features_named(name: str) -> Features:
     return extractor(Path(weights)) if weights else extractor()
 
 
-def _own(folder: Path) -> Features:
-    """What a `pretrain` with a section `features` left in a folder."""
+def network_file(place: Path) -> Path:
+    """The one file of a network that lies in a folder, or is that file."""
+    return place / OWN_FILE if place.is_dir() else place
+
+
+def own_network(name: str) -> Path | None:
+    """Where the network lies that `name` is the path of: what a `pretrain` with a section `features` left.
+
+    None for the name of an extractor, and for anything that is not there.
+    """
+    place = Path(name)
+    return place if name not in EXTRACTORS and place.exists() else None
+
+
+def _own(place: Path) -> Features:
     module = import_module("dp_diffusers.evaluation.feature_network")
-    found: Features = module.extractor(folder)
+    found: Features = module.extractor(place)
     return found

@@ -134,7 +134,7 @@ class Recipe(Section):
                 "data": data,
                 "budget": self.budget.model_copy(update={"ledger": ledger}),
                 "audit": self.audit.model_copy(update={"public": public}),
-                "teacher": _with_place(self.teacher, folder),
+                "teacher": None if self.teacher is None else self.teacher.placed(folder),
             }
         )
 
@@ -160,13 +160,6 @@ def _with_public(training: TrainingSettings, folder: Path) -> TrainingSettings:
         return training
     placed = public.model_copy(update={"path": str(folder / public.path)})
     return training.model_copy(update={"public": placed})
-
-
-def _with_place(teacher: TeacherSettings | None, folder: Path) -> TeacherSettings | None:
-    """The same settings with the path of public images made absolute."""
-    if teacher is None or teacher.public is None or is_hub(teacher.public):
-        return teacher
-    return teacher.model_copy(update={"public": str(folder / teacher.public)})
 
 
 def default_ledger(data_path: str) -> str | None:

@@ -43,6 +43,7 @@ def _teacher(recipe: Recipe, budget: Budget) -> Iterator[Record]:
     if settings is not None:
         from dp_diffusers.mechanisms.teacher import teacher_query
 
+        settings.require_there()
         classes = declared_classes(recipe, "teacher", "leave teacher out")
         yield teacher_query(budget, classes, dimensions=settings.dimensions, share=settings.share)
 

@@ -6,9 +6,12 @@ torch at the top. The keys mirror the recipe contract of the design.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, field_validator
 
-from dp_diffusers.errors import nearest
+from dp_diffusers.data.sources import is_hub
+from dp_diffusers.errors import ParameterError, nearest
 from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
 
 
@@ -17,7 +20,8 @@ class TeacherSettings(Section):
 
     features: str = Field(
         default="efficientnet-lite0-64",
-        description="public features of an image: as in `evaluate --features`",
+        description="public features of an image: a name as in `evaluate --features`, or the folder of a "
+        "`pretrain` with a section `features`",
     )
     public: str | None = Field(
         default=None,
@@ -35,12 +39,31 @@ class TeacherSettings(Section):
     @field_validator("features")
     @classmethod
     def _known(cls, name: str) -> str:
+        """A word that is nearly the name of an extractor is no folder."""
         from dp_diffusers.evaluation.features import EXTRACTORS
 
-        if name in EXTRACTORS:
-            return name
-        close = nearest(name, EXTRACTORS)
-        raise RefusedValueError(
-            f"expected teacher.features to be one of {', '.join(EXTRACTORS)}, got {shown(name)}",
-            f"did you mean {close!r}?" if close else None,
-        )
+        close = None if name in EXTRACTORS else nearest(name, EXTRACTORS)
+        if close is not None:
+            raise RefusedValueError(
+                f"expected teacher.features to be a folder or {', '.join(EXTRACTORS)}, got {shown(name)}",
+                f"did you mean {close!r}?",
+            )
+        return name
+
+    def require_there(self) -> None:
+        """Raises `ParameterError` for features that are no extractor and lie nowhere."""
+        from dp_diffusers.evaluation.features import EXTRACTORS, own_network
+
+        if self.features not in EXTRACTORS and own_network(self.features) is None:
+            raise ParameterError(
+                f"teacher.features: {self.features} is not there",
+                hint=f"one of {', '.join(EXTRACTORS)}, or the folder of a pretrain with a section features",
+            )
+
+    def placed(self, folder: Path) -> TeacherSettings:
+        """The same settings, with paths relative to `folder` made absolute."""
+        from dp_diffusers.evaluation.features import EXTRACTORS
+
+        public = self.public if self.public is None or is_hub(self.public) else str(folder / self.public)
+        features = self.features if self.features in EXTRACTORS else str(folder / self.features)
+        return self.model_copy(update={"public": public, "features": features})
