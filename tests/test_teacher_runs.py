@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,17 @@ import dp_diffusers as dpd
 from dp_diffusers import asked_teacher, images_out
 from dp_diffusers.errors import InputError, ParameterError, RecipeError
 from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
+from dp_diffusers.evaluation.features import features_named
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
 from dp_diffusers.mechanisms.teacher import teacher_query
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.public_whitening import whitening_of
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.recipe.sections import TeacherSettings
 from dp_diffusers.release import Release
+from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.teacher import FILE, NETWORK, saved_teacher
 from loop_support import cheap_trainings
 from teacher_support import drawn, register
@@ -260,3 +264,55 @@ def test_a_network_of_ones_own_comes_with_the_release(recipe: Path, tmp_path: Pa
 def test_features_that_lie_nowhere_are_refused_by_plan(text: Path) -> None:
     with pytest.raises(ParameterError, match=r"teacher.features: .*own is not there"):
         Recipe.load(text, ["teacher={features: own}", "data.classes=[a, b]"]).plan()
+
+
+SIZES = (1, 2, 30, 1, 7)
+
+
+def summed(sizes: tuple[int, ...], *, without: int | None = None, slots: int | None = None) -> np.ndarray:
+    """The exact sums over units of so many equal images each; without: the unit that is not there."""
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    images, labels = drawn(owner % 3, 0)[owner], owner % 3
+    images = images if without is None else images[owner != without]
+    left = np.unique(owner[owner != without], return_inverse=True)[1]
+    data = dpd.PrivateImages(
+        images=images,
+        labels=labels[owner != without],
+        class_names=None,
+        owner=left,
+        unit_count=int(left.max()) + 1,
+        unit="patient",
+    )
+    features = features_named("tiny")
+    prepared = asked_teacher.PreparedTeacher(
+        settings=TeacherSettings(features="tiny", dimensions=16),
+        features=features,
+        classes=ReleasedClasses(labels=(0, 1, 2)),
+        whitening=whitening_of(features, drawn(np.arange(300) % 3, 1), 16),
+        shown=None,
+        public=None,
+    )
+    mechanism = SimpleNamespace(max_units=slots, population=slots)
+    return asked_teacher.sums_of(SimpleNamespace(not_private=False, mechanism=mechanism), prepared, data)
+
+
+def moved_at_most() -> float:
+    """How far the sums move when one unit leaves, of units with 1 to 30 images."""
+    whole = summed(SIZES)
+    return max(float(np.linalg.norm(whole - summed(SIZES, without=unit))) for unit in range(len(SIZES)))
+
+
+def test_guarantee_a_unit_of_many_images_moves_the_sums_by_at_most_one() -> None:
+    assert 0.9 < moved_at_most() <= 1 + 1e-9
+    assert summed(SIZES, slots=4) == pytest.approx(summed(SIZES[:4])), "a unit without a slot takes no part"
+
+
+@pytest.mark.planted
+def test_planted_images_counted_as_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = asked_teacher.Sums.add
+    monkeypatch.setattr(
+        asked_teacher.Sums,
+        "add",
+        lambda self, rows, place, weight: right(self, rows, place, np.ones(len(rows))),
+    )
+    assert moved_at_most() > 20, "the planted defect must be visible"
