@@ -240,6 +240,9 @@ def test_plans_are_made_once_for_all_runs_that_share_one(
     monkeypatch.setattr(Recipe, "plan", lambda recipe: met.append(recipe.budget.epsilon))
     planned.require_plans(planned.runs_of(load_study(study_file, ["cells=[{name: lora}]", grid])))
     assert sorted(met) == [1, 2]
+    grid = "grid={teacher: [null, {share: 0.2}, {share: 0.9}]}"
+    planned.require_plans(planned.runs_of(load_study(study_file, ["cells=[{name: lora}]", grid])))
+    assert len(met) == 5, "each has noise of its own"
 
 
 def test_names_of_many_keys_have_folders_that_every_disk_takes(study_file: Path) -> None:

@@ -15,6 +15,7 @@ from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.images_out import write_images
+from dp_diffusers.released_classes import ReleasedClasses
 
 NAMES = ("class 0", "class 1", "class 2")
 
@@ -62,6 +63,22 @@ def test_images_of_the_base_have_the_same_labels_and_are_kept(run: Path) -> None
     assert (run / "private" / "public-model-images.npz").exists()
     assert np.array_equal(public_model_images(run, _like([2, 0, 1, 1])).images, first.images)
     assert len(public_model_images(run, _like([0, 1])).images) == 2
+
+
+def test_classes_without_names_are_those_that_folders_number(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class of which no image is there, as a teacher may leave it, does not move the others."""
+    from dp_diffusers import release
+
+    numbered = ReleasedClasses(labels=(0, 1, 2))
+    monkeypatch.setattr(release.Release, "classes", lambda *_: numbered)
+    like = LabelledImages(
+        images=np.zeros((2, 8, 8, 1), np.uint8), labels=np.array([0, 1]), class_names=("0", "2")
+    )
+    assert public_model_images(run, like).labels.tolist() == [0, 2]
+    with np.load(run / "private" / "public-model-images.npz") as kept:
+        assert json.loads(str(kept["key"]))[-1] == [0, 2], "the base's classes that were drawn"
 
 
 def test_kept_images_are_whole_or_made_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

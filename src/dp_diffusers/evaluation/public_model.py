@@ -51,7 +51,9 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     )
     family = release.family(adapted=False)
     classes = release.classes(family, (made_with.get("classes") or {}).get("prompts"))
-    names = like.class_names if classes is None or classes.names is None else classes.names
+    names = like.class_names
+    if classes is not None:  # without names, folders are numbers: in another order, and not of all classes
+        names = classes.names or tuple(map(str, range(len(classes.labels))))
     if not set(names) & set(like.class_names):  # files that know numbers alone count by place
         names = like.class_names
     labels = like.numbered_as(names).labels

@@ -78,6 +78,7 @@ def _decides_plan(recipe: Recipe) -> dict[str, Any]:
             "strategy": {"name"},
             "data": {"classes", "base_classes"},
             "generation": {"labels"},
+            "teacher": True,
         },
     )
 
@@ -100,6 +101,6 @@ def _decides_public_images(recipe: Recipe) -> dict[str, Any]:
     asked = {"classes", "base_classes", "caption", "caption_column", "size"}
     return {
         "base": recipe.base,
-        "generation": recipe.generation.model_dump(exclude={"seed"}),
+        "generation": recipe.generation.model_dump(exclude={"seed", "teacher"}),
         "data": recipe.data.model_dump(include=asked),
     }
