@@ -46,7 +46,7 @@ images = load_dataset("PATH/OF/THIS/FOLDER", split="train")
 
 ## What they must not be taken for
 - No image shows a person, a case or an event, and none is evidence of one.
-- How many images a class has {counted}: it says nothing about how frequent the class is{but}.
+- How many images a class has {counted}{but}.
 - Labels say {labels}.
 - A model that learnt from these images needs a test on real ones before anyone relies on it.
 - Nobody compared them with real images here. A score of `dp-diffusers evaluate` on private images is not
@@ -62,6 +62,11 @@ images = load_dataset("PATH/OF/THIS/FOLDER", split="train")
 {licence}
 """
 
+_COUNTED: Final = "was asked for: it says nothing about how frequent the class is"
+_COUNTED_ANSWERS: Final = (
+    "is the released classifier's answer, which errs towards frequent classes: it is no estimate of how "
+    "frequent the class is"
+)
 _ASKED: Final = "what an image was asked to be; some images do not look like it"
 _ANSWERED: Final = "what the released classifier takes an image for; it errs with some"
 _OF_A_RELEASE: Final = "\n\nThis folder is `images/` of a release; the command is for the folder above it."
@@ -128,7 +133,7 @@ class ImagesCard:
             contents=self._contents(),
             made=self._made(),
             hint=self._hint(),
-            counted="was asked for" if self.as_asked is None else "follows from what was asked for",
+            counted=_COUNTED if self.as_asked is None else _COUNTED_ANSWERS,
             labels=_ASKED if self.as_asked is None else _ANSWERED,
             but=", beyond the noisy counts that the release publishes" if self._by_histogram else "",
             limits=parts.LIMITS,
