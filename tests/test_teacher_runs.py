@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import dp_diffusers as dpd
 from dp_diffusers import asked_teacher, images_out
-from dp_diffusers.errors import InputError, ParameterError, RecipeError
+from dp_diffusers.errors import InputError, ParameterError, RecipeError, RunFolderError
 from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
 from dp_diffusers.evaluation.features import features_named
 from dp_diffusers.finetuning import train
@@ -120,6 +121,7 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     as_asked = int((teacher.labels(made) == np.arange(30) % 3).sum())
     assert kept["as_asked"] == as_asked
     assert f"took {as_asked} of 30 images" in (images / "README.md").read_text()
+    assert "errs towards frequent classes" in (images / "README.md").read_text()
     assert Certificate.verify(release.path).valid
     assert generate(release, images=30) == images, "the same again does nothing"
 
@@ -134,9 +136,17 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     assert again.labels is not None
     assert again.labels.tolist() == teacher.labels(again.images).tolist()
 
-    document["mechanisms"][1]["noise_multiplier"] *= 0.9
-    Certificate.from_dict(document).issue(release.path)
-    assert "does not follow" in " ".join(Certificate.verify(release.path).problems)
+    for changed, says in (
+        ({"noise_multiplier": 0.9 * query["noise_multiplier"]}, "does not follow"),
+        ({"dimensions": 17}, "does not come from a teacher's query"),
+        ({"classes": 4}, "does not come from a teacher's query"),
+    ):
+        Certificate.from_dict({**document, "mechanisms": [steps, query | changed]}).issue(release.path)
+        assert says in " ".join(Certificate.verify(release.path).problems)
+    Certificate.from_dict({**document, "mechanisms": [steps]}).issue(release.path)
+    assert "does not come from a teacher's query" in " ".join(Certificate.verify(release.path).problems)
+    Certificate.from_dict({**document, "teacher": None}).issue(release.path)
+    assert "do not belong together" in " ".join(Certificate.verify(release.path).problems)
 
 
 @pytest.mark.slow
@@ -259,6 +269,40 @@ def test_a_network_of_ones_own_comes_with_the_release(recipe: Path, tmp_path: Pa
     assert lost is not None
     with pytest.raises(ParameterError, match="unknown features"):
         lost.labels(drawn(LABELS[:9], 7))
+
+
+def _network(folder: Path, seed: int) -> None:
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(seed)
+    FeatureNetwork(Shape(size=8, channels=1, widths=(16,), blocks=1, groups=8, classes=2)).save(folder)
+
+
+@pytest.mark.slow
+def test_guarantee_features_are_those_that_the_sums_were_made_with(recipe: Path, tmp_path: Path) -> None:
+    """Another network in their place: refused by the next start, and of no effect on the one that runs."""
+    own, public = recipe.parent / "own", "teacher.public=public/data/train-00000-of-00001.parquet"
+    settings = Recipe.load(recipe, ["teacher={features: own, dimensions: 16}", public])
+    _network(own, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asked_teacher, "weights_of", _killed)
+        with pytest.raises(KilledError):
+            train(settings, tmp_path / "run")
+    _network(own, 1)
+    with pytest.raises(RunFolderError, match="other features or public images"):
+        train(settings, tmp_path / "run")
+    _network(own, 0)
+    right = asked_teacher.weights_of
+
+    def exchanged(*args: Any, **how: Any) -> np.ndarray:
+        _network(own, 1)
+        return right(*args, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asked_teacher, "weights_of", exchanged)
+        release = train(settings, tmp_path / "run")
+    assert release.certificate.to_dict()["mechanisms"][1]["steps_charged"] == 1
+    assert release.teacher is not None
+    assert set(release.teacher.labels(drawn(LABELS[:9], 7))) <= {0, 1, 2}
 
 
 def test_features_that_lie_nowhere_are_refused_by_plan(text: Path) -> None:

@@ -3,6 +3,7 @@
 Guarantees:
 - all that is public (features, public images, how they scale) is there before the ledger is touched;
 - public images that are private ones are refused, wherever they lie;
+- a run goes on with the features and public images that its sums were made with, or not at all;
 - whenever a process dies, a result that is used was paid for, and one that was lost is paid for again.
 May import numpy, the mechanism, the data and the family that they meet.
 """
@@ -10,6 +11,7 @@ May import numpy, the mechanism, the data and the family that they meet.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +26,9 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.public_images import load_public
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.generation import balanced_labels, require_sampler, sample
-from dp_diffusers.errors import ParameterError, RunFolderError
+from dp_diffusers.errors import ModelError, ParameterError, RunFolderError
 from dp_diffusers.evaluation.embedding import kept_of
-from dp_diffusers.evaluation.features import Features, features_named, own_network
+from dp_diffusers.evaluation.features import EXTRACTORS, Features, features_named, network_file
 from dp_diffusers.evolution_population import sampling_of
 from dp_diffusers.mechanisms.teacher import NAME, Sums, noisy_sums, query_of, weights_of
 from dp_diffusers.public_whitening import Whitening, whitening_of
@@ -34,7 +36,7 @@ from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.teacher import Teacher, read_tensors
+from dp_diffusers.teacher import NETWORK, Teacher, read_tensors
 from dp_diffusers.whole_files import replacing
 
 FILE: Final = "teacher.safetensors"  # in the safe
@@ -68,6 +70,21 @@ class PreparedTeacher:
         """What a certificate says of the teacher beside its query."""
         features = {"features": self.features.name, "sha256": self.features.sha256}
         return {**features, "dimensions": self.settings.dimensions, "public": self.public}
+
+    @property
+    def made_of(self) -> str:
+        """The record in one word, for what is kept beside the sums."""
+        return json.dumps(self.record(), sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Kept:
+    """How features are scaled, sums with their noise, the lane that paid, and what they were made of."""
+
+    whitening: Whitening
+    released: np.ndarray
+    lane: str
+    made_of: str
 
 
 def require_teacher(
@@ -116,7 +133,8 @@ def prepared_teacher(
     """Features and how they scale, from public images; draws them with the base where none are given.
 
     family: before anything is adapted, on its device. folder: of the run, whose earlier start may have
-    scaled them. Raises `ParameterError`, `DataError`, `ModelError` for what cannot be used.
+    scaled them. Raises `ParameterError`, `DataError`, `ModelError` for what cannot be used, `RunFolderError`
+    where that start had other features or public images.
     """
     features = features_named(settings.features)
     if settings.dimensions > features.dim:
@@ -130,17 +148,24 @@ def prepared_teacher(
         shown = Shown.by(settings.public, images)
         digest = hashlib.sha256(images.tobytes()).hexdigest()
         public = {"name": Path(settings.public).name, "sha256": digest, "images": len(images)}
-    if folder is not None and (known := _kept_file(folder)) is not None:
-        whitening = known[0]
+    known = None if folder is None else _kept_file(folder)
+    if known is not None:
+        whitening = known.whitening
     else:
         if images is None:
             progress(message=f"drawing {DRAWN} images of the base, for the teacher")
             images = _drawn(family, classes, recipe)
         chosen = images[kept_of(len(images))]
         whitening = whitening_of(features, chosen, settings.dimensions)
-    return PreparedTeacher(
+    prepared = PreparedTeacher(
         settings=settings, features=features, classes=classes, whitening=whitening, shown=shown, public=public
     )
+    if known is not None and known.made_of != prepared.made_of:
+        raise RunFolderError(
+            "the teacher of this run was made with other features or public images than there are now",
+            hint="put teacher.features and teacher.public back as they were, or give another --out",
+        )
+    return prepared
 
 
 def _opened(path: str, family: Family, recipe: Mapping[str, Any]) -> np.ndarray:
@@ -175,15 +200,15 @@ def released_teacher(
     data: labels in the numbering of the base. account: the run's reservation, with the lane of `keys` open.
     The first call pays and draws; later ones, of any process, use what it kept.
     """
-    released = _kept(folder, account)
+    network, released = _network(folder, prepared), _kept(folder, account)
     if released is None:
         progress(message=f"looking at the features {prepared.features.name} of all images, for the teacher")
         released = sums_of(plan, prepared, data)
         if (query := query_of(plan.queries)) is not None:
             receipt = account.charge_query(NAME)  # pay, then noise
             released = noisy_sums(query, released, keys, receipt, plan.fingerprint)
-            _keep(folder, prepared.whitening, released, keys.lane.hex())
-    return _taught(plan, prepared, released)
+            _keep(folder, prepared, released, keys.lane.hex())
+    return _taught(plan, prepared, released, network)
 
 
 def sums_of(plan: Any, prepared: PreparedTeacher, data: PrivateImages) -> np.ndarray:
@@ -201,7 +226,26 @@ def _takes_part(plan: Any, data: PrivateImages) -> np.ndarray:
     return np.ones(len(data.owner), bool) if plan.not_private else takes_part(plan, data)
 
 
-def _taught(plan: Any, prepared: PreparedTeacher, released: np.ndarray) -> Teacher:
+def _network(folder: RunFolder, prepared: PreparedTeacher) -> Path | None:
+    """A network of one's own, copied to the safe: it is as it was when the release is written, days later.
+
+    Raises `ModelError` where it is not any more what the features were opened from.
+    """
+    if prepared.settings.features in EXTRACTORS:
+        return None
+    place = Path(prepared.settings.features)
+    try:
+        content = network_file(place).read_bytes()
+    except OSError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != prepared.features.sha256:
+        raise ModelError(f"teacher.features: {place} was changed meanwhile", hint="run the command again")
+    with replacing(folder.private / NETWORK) as stream:
+        stream.write(content)
+    return folder.private / NETWORK
+
+
+def _taught(plan: Any, prepared: PreparedTeacher, released: np.ndarray, network: Path | None) -> Teacher:
     query, classes = query_of(plan.queries), prepared.classes
     weights = weights_of(
         released,
@@ -215,33 +259,38 @@ def _taught(plan: Any, prepared: PreparedTeacher, released: np.ndarray) -> Teach
         classes=classes,
         whitening=prepared.whitening,
         weights=weights,
-        network=own_network(prepared.settings.features),
+        network=network,
     )
 
 
-def _keep(folder: RunFolder, whitening: Whitening, released: np.ndarray, lane: str) -> None:
+def _keep(folder: RunFolder, prepared: PreparedTeacher, released: np.ndarray, lane: str) -> None:
     from safetensors.numpy import save
 
+    whitening = prepared.whitening
     tensors = {"mean": whitening.mean, "projection": whitening.projection, "released": released}
     with replacing(folder.private / FILE) as stream:
-        stream.write(save(tensors, metadata={"lane": lane}))
+        stream.write(save(tensors, metadata={"lane": lane, "made_of": prepared.made_of}))
 
 
 def _kept(folder: RunFolder, account: Any) -> np.ndarray | None:
     """The sums of an earlier start, if this run has paid for them in this ledger."""
     known = None if account is None else _kept_file(folder)
-    return None if known is None or not account.has_paid(NAME, known[2]) else known[1]
+    return None if known is None or not account.has_paid(NAME, known.lane) else known.released
 
 
-def _kept_file(folder: RunFolder) -> tuple[Whitening, np.ndarray, str] | None:
-    """How features are scaled, sums with their noise, and the lane that paid; None where nothing is kept."""
+def _kept_file(folder: RunFolder) -> _Kept | None:
+    """What an earlier start kept; None where nothing is."""
     path = folder.private / FILE
     if not path.exists():
         return None
     tensors, metadata = read_tensors(path)
     try:
-        whitening = Whitening(mean=tensors["mean"], projection=tensors["projection"])
-        return whitening, tensors["released"], metadata["lane"]
+        return _Kept(
+            whitening=Whitening(mean=tensors["mean"], projection=tensors["projection"]),
+            released=tensors["released"],
+            lane=metadata["lane"],
+            made_of=metadata["made_of"],
+        )
     except KeyError as error:
         raise RunFolderError(
             f"{path} is damaged",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = 1
 ADAPTER_FILE: Final = "adapter/adapter_model.safetensors"
+TEACHER_FILE: Final = "teacher.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from dp_diffusers.errors import DPDiffusersError, ParameterError
 from dp_diffusers.privacy import accountant, signature
 from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.calibration import SMALLEST_NOISE
-from dp_diffusers.privacy.certificate import ADAPTER_FILE, Certificate
+from dp_diffusers.privacy.certificate import ADAPTER_FILE, TEACHER_FILE, Certificate
 from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
 from dp_diffusers.privacy.certified_numbers import software
 from dp_diffusers.privacy.events import (
@@ -28,6 +28,7 @@ from dp_diffusers.privacy.events import (
     GaussianMechanism,
     HistogramQuery,
     Record,
+    TeacherQuery,
     record_from_dict,
 )
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
@@ -182,6 +183,19 @@ def _queries(certificate: Certificate, records: Sequence[Record]) -> Iterator[st
         yield f"the mechanisms are {', '.join(names)}: expected one that trains, and each once"
     if released is not None and (not isinstance(released, list) or asked != [len(released)]):
         yield "the class proportions do not come from a histogram of the mechanisms"
+    yield from _teacher(certificate, records)
+
+
+def _teacher(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
+    """A released classifier is made of a query among the mechanisms, of its directions and classes."""
+    described = certificate.further.get("teacher")
+    if (described is None) != (TEACHER_FILE not in certificate.files):
+        yield f"{TEACHER_FILE} and what the certificate says of a teacher do not belong together"
+    asked = [(query.dimensions, query.classes) for query in records if isinstance(query, TeacherQuery)]
+    told = len((certificate.classes or {}).get("labels") or ())
+    expected = [] if described is None else [(described["dimensions"], told)]
+    if asked != expected:
+        yield "the teacher does not come from a teacher's query of the mechanisms"
 
 
 def _grid(stated: Mapping[str, Any], records: Sequence[Record]) -> float:
