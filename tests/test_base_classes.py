@@ -55,6 +55,7 @@ def test_names_and_numbers_are_classes_of_the_base() -> None:
     [
         (["sprots car"], 5, BASE, "has no class 'sprots car'", "did you mean 'sports car'?"),
         (["crane"], 5, BASE, "has no class 'crane'", "crane'?"),
+        (["crane"], 3, ("crane", "heron", "crane"), "has 2 classes 'crane'", "give a number: 0, 2"),
         (["zzz"], 5, BASE, "has no class 'zzz'", "its classes: "),
         ([5], 5, BASE, "from 0 to 4, got 5", "the base has 5 classes"),
         ([1000], 1000, None, "from 0 to 999, got 1000", "the last embedding is of no class"),
@@ -188,6 +189,12 @@ def test_a_plan_is_checked_against_the_folder_of_the_base(recipe: Recipe) -> Non
     with pytest.raises(ParameterError, match="learns from texts"):
         recipe.plan()
     require_base_classes(recipe.model_copy(update={"base": "owner/of-the-hub"}))
+
+
+def test_a_plan_knows_the_names_that_a_pipeline_keeps_in_its_index(recipe: Recipe) -> None:
+    index = {"id2label": {str(place): name for place, name in enumerate(BASE)}}
+    (Path(recipe.base) / "model_index.json").write_text(json.dumps(index))
+    require_base_classes(recipe)
 
 
 def test_a_stand_in_with_other_classes_has_no_use_for_it(recipe: Recipe, tmp_path: Path) -> None:

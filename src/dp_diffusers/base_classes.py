@@ -1,7 +1,8 @@
 """Which class of the base each declared class starts from, where a recipe says so: `data.base_classes`.
 
 Guarantees that the choice is the recipe's alone, public like the class names beside it, and that an entry
-which is no class of the base, or that of another entry, is refused. May import the errors alone.
+which is no class of the base, that of another entry, or the name of several, is refused. May import the
+errors alone.
 """
 
 from __future__ import annotations
@@ -51,11 +52,20 @@ def require_no_texts(entries: object) -> None:
         )
 
 
+def names_of_index(index: object) -> tuple[str, ...] | None:
+    """The names that a `DiTPipeline` keeps in its `model_index.json`, if it names every class from 0 on."""
+    found = index.get("id2label") if isinstance(index, dict) else None
+    if not isinstance(found, dict) or set(found) != {str(number) for number in range(len(found))}:
+        return None
+    return tuple(str(found[str(number)]) for number in range(len(found)))
+
+
 def base_numbers(entries: Sequence[Entry], count: int, names: Sequence[str] | None) -> tuple[int, ...]:
     """The base's number of each entry. count, names: its classes, without that of no class.
 
     A name of ImageNet may be given without its WordNet id, where that leaves one class. Raises
-    `ParameterError` for a base without classes, an unknown name, a number out of range, a class given twice.
+    `ParameterError` for a base without classes, an unknown name, one of several classes, a number out of
+    range, a class given twice.
     """
     if not count:
         raise ParameterError(
@@ -64,6 +74,7 @@ def base_numbers(entries: Sequence[Entry], count: int, names: Sequence[str] | No
     known = _spellings(names or ())
     numbers: dict[int, Entry] = {}
     for entry in entries:
+        _require_one(entry, names or ())
         number = _number(entry, count, known)
         if number in numbers:
             message, hint = _shared(entry)
@@ -95,6 +106,15 @@ def _number(entry: Entry, count: int, known: Mapping[str, int]) -> int:
         f"{KEY}: the base has no class {entry!r}",
         hint=f"did you mean {close!r}?" if close else f"its classes: {listed}",
     )
+
+
+def _require_one(entry: Entry, names: Sequence[str]) -> None:
+    """ImageNet has a bird and a machine that are called crane."""
+    places = [str(place) for place, name in enumerate(names) if name == entry]
+    if len(places) > 1:
+        raise ParameterError(
+            f"{KEY}: the base has {len(places)} classes {entry!r}", hint=f"give a number: {', '.join(places)}"
+        )
 
 
 def _spellings(names: Sequence[str]) -> dict[str, int]:

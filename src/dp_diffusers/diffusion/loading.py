@@ -18,6 +18,7 @@ import diffusers
 import torch
 from torch import nn
 
+from dp_diffusers.base_classes import names_of_index
 from dp_diffusers.diffusion import merged_from
 from dp_diffusers.diffusion.base import CLASSES_FILE, NOT_NEEDED, Base, fingerprint
 from dp_diffusers.diffusion.patch import Patch
@@ -229,11 +230,8 @@ def _class_names(folder: Path) -> tuple[str, ...] | None:
 
 
 def _names_of_index(folder: Path) -> tuple[str, ...] | None:
-    """The names that a `DiTPipeline` keeps in its index, if it names every class from 0 on."""
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads((folder / "model_index.json").read_text()).get("id2label")
-        if isinstance(found, dict) and set(found) == {str(number) for number in range(len(found))}:
-            return tuple(str(found[str(number)]) for number in range(len(found)))
+        return names_of_index(json.loads((folder / "model_index.json").read_text()))
     return None
 
 

@@ -88,8 +88,11 @@ def declared_classes(
 
 def names_of_base(folder: Path) -> list[str] | None:
     """The class names that a diffusers folder comes with, or None."""
+    from dp_diffusers.base_classes import names_of_index
+
     names = _json(folder / "classes.json")
-    return names if isinstance(names, list) else None
+    named = names_of_index(_json(folder / "model_index.json"))
+    return names if isinstance(names, list) else None if named is None else list(named)
 
 
 def classes_of_base(folder: Path) -> int:
