@@ -119,7 +119,7 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     kept = json.loads((tmp_path / "run" / "private" / "images.json").read_text())
     assert kept["request"]["teacher"] == "relabel"
     as_asked = int((teacher.labels(made) == np.arange(30) % 3).sum())
-    assert kept["as_asked"] == as_asked
+    assert as_asked in kept["numbers"], "what the card says of the images is no secret"
     assert f"took {as_asked} of 30 images" in (images / "README.md").read_text()
     assert "errs towards frequent classes" in (images / "README.md").read_text()
     assert Certificate.verify(release.path).valid

@@ -140,7 +140,7 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         built = kept.building
         build_images(pixels, labels, names, built, format=format, card=card.text())
         check(built)
-        kept.place(built, record, card.numbers, as_asked=as_asked)
+        kept.place(built, record, card.numbers)
         _certify_images(release, secrets, progress)
     else:
         write_images(pixels, labels, names, target, format=format, card=card.text(), check=check)

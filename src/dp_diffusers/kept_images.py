@@ -42,21 +42,12 @@ class KeptImages:
         shutil.rmtree(path, ignore_errors=True)
         return path
 
-    def place(
-        self,
-        built: Path,
-        request: Mapping[str, Any],
-        numbers: Sequence[int] = (),
-        *,
-        as_asked: int | None = None,
-    ) -> None:
+    def place(self, built: Path, request: Mapping[str, Any], numbers: Sequence[int] = ()) -> None:
         """Moves a finished folder into the release, after writing down what it is.
 
-        numbers: what its card says of the images, which is no secret whatever it is. as_asked: of relabelled
-        images, how many have the class that was asked for.
+        numbers: what its card says of the images, which is no secret whatever it is.
         """
-        record: dict[str, Any] = {"request": dict(request), "files": hashes(built), "numbers": list(numbers)}
-        record |= {} if as_asked is None else {"as_asked": as_asked}
+        record = {"request": dict(request), "files": hashes(built), "numbers": list(numbers)}
         self.folder.write(RECORD, record)
         built.rename(self.target)
 

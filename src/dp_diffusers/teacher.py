@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from dp_diffusers.errors import ModelError, RunFolderError
 from dp_diffusers.evaluation.features import Features, features_named, network_file
+from dp_diffusers.privacy.certificate import TEACHER_FILE
 from dp_diffusers.public_whitening import Whitening
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.whole_files import replacing
 
-FILE: Final = "teacher.safetensors"  # in a release
+FILE: Final = TEACHER_FILE  # in a release
 NETWORK: Final = "teacher-features.safetensors"  # beside it, where the features are of a network of one's own
 
 

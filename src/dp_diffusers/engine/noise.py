@@ -1,7 +1,7 @@
 """The noise of a release: drawn and added in float64, rounded to a fixed grid, cast last.
 
 Guarantees: the standard deviation is a little above the accounted one, and the grid depends on public numbers
-only. May import torch and the engine's randomness. Sources: Mironov, *On Significance of the Least
+only. May import numpy, torch and the engine's randomness. Sources: Mironov, *On Significance of the Least
 Significant Bits for Differential Privacy* (2012); Holohan & Braghin (2021, arXiv 2107.10138).
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.engine.randomness import Floats, RunKeys
 
 SAFETY = 1e-4  # relative surplus of noise that covers the rounding of norms and sums
 _GRID_BITS = 20
@@ -40,8 +41,13 @@ def noisy(total: Tensor, keys: RunKeys, step: int, std: float) -> Tensor:
     return released.div_(step_size).round_().mul_(step_size).to(torch.float32)
 
 
-def noisy_number(value: float, keys: RunKeys, step: int, name: str, std: float) -> float:
-    """`value` plus noise, on the grid; `name` is the stream of its noise, no other release's."""
+def noisy_values(values: Floats, keys: RunKeys, step: int, name: str, std: float) -> Floats:
+    """`values [D]` plus noise, on the grid; `name` is the stream of their noise, no other release's."""
     step_size = grid(std)
-    released = value + float(keys.noise(step, name, 1)[0]) * std
-    return round(released / step_size) * step_size
+    released: Floats = np.round((values + keys.noise(step, name, len(values)) * std) / step_size) * step_size
+    return released
+
+
+def noisy_number(value: float, keys: RunKeys, step: int, name: str, std: float) -> float:
+    """One value, as `noisy_values`."""
+    return float(noisy_values(np.array([value]), keys, step, name, std)[0])

@@ -56,16 +56,13 @@ def noisy_counts(
     Raises `GuaranteeError` unless the receipt was paid for this query, lane and plan, and the second time
     that the same keys are asked.
     """
-    from dp_diffusers.engine.noise import grid, noise_std
+    from dp_diffusers.engine.noise import noise_std, noisy_values
 
     if counts.shape != (query.classes,):
         raise ParameterError(f"expected counts of {query.classes} classes, got {list(counts.shape)}")
     receipt.redeem(0, keys.lane, plan_fingerprint, NAME)
     keys.claim(0, NAME)  # another ledger may have paid for the same draw
-    std = noise_std(1.0, query.noise_multiplier)
-    step = grid(std)
-    released: np.ndarray = np.round((counts + keys.noise(0, NAME, query.classes) * std) / step) * step
-    return released
+    return noisy_values(counts, keys, 0, NAME, noise_std(1.0, query.noise_multiplier))
 
 
 def proportions(noisy: Sequence[float]) -> tuple[float, ...]:

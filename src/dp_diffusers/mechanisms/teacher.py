@@ -101,17 +101,14 @@ def noisy_sums(
     Raises `GuaranteeError` unless the receipt was paid for this query, lane and plan, and the second time
     that the same keys are asked.
     """
-    from dp_diffusers.engine.noise import grid, noise_std
+    from dp_diffusers.engine.noise import noise_std, noisy_values
 
     size = size_of(query.dimensions + 1, query.classes)
     if sums.shape != (size,):
         raise ParameterError(f"expected {size} sums, got {list(sums.shape)}")
     receipt.redeem(0, keys.lane, plan_fingerprint, NAME)
     keys.claim(0, NAME)  # another ledger may have paid for the same draw
-    std = noise_std(1.0, query.noise_multiplier)
-    step = grid(std)
-    released: Floats = np.round((sums + keys.noise(0, NAME, size) * std) / step) * step
-    return released
+    return noisy_values(sums, keys, 0, NAME, noise_std(1.0, query.noise_multiplier))
 
 
 def weights_of(released: Floats, *, classes: int, population: int, noise_multiplier: float) -> Floats:
