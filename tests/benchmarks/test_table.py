@@ -1,0 +1,128 @@
+"""`benchmarks/table.py`: what it asks for, that it asks once, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import table as tables
+
+TABLES = sorted((Path(__file__).parents[2] / "benchmarks" / "tables").glob("*.yaml"))
+
+
+class Commands:
+    """Stands in for the program: notes each command, and answers."""
+
+    def __init__(self, accuracy: float = 90.0) -> None:
+        self.asked: list[list[str]] = []
+        self.accuracy = accuracy
+        self.fails_at: str | None = None
+
+    def __call__(self, program: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked = program[3:]
+        self.asked.append(asked)
+        if asked[0] == self.fails_at:
+            raise subprocess.CalledProcessError(1, program)
+        self.accuracy += 1.0
+        score = {"mean": self.accuracy, "low": self.accuracy - 1, "high": self.accuracy + 1}
+        return subprocess.CompletedProcess(program, 0, stdout=json.dumps({"accuracy": score}))
+
+
+def maker(tmp_path: Path, rows: list[dict[str, Any]]) -> tables.Maker:
+    path = tmp_path / "table.yaml"
+    bases = {"public-digits": "public-digits.yaml"}
+    path.write_text(yaml.safe_dump({"title": "t", "test": "test.parquet", "bases": bases, "rows": rows}))
+    return tables.Maker(tables.Table.read(path), tmp_path / "data", tmp_path / "out")
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    found = Commands()
+    monkeypatch.setattr(tables.subprocess, "run", found)
+    return found
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, commands: Commands) -> None:
+    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml"}])
+    first = made.row(made.table.rows[0])
+    assert [asked[0] for asked in commands.asked] == ["train", "generate", "evaluate"]
+    assert made.row(made.table.rows[0]) == first
+    assert len(commands.asked) == 3
+
+
+def test_a_command_that_fails_is_asked_again_and_its_seconds_are_added(
+    tmp_path: Path, commands: Commands
+) -> None:
+    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml"}])
+    commands.fails_at = "generate"
+    with pytest.raises(subprocess.CalledProcessError):
+        made.row(made.table.rows[0])
+    commands.fails_at = None
+    made.row(made.table.rows[0])
+    assert [asked[0] for asked in commands.asked] == ["train", "generate", "generate", "evaluate"]
+    assert len((tmp_path / "out/done/one/0/generate.seconds").read_text().split()) == 2
+
+
+def test_images_of_another_row_lie_beside_its_release(tmp_path: Path, commands: Commands) -> None:
+    rows = [
+        {"name": "one", "recipe": "mnist-eps1.yaml"},
+        {"name": "two", "of": "one", "generate": {"teacher": False, "images": 7}},
+    ]
+    made = maker(tmp_path, rows)
+    for row in made.table.rows:
+        made.row(row)
+    assert [asked[0] for asked in commands.asked] == ["train", "generate", "evaluate", "generate", "evaluate"]
+    generate = commands.asked[3]
+    assert generate[1] == str(tmp_path / "out/runs/one/0")
+    assert generate[2:4] == ["--out", str(tmp_path / "out/done/two/0/images")]
+    assert generate[4:8] == ["--images", "7", "--teacher", "off"]
+
+
+def test_repeats_have_seeds_ledgers_and_an_interval_of_their_own(tmp_path: Path, commands: Commands) -> None:
+    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml", "repeats": 2}])
+    row = made.row(made.table.rows[0])
+    recipes = [yaml.safe_load((tmp_path / f"out/recipes/one-{repeat}.yaml").read_text()) for repeat in (0, 1)]
+    assert [recipe["training"]["seed"] for recipe in recipes] == [0, 1]
+    assert len({recipe["budget"]["ledger"] for recipe in recipes}) == 2
+    assert row["interval"] == "over trainings"
+    assert row["accuracy"]["low"] < 93 < 96 < row["accuracy"]["high"]  # Student's, of 93 and 96
+
+
+def test_a_recipe_has_the_paths_of_this_machine_and_the_changes(tmp_path: Path, commands: Commands) -> None:
+    change = {"mechanism": {"name": "none", "steps": 3}, "strategy.rank": 3, "teacher": None}
+    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml", "change": change}])
+    made.row(made.table.rows[0])
+    recipe = yaml.safe_load((tmp_path / "out/recipes/one-0.yaml").read_text())
+    assert recipe["base"] == str(tmp_path / "out/bases/public-digits")
+    assert recipe["data"]["path"] == str(tmp_path / "data/mnist-train.parquet")
+    assert recipe["mechanism"] == {"name": "none", "steps": 3}
+    assert recipe["strategy"]["rank"] == 3
+    assert "teacher" not in recipe
+
+
+def test_commands_are_kept_without_paths_of_this_machine(tmp_path: Path, commands: Commands) -> None:
+    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml"}])
+    assert str(tmp_path) not in json.dumps(made.row(made.table.rows[0]))
+
+
+@pytest.mark.parametrize(
+    "row", [{"name": "a"}, {"name": "a", "of": "b"}, {"name": "a", "of": "a", "recipe": "r"}]
+)
+def test_a_row_without_a_run_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
+    with pytest.raises(SystemExit, match="row a"):
+        maker(tmp_path, [row])
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_a_table_of_this_repository_names_recipes_that_are_there(path: Path) -> None:
+    table = tables.Table.read(path)
+    named = [*table.bases.values(), *(row.recipe for row in table.rows if row.recipe is not None)]
+    assert all((tables.RECIPES / name).is_file() for name in named)
+    assert len({row.name for row in table.rows}) == len(table.rows)
