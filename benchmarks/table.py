@@ -23,6 +23,7 @@ import torch
 import yaml
 
 from dp_diffusers.benching.machine import device_name, versions
+from dp_diffusers.evaluation.evaluating import PUBLIC_MODEL
 from dp_diffusers.evaluation.intervals import Interval
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -50,6 +51,7 @@ class Table:
     """What to make: `bases` name a recipe of `pretrain` each, `split` a file and the column of its units."""
 
     title: str
+    dataset: str
     test: str
     bases: Mapping[str, str]
     rows: tuple[Row, ...]
@@ -70,6 +72,52 @@ class Table:
         return cls(rows=rows, **found)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What came of one row: the answers of its commands, a mapping for each repeat."""
+
+    dataset: str
+    name: str
+    runs: Sequence[Mapping[str, Any]]
+
+    def figures(self) -> list[dict[str, Any]]:
+        """One line for each figure, as all files of benchmarks/results have them."""
+        train = self.runs[0]["train"]
+        paid = {"epsilon": train["epsilon"], "delta": train["delta"]}
+        lines = [self._line(self.name, paid, "accuracy", "accuracy")]
+        nothing: dict[str, Any] = {"epsilon": 0, "delta": None}
+        lines += [
+            self._line("public", nothing, "accuracy of the public model's images", "public_model"),
+            self._line("public", nothing, "accuracy", "public"),
+            self._line(self.name, paid, "accuracy with the public images", "with_public"),
+            self._line("real", {"epsilon": None, "delta": None}, "accuracy", "real"),
+        ]
+        scores = self.runs[0]["scores"]
+        for row in scores["rows"]:
+            whose = {"synthetic": (self.name, paid), PUBLIC_MODEL: ("public", nothing)}.get(row["trained_on"])
+            if whose is not None and row["fid"] is not None:
+                metric = f"fid ({scores['features']}, {row['images']} images)"
+                one = {"mean": row["fid"], "low": None, "high": None, "seeds": 1}
+                lines.append(self._about(*whose, metric, one))
+        return [line for line in lines if line is not None]
+
+    def _line(self, strategy: str, paid: Mapping[str, Any], metric: str, key: str) -> dict[str, Any] | None:
+        """The mean over trainings, or over the classifiers of one."""
+        found = [run["scores"][key] for run in self.runs]
+        if found[0] is None:
+            return None
+        if len(found) == 1:
+            return self._about(strategy, paid, metric, {**found[0], "seeds": self.runs[0]["scores"]["seeds"]})
+        over = Interval.of([one["mean"] for one in found]).to_dict()
+        return self._about(strategy, paid, metric, {**over, "seeds": len(found)})
+
+    def _about(
+        self, strategy: str, paid: Mapping[str, Any], metric: str, value: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        about = {"dataset": self.dataset, **paid, "strategy": strategy, "metric": metric, **value}
+        return about | {"trainings": len(self.runs)}
+
+
 class Maker:
     """Runs the commands of one table in one folder."""
 
@@ -83,6 +131,11 @@ class Maker:
             asked = self._recipe(recipe, {}, self.out / "recipes" / f"{name}.yaml")
             self._command(self.out / "bases" / f"{name}.json", "pretrain", asked, "--out", target)
 
+    def seconds_of_bases(self) -> dict[str, float]:
+        """How long each public model took."""
+        paths = {name: self.out / "bases" / f"{name}.json" for name in self.table.bases}
+        return {name: json.loads(path.read_text())["seconds"] for name, path in paths.items()}
+
     def split(self) -> None:
         """Parts the files that hold training and test units together."""
         for name, unit in self.table.split.items():
@@ -93,15 +146,11 @@ class Maker:
                 asked = [sys.executable, script, self.data / name, "--unit", unit, "--out", target]
                 subprocess.run([str(part) for part in asked], check=True)
 
-    def row(self, row: Row) -> dict[str, Any]:
+    def row(self, row: Row) -> Made:
         """Makes one row and says what came of it."""
         origin = row if row.of is None else next(other for other in self.table.rows if other.name == row.of)
         runs = [self._run(row, origin, repeat) for repeat in range(origin.repeats)]
-        means = [run["scores"]["accuracy"]["mean"] for run in runs]
-        over_runs = len(means) > 1
-        accuracy = Interval.of(means).to_dict() if over_runs else runs[0]["scores"]["accuracy"]
-        interval = "over trainings" if over_runs else "over classifiers of one training"
-        return {"name": row.name, "accuracy": accuracy, "interval": interval, "runs": runs}
+        return Made(dataset=self.table.dataset, name=row.name, runs=runs)
 
     def _run(self, row: Row, origin: Row, repeat: int) -> dict[str, Any]:
         run = self.out / "runs" / origin.name / str(repeat)
@@ -223,14 +272,18 @@ def main() -> None:
     maker = Maker(table, asked.data, asked.out)
     maker.split()
     maker.bases()
-    head = {"title": table.title, "table": asked.table.name, "commit": commit()}
-    head |= {"machine": device_name(torch.device("cpu")), "threads": torch.get_num_threads()}
-    rows = []
+    head = {"title": table.title, "commit": commit(), "machine": device_name(torch.device("cpu"))}
+    head |= {"command": f"benchmarks/table.py benchmarks/tables/{asked.table.name}", "versions": versions()}
+    rows: list[dict[str, Any]] = []
+    runs: dict[str, Any] = {}
     for row in table.rows:
         if asked.only is None or row.name in asked.only:
-            rows.append(maker.row(row))
-            made = {**head, "versions": versions(), "rows": rows}
-            (asked.out / "table.json").write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+            made = maker.row(row)
+            rows += [line for line in made.figures() if line not in rows]
+            runs[row.name] = [{"train": run["train"], "commands": run["commands"]} for run in made.runs]
+            found = {**head, "rows": rows, "runs": runs, "bases": maker.seconds_of_bases()}
+            text = json.dumps(found, indent=1, ensure_ascii=False).replace(f"{maker.out}/", "")
+            (asked.out / "table.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

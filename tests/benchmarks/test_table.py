@@ -32,13 +32,27 @@ class Commands:
             raise subprocess.CalledProcessError(1, program)
         self.accuracy += 1.0
         score = {"mean": self.accuracy, "low": self.accuracy - 1, "high": self.accuracy + 1}
-        return subprocess.CompletedProcess(program, 0, stdout=json.dumps({"accuracy": score}))
+        rows = [
+            {"trained_on": "synthetic", "images": 10, "fid": 7.5},
+            {"trained_on": "public model, ε = 0", "images": 10, "fid": None},
+        ]
+        answer = {"train": {"epsilon": 0.99, "delta": 1e-5}, "generate": {}}.get(asked[0]) or {
+            "accuracy": score,
+            "public_model": {**score, "mean": 60.0},
+            **dict.fromkeys(("public", "with_public", "real")),
+            "rows": rows,
+            "features": "some",
+            "seeds": 3,
+        }
+        return subprocess.CompletedProcess(program, 0, stdout=json.dumps(answer))
 
 
 def maker(tmp_path: Path, rows: list[dict[str, Any]]) -> tables.Maker:
     path = tmp_path / "table.yaml"
     bases = {"public-digits": "public-digits.yaml"}
-    path.write_text(yaml.safe_dump({"title": "t", "test": "test.parquet", "bases": bases, "rows": rows}))
+    path.write_text(
+        yaml.safe_dump({"title": "t", "dataset": "d", "test": "test.parquet", "bases": bases, "rows": rows})
+    )
     return tables.Maker(tables.Table.read(path), tmp_path / "data", tmp_path / "out")
 
 
@@ -87,12 +101,36 @@ def test_images_of_another_row_lie_beside_its_release(tmp_path: Path, commands: 
 
 def test_repeats_have_seeds_ledgers_and_an_interval_of_their_own(tmp_path: Path, commands: Commands) -> None:
     made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml", "repeats": 2}])
-    row = made.row(made.table.rows[0])
+    line = made.row(made.table.rows[0]).figures()[0]
     recipes = [yaml.safe_load((tmp_path / f"out/recipes/one-{repeat}.yaml").read_text()) for repeat in (0, 1)]
     assert [recipe["training"]["seed"] for recipe in recipes] == [0, 1]
     assert len({recipe["budget"]["ledger"] for recipe in recipes}) == 2
-    assert row["interval"] == "over trainings"
-    assert row["accuracy"]["low"] < 93 < 96 < row["accuracy"]["high"]  # Student's, of 93 and 96
+    assert (line["seeds"], line["trainings"], line["mean"]) == (2, 2, 94.5)
+    assert line["low"] < 93 < 96 < line["high"]  # Student's, of 93 and 96
+
+
+def test_figures_are_lines_of_the_results_format(tmp_path: Path, commands: Commands) -> None:
+    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml"}])
+    lines = made.row(made.table.rows[0]).figures()
+    about = [(line["strategy"], line["epsilon"], line["metric"], line["mean"]) for line in lines]
+    assert about == [
+        ("one", 0.99, "accuracy", 93.0),
+        ("public", 0, "accuracy of the public model's images", 60.0),
+        ("one", 0.99, "fid (some, 10 images)", 7.5),
+    ]
+    fields = {
+        "dataset",
+        "epsilon",
+        "delta",
+        "strategy",
+        "metric",
+        "mean",
+        "low",
+        "high",
+        "seeds",
+        "trainings",
+    }
+    assert all(set(line) == fields for line in lines)
 
 
 def test_a_recipe_has_the_paths_of_this_machine_and_the_changes(tmp_path: Path, commands: Commands) -> None:
@@ -109,7 +147,7 @@ def test_a_recipe_has_the_paths_of_this_machine_and_the_changes(tmp_path: Path, 
 
 def test_commands_are_kept_without_paths_of_this_machine(tmp_path: Path, commands: Commands) -> None:
     made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml"}])
-    assert str(tmp_path) not in json.dumps(made.row(made.table.rows[0]))
+    assert str(tmp_path) not in json.dumps(made.row(made.table.rows[0]).runs)
 
 
 @pytest.mark.parametrize(
