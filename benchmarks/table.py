@@ -35,6 +35,7 @@ class Row:
 
     change: dotted keys and values; a section's name replaces the section, null removes it. of: another row,
     whose run is used. generate, evaluate: options of these commands, as `{images: 30000, teacher: off}`.
+    label: instead of `generate`, a file of public images to be labelled, and options of label_public.py.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Row:
     change: Mapping[str, Any] = field(default_factory=dict)
     repeats: int = 1
     generate: Mapping[str, Any] = field(default_factory=dict)
+    label: Mapping[str, Any] | None = None
     evaluate: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -166,7 +168,14 @@ class Maker:
         )
         images = run / "release" / "images" if row.of is None else kept / "images"
         where = () if row.of is None else ("--out", images)
-        self._command(kept / "generate.json", "generate", run, *where, *options(row.generate))
+        made = kept / "generate.json"
+        if row.label is None:
+            self._command(made, "generate", run, *where, *options(row.generate))
+        else:
+            how = dict(row.label)
+            script = Path(__file__).parent / "label_public.py"
+            asked = [run, self._file(how.pop("images")), *options(how), *where]
+            self._command(made, "label_public.py", *asked, program=[str(script)])
         scoring = {**self.table.evaluate, **row.evaluate}
         test = ("--reference", self._file(self.table.test))
         scores = self._command(kept / "evaluate.json", "evaluate", images, *test, *self._scoring(scoring))
@@ -210,25 +219,28 @@ class Maker:
         made = self.out / "data" / name
         return made if made.exists() else self.data / name
 
-    def _command(self, done: Path, verb: str, *parts: object) -> dict[str, Any]:
-        """Runs one command unless it has been; keeps its answer and the seconds of all its starts."""
+    def _command(self, done: Path, verb: str, *parts: object, program: Sequence[str] = ()) -> dict[str, Any]:
+        """Runs one command unless it has been; keeps its answer and the seconds of all its starts.
+
+        program: a script, where it is not a verb of the package."""
         if done.exists():
             found: dict[str, Any] = json.loads(done.read_text())
             return found
         done.parent.mkdir(parents=True, exist_ok=True)
-        asked = [verb, *map(str, parts)]
-        print("dp-diffusers", *asked, flush=True)
+        given = [*map(str, parts)]
+        asked = [*program, *given] if program else ["-m", "dp_diffusers", verb, *given, "--json"]
+        print(verb, *given, flush=True)
         times = done.with_suffix(".seconds")
         began = time.monotonic()
         try:
-            program = [sys.executable, "-m", "dp_diffusers", *asked, "--json"]
-            answer = subprocess.run(program, stdout=subprocess.PIPE, check=True, text=True).stdout
+            called = [sys.executable, *asked]
+            answer = subprocess.run(called, stdout=subprocess.PIPE, check=True, text=True).stdout
         finally:
             with times.open("a") as file:
                 print(round(time.monotonic() - began, 1), file=file)
         seconds = sum(map(float, times.read_text().split()))
-        command = " ".join(asked).replace(f"{self.out}/", "").replace(f"{self.data}/", "")
-        found = {"command": f"dp-diffusers {command}", "seconds": seconds, "answer": json.loads(answer)}
+        command = " ".join([verb, *given]).replace(f"{self.out}/", "").replace(f"{self.data}/", "")
+        found = {"command": command, "seconds": seconds, "answer": json.loads(answer)}
         unfinished = done.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(found))
         unfinished.replace(done)

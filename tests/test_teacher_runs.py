@@ -111,6 +111,9 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     assert teacher is not None
     fresh = np.arange(300) % 3
     assert (teacher.labels(drawn(fresh, 7)) == fresh).mean() > 0.9
+    answers = teacher.answers(drawn(fresh, 7))
+    assert answers.shape == (len(fresh), 3)
+    assert answers[np.arange(len(fresh)), fresh].mean() > 0.5 > answers.mean()
 
     images = generate(release, images=30)
     table = pq.read_table(images / images_out.PARQUET)

@@ -43,11 +43,19 @@ class Teacher:
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """int64 `[N]` of uint8 `[N, H, W, C]`: the place of the class with the largest answer.
 
+        Raises as `answers`.
+        """
+        labels: NDArray[np.int64] = self.answers(images).argmax(1)
+        return labels
+
+    def answers(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """float64 `[N, classes]` of uint8 `[N, H, W, C]`: near 1 for an image's class, near 0 for others.
+
         Raises `ModelError` where the extractor is not there, or has other weights.
         """
-        found = np.empty(len(images), np.int64)
+        found = np.empty((len(images), self.weights.shape[1]))
         for where, rows in self.whitening.of_images(self._extractor(), images):
-            found[where] = (rows @ self.weights).argmax(1)
+            found[where] = rows @ self.weights
         return found
 
     def save(self, release: Path) -> None:

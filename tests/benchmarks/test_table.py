@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import label_public
 import table as tables
 
 TABLES = sorted((Path(__file__).parents[2] / "benchmarks" / "tables").glob("*.yaml"))
@@ -26,7 +28,7 @@ class Commands:
         self.fails_at: str | None = None
 
     def __call__(self, program: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        asked = program[3:]
+        asked = program[3:] if program[1] == "-m" else [Path(program[1]).name, *program[2:]]
         self.asked.append(asked)
         if asked[0] == self.fails_at:
             raise subprocess.CalledProcessError(1, program)
@@ -99,6 +101,21 @@ def test_images_of_another_row_lie_beside_its_release(tmp_path: Path, commands: 
     assert generate[4:8] == ["--images", "7", "--teacher", "off"]
 
 
+def test_public_images_that_a_teacher_labels_take_the_place_of_those_made(
+    tmp_path: Path, commands: Commands
+) -> None:
+    rows = [
+        {"name": "one", "recipe": "mnist-eps1.yaml"},
+        {"name": "two", "of": "one", "label": {"images": "more.parquet", "per_class": 7}},
+    ]
+    made = maker(tmp_path, rows)
+    made.row(made.table.rows[1])
+    kept = str(tmp_path / "out/done/two/0/images")
+    label = ["label_public.py", str(tmp_path / "out/runs/one/0"), str(tmp_path / "data/more.parquet")]
+    assert commands.asked[1] == [*label, "--per-class", "7", "--out", kept]
+    assert commands.asked[2][:2] == ["evaluate", kept]
+
+
 def test_repeats_have_seeds_ledgers_and_an_interval_of_their_own(tmp_path: Path, commands: Commands) -> None:
     made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml", "repeats": 2}])
     line = made.row(made.table.rows[0]).figures()[0]
@@ -164,3 +181,9 @@ def test_a_table_of_this_repository_names_recipes_that_are_there(path: Path) -> 
     named = [*table.bases.values(), *(row.recipe for row in table.rows if row.recipe is not None)]
     assert all((tables.RECIPES / name).is_file() for name in named)
     assert len({row.name for row in table.rows}) == len(table.rows)
+
+
+def test_of_each_class_the_clearest_public_images_are_kept() -> None:
+    answers = np.array([[0.9, 0.1], [0.6, 0.5], [0.8, 0.1], [0.2, 0.3], [0.0, 0.0]])
+    assert label_public.chosen(answers, 2).tolist() == [0, 2, 3]
+    assert label_public.chosen(answers, 9).tolist() == [0, 1, 2, 3, 4]

@@ -1,0 +1,63 @@
+"""Public images with the labels of a released teacher: what teacher and public data give without a model.
+
+    python benchmarks/label_public.py RUN tinyimagenet32-train.parquet --per-class 2000 --out FOLDER
+
+Of each class the images are kept on which the teacher's answer for it is furthest above all others. A
+function of public images and of the release alone: it costs no privacy. `--limit` looks at the first so many
+images of a fixed shuffle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from dp_diffusers.evaluation.reading import read_images
+from dp_diffusers.images_out import write_images
+from dp_diffusers.teacher import saved_teacher
+
+_BLOCK = 512
+
+
+def chosen(answers: np.ndarray, per_class: int) -> np.ndarray:
+    """int64 places of the images kept, of answers `[N, C]`: the largest margins of each class, in order."""
+    labels = answers.argmax(1)
+    ranked = np.sort(answers, 1)
+    margins = ranked[:, -1] - ranked[:, -2]
+    order = np.argsort(-margins, kind="stable")
+    return np.sort(np.concatenate([order[labels[order] == k][:per_class] for k in range(answers.shape[1])]))
+
+
+def main() -> None:
+    """Writes the images kept; JSON on stdout says how many each class has."""
+    parser = argparse.ArgumentParser(description="Label public images by a released teacher.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--per-class", type=int, default=2000)
+    parser.add_argument("--limit", type=int, default=30_000)
+    parser.add_argument("--out", type=Path, required=True)
+    asked = parser.parse_args()
+    teacher = saved_teacher(asked.run / "release")
+    if teacher is None:
+        raise SystemExit(f"error: {asked.run} has no teacher")
+    public = read_images(asked.images, on_disk=True).images
+    some = np.sort(np.random.default_rng(0).permutation(len(public))[: asked.limit])
+    answers = []
+    for start in range(0, len(some), _BLOCK):
+        answers.append(teacher.answers(np.stack([public[place] for place in some[start : start + _BLOCK]])))
+        print(f"{min(start + _BLOCK, len(some)):,} of {len(some):,}", file=sys.stderr)
+    found = np.concatenate(answers)
+    kept = chosen(found, asked.per_class)
+    labels = found.argmax(1)[kept]
+    counts = np.bincount(labels, minlength=found.shape[1]).tolist()
+    print(json.dumps({"looked_at": len(some), "images_of_each_class": counts}))
+    images = np.stack([public[place] for place in some[kept]])
+    write_images(images, labels, teacher.classes.names, asked.out, format="parquet")
+
+
+if __name__ == "__main__":
+    main()
