@@ -31,6 +31,7 @@ check: setup
 
 docs: setup
 	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python docs/generate_results.py
 
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/dp-diffusers bench --profile --out runs/bench

@@ -1,0 +1,45 @@
+"""The figures on the page of results are those of the files."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIELDS = {"dataset", "epsilon", "delta", "strategy", "metric", "mean", "low", "high", "seeds"}
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate_results", ROOT / "docs" / "generate_results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_up_to_date(generator: ModuleType) -> None:
+    written = generator.PAGE.read_text(encoding="utf-8")
+    assert written == generator.page(written), "docs/results.md is stale: run `make docs`"
+    assert len(generator.BLOCK.findall(written)) == written.count("<!-- end -->") > 0
+
+
+def test_a_changed_figure_makes_the_page_stale(generator: ModuleType) -> None:
+    written = generator.PAGE.read_text(encoding="utf-8")
+    changed = written.replace("97.68 (", "99.68 (")
+    assert changed != written == generator.page(changed)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks/results").glob("*.json")), ids=lambda path: path.stem
+)
+def test_a_file_of_results_has_the_fields_of_all(path: Path) -> None:
+    found = json.loads(path.read_text())
+    assert set(found) >= {"commit", "command", "machine", "rows"}
+    if path.stem not in ("steps", "generation"):  # those are times
+        assert all(set(row) >= FIELDS for row in found["rows"])
