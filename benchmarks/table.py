@@ -159,6 +159,7 @@ class Maker:
         kept = self.out / "done" / row.name / str(repeat)
         assert origin.recipe is not None
         ledger = str(self.out / "ledgers" / f"{origin.name}-{repeat}.ledger")
+        (self.out / "ledgers").mkdir(exist_ok=True)
         change = {**origin.change, "budget.ledger": ledger, "generation.seed": repeat}
         if "training" not in change:
             change["training.seed"] = repeat
@@ -233,14 +234,17 @@ class Maker:
         times = done.with_suffix(".seconds")
         began = time.monotonic()
         try:
-            called = [sys.executable, *asked]
-            answer = subprocess.run(called, stdout=subprocess.PIPE, check=True, text=True).stdout
+            called = subprocess.run([sys.executable, *asked], stdout=subprocess.PIPE, text=True)
+        except KeyboardInterrupt:
+            raise SystemExit(5) from None
         finally:
             with times.open("a") as file:
                 print(round(time.monotonic() - began, 1), file=file)
+        if called.returncode != 0:  # it has said why
+            raise SystemExit(called.returncode)
         seconds = sum(map(float, times.read_text().split()))
         command = " ".join([verb, *given]).replace(f"{self.out}/", "").replace(f"{self.data}/", "")
-        found = {"command": command, "seconds": seconds, "answer": json.loads(answer)}
+        found = {"command": command, "seconds": seconds, "answer": json.loads(called.stdout)}
         unfinished = done.with_suffix(".unfinished")
         unfinished.write_text(json.dumps(found))
         unfinished.replace(done)
@@ -281,6 +285,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="a row; may be repeated; those that are done stay")
     asked = parser.parse_args()
     table = Table.read(asked.table)
+    asked.out.mkdir(parents=True, exist_ok=True)
     maker = Maker(table, asked.data, asked.out)
     maker.split()
     maker.bases()
