@@ -199,6 +199,15 @@ def test_a_run_without_its_safe_makes_images(run: Path, tmp_path: Path) -> None:
     assert len([message for message in said if "the scan knows less" in message]) == 2
 
 
+@pytest.mark.parametrize("out", [None, "elsewhere"])
+def test_a_release_that_was_changed_makes_no_images(run: Path, tmp_path: Path, out: str | None) -> None:
+    adapter = run / "release" / "adapter" / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")
+    with pytest.raises(VerificationError, match="not the release that was certified"):
+        generate(run, images=3, out=None if out is None else tmp_path / out)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_the_same_generation_again_changes_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generate(run, images=9)
     before = (run / "release" / "certificate.json").read_bytes()

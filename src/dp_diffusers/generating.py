@@ -111,10 +111,9 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
     if not has_traces(release.folder):
         progress(message="nothing private was noted beside this release, so the scan knows less")
     secrets = known_secrets(release, job.settings.prompts or ())
-    if out is None:
-        release.certificate.require_listed(release.path, replaced=[IMAGES])
-        if kept.uncertified(release.certificate.files):
-            _certify_images(release, secrets, progress)
+    release.certificate.require_listed(release.path, replaced=[IMAGES])
+    if out is None and kept.uncertified(release.certificate.files):
+        _certify_images(release, secrets, progress)
     record = {**job.request, "format": format}
     if out is None and kept.request() == record:
         clear_parts(release.folder)

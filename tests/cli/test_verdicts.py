@@ -135,6 +135,7 @@ def test_generate_takes_overrides(
     opened = SimpleNamespace(
         settings=lambda: {"generation": {"steps": 3, "seed": 5}, "training": {"ema": 0.9}},
         folder=SimpleNamespace(recipe=Path("run/recipe.yaml")),
+        teacher=None,
     )
     monkeypatch.setattr(release.Release, "open", classmethod(lambda cls, run: opened))
     monkeypatch.setattr(RunFolder, "require_finished", lambda self: None)
@@ -154,6 +155,10 @@ def test_generate_takes_overrides(
     assert main(["generate", "run"]) == 2
     assert "RANK" in capsys.readouterr().err
     monkeypatch.delenv("RANK")
+    for relabel in (["--teacher", "relabel"], ["--set", "generation.teacher=relabel"]):
+        assert main(["generate", "run", *relabel]) == 2
+        assert "run has no teacher to label its images" in capsys.readouterr().err
+    assert _called(capsys, "generate", "run", "--teacher", "off") == (0, "images\n")
     assert main(["generate", "run", "--dtype", "float16"]) == 2
     assert "generation.dtype" in capsys.readouterr().err
     assert main(["generate", "run", "--set", "training.ema=0"]) == 2

@@ -17,6 +17,7 @@ import typer
 from dp_diffusers.cli.options import Json, Overrides, Quiet, RecipeFile
 from dp_diffusers.cli.output import answer, configure
 from dp_diffusers.cli.progress import Terminal
+from dp_diffusers.errors import ParameterError
 from dp_diffusers.processes import team
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def generate(
     short = {"dtype": dtype, "teacher": teacher}
     asked = [*(overrides or ()), *(f"generation.{key}={value}" for key, value in short.items() if value)]
     chosen = after_training(release.settings(), asked, release.folder.recipe)
+    if "generation.teacher=relabel" in asked and release.teacher is None:
+        raise ParameterError(f"{run} has no teacher to label its images", hint="leave --teacher out")
     folder = run_generation(
         release,
         images=images,
