@@ -50,14 +50,17 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """What to make: `bases` name a recipe of `pretrain` each, `split` a file and the column of its units."""
+    """What to make: `bases` name a recipe of `pretrain` each, `split` files to be parted by unit.
+
+    split: `{xrays: {path: chestxray64.parquet, unit: patient_id}}` gives xrays-train and xrays-test.parquet.
+    """
 
     title: str
     dataset: str
     test: str
     bases: Mapping[str, str]
     rows: tuple[Row, ...]
-    split: Mapping[str, str] = field(default_factory=dict)
+    split: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     evaluate: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -140,12 +143,20 @@ class Maker:
 
     def split(self) -> None:
         """Parts the files that hold training and test units together."""
-        for name, unit in self.table.split.items():
-            target = self.out / "data" / Path(name).stem
+        for name, whole in self.table.split.items():
+            target = self.out / "data" / name
             if not Path(f"{target}-test.parquet").exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 script = Path(__file__).parent / "split_by_unit.py"
-                asked = [sys.executable, script, self.data / name, "--unit", unit, "--out", target]
+                asked = [
+                    sys.executable,
+                    script,
+                    self.data / whole["path"],
+                    "--unit",
+                    whole["unit"],
+                    "--out",
+                    target,
+                ]
                 subprocess.run([str(part) for part in asked], check=True)
 
     def row(self, row: Row) -> Made:
