@@ -18,6 +18,7 @@ import numpy as np
 
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.images_out import write_images
+from dp_diffusers.release import Release
 from dp_diffusers.teacher import saved_teacher
 
 _BLOCK = 512
@@ -41,7 +42,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=30_000)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    teacher = saved_teacher(asked.run / "release")
+    release = Release.open(asked.run)
+    release.certificate.require_listed(release.path, replaced=["images"])
+    teacher = saved_teacher(release.path)
     if teacher is None:
         raise SystemExit(f"error: {asked.run} has no teacher")
     public = read_images(asked.images, on_disk=True).images

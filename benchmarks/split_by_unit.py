@@ -46,7 +46,9 @@ def main() -> None:
     parts = split(options.path, options.unit, options.share)
     for name, table in zip(("train", "test"), parts, strict=True):
         target = f"{options.out}-{name}.parquet"
-        pq.write_table(table, target)
+        unfinished = f"{target}.unfinished"
+        pq.write_table(table, unfinished)
+        Path(unfinished).replace(target)
         units = len(table[options.unit].unique())
         print(f"{target}: {table.num_rows} images of {units} units")
 

@@ -3,219 +3,138 @@
     python benchmarks/table.py benchmarks/tables/mnist.yaml --data FOLDER --out runs/table-mnist
 
 Every command is one that a user would type. It may be stopped at any instant: again, it goes on, and what is
-done is not done again. FOLDER holds the data files that the table names. The result, OUT/table.json, has the
-commit, the commands, the machine, the seconds of each command, and each figure with its interval.
+done is not done again; what was made by another recipe or other options is refused. FOLDER holds the data
+files that the table names. OUT/table.json has a line for each figure, in the format of benchmarks/results/,
+and what each command was asked, by which commit and machine, and its seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import copy
+import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from table_commands import ROOT, Command, Commands, digest, write
+from table_rows import Made, Row, Table
 
-from dp_diffusers.benching.machine import device_name, versions
-from dp_diffusers.evaluation.evaluating import PUBLIC_MODEL
-from dp_diffusers.evaluation.intervals import Interval
-
-RECIPES = Path(__file__).parent.parent / "recipes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of a table: a recipe and what is different in it, or the images of another row made anew.
-
-    change: dotted keys and values; a section's name replaces the section, null removes it. of: another row,
-    whose run is used. generate, evaluate: options of these commands, as `{images: 30000, teacher: off}`.
-    label: instead of `generate`, a file of public images to be labelled, and options of label_public.py.
-    """
-
-    name: str
-    recipe: str | None = None
-    of: str | None = None
-    change: Mapping[str, Any] = field(default_factory=dict)
-    repeats: int = 1
-    generate: Mapping[str, Any] = field(default_factory=dict)
-    label: Mapping[str, Any] | None = None
-    evaluate: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """What to make: `bases` name a recipe of `pretrain` each, `split` files to be parted by unit.
-
-    split: `{xrays: {path: chestxray64.parquet, unit: patient_id}}` gives xrays-train and xrays-test.parquet.
-    """
-
-    title: str
-    dataset: str
-    test: str
-    bases: Mapping[str, str]
-    rows: tuple[Row, ...]
-    split: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    evaluate: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path) -> Table:
-        """From YAML. Raises `SystemExit` for a row of a row that is not there."""
-        found = yaml.safe_load(path.read_text())
-        rows = tuple(Row(**row) for row in found.pop("rows"))
-        runs = {row.name for row in rows if row.recipe is not None}
-        for row in rows:
-            if (row.recipe is None) == (row.of is None) or (row.of is not None and row.of not in runs):
-                raise SystemExit(
-                    f"error: row {row.name} of {path} needs a recipe, or `of` a row that has one"
-                )
-        return cls(rows=rows, **found)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """What came of one row: the answers of its commands, a mapping for each repeat."""
-
-    dataset: str
-    name: str
-    runs: Sequence[Mapping[str, Any]]
-
-    def figures(self) -> list[dict[str, Any]]:
-        """One line for each figure, as all files of benchmarks/results have them."""
-        train = self.runs[0]["train"]
-        paid = {"epsilon": train["epsilon"], "delta": train["delta"]}
-        lines = [self._line(self.name, paid, "accuracy", "accuracy")]
-        nothing: dict[str, Any] = {"epsilon": 0, "delta": None}
-        lines += [
-            self._line("public", nothing, "accuracy of the public model's images", "public_model"),
-            self._line("public", nothing, "accuracy", "public"),
-            self._line(self.name, paid, "accuracy with the public images", "with_public"),
-            self._line("real", {"epsilon": None, "delta": None}, "accuracy", "real"),
-        ]
-        scores = self.runs[0]["scores"]
-        for row in scores["rows"]:
-            whose = {"synthetic": (self.name, paid), PUBLIC_MODEL: ("public", nothing)}.get(row["trained_on"])
-            if whose is not None and row["fid"] is not None:
-                metric = f"fid ({scores['features']}, {row['images']} images)"
-                one = {"mean": row["fid"], "low": None, "high": None, "seeds": 1}
-                lines.append(self._about(*whose, metric, one))
-        return [line for line in lines if line is not None]
-
-    def _line(self, strategy: str, paid: Mapping[str, Any], metric: str, key: str) -> dict[str, Any] | None:
-        """The mean over trainings, or over the classifiers of one."""
-        found = [run["scores"][key] for run in self.runs]
-        if found[0] is None:
-            return None
-        if len(found) == 1:
-            return self._about(strategy, paid, metric, {**found[0], "seeds": self.runs[0]["scores"]["seeds"]})
-        over = Interval.of([one["mean"] for one in found]).to_dict()
-        return self._about(strategy, paid, metric, {**over, "seeds": len(found)})
-
-    def _about(
-        self, strategy: str, paid: Mapping[str, Any], metric: str, value: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        about = {"dataset": self.dataset, **paid, "strategy": strategy, "metric": metric, **value}
-        return about | {"trainings": len(self.runs)}
+RECIPES = ROOT / "recipes"
+PARTS = ("train", "generate", "evaluate")
 
 
 class Maker:
-    """Runs the commands of one table in one folder."""
+    """Makes the rows of one table in one folder."""
 
     def __init__(self, table: Table, data: Path, out: Path) -> None:
         self.table, self.data, self.out = table, data.resolve(), out.resolve()
-
-    def bases(self) -> None:
-        """Pre-trains the public models that are not there yet."""
-        for name, recipe in self.table.bases.items():
-            target = self.out / "bases" / name
-            asked = self._recipe(recipe, {}, self.out / "recipes" / f"{name}.yaml")
-            self._command(self.out / "bases" / f"{name}.json", "pretrain", asked, "--out", target)
-
-    def seconds_of_bases(self) -> dict[str, float]:
-        """How long each public model took."""
-        paths = {name: self.out / "bases" / f"{name}.json" for name in self.table.bases}
-        return {name: json.loads(path.read_text())["seconds"] for name, path in paths.items()}
+        self.commands = Commands([self.out, self.data])
+        self._bases = ""  # stands for the public models, once they are there
+        (self.out / "ledgers").mkdir(parents=True, exist_ok=True)
 
     def split(self) -> None:
         """Parts the files that hold training and test units together."""
         for name, whole in self.table.split.items():
             target = self.out / "data" / name
-            if not Path(f"{target}-test.parquet").exists():
+            if not Path(f"{target}-test.parquet").exists():  # the last to be written
                 target.parent.mkdir(parents=True, exist_ok=True)
-                script = Path(__file__).parent / "split_by_unit.py"
-                asked = [
-                    sys.executable,
-                    script,
-                    self.data / whole["path"],
-                    "--unit",
-                    whole["unit"],
-                    "--out",
-                    target,
-                ]
-                subprocess.run([str(part) for part in asked], check=True)
+                asked = [self.data / whole["path"], "--unit", whole["unit"], "--out", target]
+                script = ROOT / "benchmarks" / "split_by_unit.py"
+                subprocess.run([sys.executable, script, *asked], check=True)
+
+    def bases(self) -> dict[str, dict[str, Any]]:
+        """Pre-trains the public models that are not there yet."""
+        made: dict[str, dict[str, Any]] = {}
+        self._bases = ""
+        for name, recipe in self.table.bases.items():
+            keys = self._placed(yaml.safe_load((RECIPES / recipe).read_text(encoding="utf-8")))
+            target = self.out / "bases" / name
+            done = self.out / "bases" / f"{name}.json"
+            made[name] = self._run_recipe(
+                done, "pretrain", keys, self.out / "recipes" / f"{name}.yaml", target
+            )
+        self._bases = " ".join(map(digest, made.values()))
+        return made
 
     def row(self, row: Row) -> Made:
         """Makes one row and says what came of it."""
-        origin = row if row.of is None else next(other for other in self.table.rows if other.name == row.of)
-        runs = [self._run(row, origin, repeat) for repeat in range(origin.repeats)]
+        runs = [self._run(row, repeat) for repeat in range(self.table.origin(row).repeats)]
         return Made(dataset=self.table.dataset, name=row.name, runs=runs)
 
-    def _run(self, row: Row, origin: Row, repeat: int) -> dict[str, Any]:
+    def is_done(self, row: Row) -> bool:
+        """Whether nothing of the row is left to do."""
+        repeats = range(self.table.origin(row).repeats)
+        return all((self._kept(row, repeat) / "evaluate.json").exists() for repeat in repeats)
+
+    def _kept(self, row: Row, repeat: int) -> Path:
+        return self.out / "done" / row.name / str(repeat)
+
+    def _run(self, row: Row, repeat: int) -> dict[str, Any]:
+        origin, kept = self.table.origin(row), self._kept(row, repeat)
         run = self.out / "runs" / origin.name / str(repeat)
-        kept = self.out / "done" / row.name / str(repeat)
-        assert origin.recipe is not None
-        ledger = str(self.out / "ledgers" / f"{origin.name}-{repeat}.ledger")
-        (self.out / "ledgers").mkdir(exist_ok=True)
-        change = {**origin.change, "budget.ledger": ledger, "generation.seed": repeat}
-        if "training" not in change:
-            change["training.seed"] = repeat
-        asked = self._recipe(origin.recipe, change, self.out / "recipes" / f"{origin.name}-{repeat}.yaml")
-        trained = self._command(
-            self.out / "done" / origin.name / str(repeat) / "train.json", "train", asked, "--out", run
-        )
+        recipe = self.out / "recipes" / f"{origin.name}-{repeat}.yaml"
+        done = self._kept(origin, repeat) / "train.json"
+        train = self._run_recipe(done, "train", self._recipe_of(origin, repeat), recipe, run)
         images = run / "release" / "images" if row.of is None else kept / "images"
-        where = () if row.of is None else ("--out", images)
-        made = kept / "generate.json"
-        if row.label is None:
-            self._command(made, "generate", run, *where, *options(row.generate))
-        else:
-            how = dict(row.label)
-            script = Path(__file__).parent / "label_public.py"
-            asked = [run, self._file(how.pop("images")), *options(how), *where]
-            self._command(made, "label_public.py", *asked, program=[str(script)])
-        scoring = {**self.table.evaluate, **row.evaluate}
-        test = ("--reference", self._file(self.table.test))
-        scores = self._command(kept / "evaluate.json", "evaluate", images, *test, *self._scoring(scoring))
-        return {
-            "train": trained["answer"],
-            "scores": scores["answer"],
-            "commands": {
-                name: self._kept(kept, origin, repeat, name) for name in ("train", "generate", "evaluate")
-            },
+        generate = self._images(row, kept, run, images, digest(train))
+        evaluate = self._scores(row, kept, images, digest(generate))
+        made = dict(zip(PARTS, (train, generate, evaluate), strict=True))
+        commands = {
+            name: {"asked": part["asked"]["command"], "seconds": part["seconds"], "by": part["by"]}
+            for name, part in made.items()
         }
+        return {"train": train["answer"], "scores": evaluate["answer"], "commands": commands}
 
-    def _kept(self, kept: Path, origin: Row, repeat: int, name: str) -> dict[str, Any]:
-        folder = self.out / "done" / origin.name / str(repeat) if name == "train" else kept
-        found = json.loads((folder / f"{name}.json").read_text())
-        return {"command": found["command"], "seconds": found["seconds"]}
+    def _recipe_of(self, row: Row, repeat: int) -> dict[str, Any]:
+        """The keys of a row's recipe, with its changes, and with paths and seeds of this repeat."""
+        assert row.recipe is not None
+        keys: dict[str, Any] = yaml.safe_load((RECIPES / row.recipe).read_text(encoding="utf-8"))
+        for key, value in row.change.items():
+            changed(keys, key.split("."), copy.deepcopy(value))
+        changed(keys, ["budget", "ledger"], str(self.out / "ledgers" / f"{row.name}-{repeat}.ledger"))
+        seeded = ["generation"] if keys["mechanism"].get("name") == "pe" else ["generation", "training"]
+        for section in seeded:
+            keys.setdefault(section, {}).setdefault("seed", repeat)
+        placed: dict[str, Any] = self._placed(keys)
+        return placed
 
-    def _scoring(self, asked: Mapping[str, Any]) -> list[str]:
-        files = {key: str(self._file(asked[key])) for key in ("real", "public") if key in asked}
-        return options({**asked, **files})
+    def _run_recipe(
+        self, done: Path, verb: str, keys: Mapping[str, Any], recipe: Path, out: Path
+    ) -> dict[str, Any]:
+        """A command on a recipe, which is written down when it is run."""
+        text = yaml.safe_dump(keys, allow_unicode=True, sort_keys=False)
+        if not done.exists():
+            recipe.parent.mkdir(parents=True, exist_ok=True)
+            recipe.write_text(text, encoding="utf-8")
+        asked = Command(
+            verb=verb,
+            arguments=[str(recipe), "--out", str(out)],
+            made_of={"recipe": text, "bases": self._bases},
+        )
+        return self.commands.run(done, asked)
 
-    def _recipe(self, name: str, change: Mapping[str, Any], target: Path) -> Path:
-        """The recipe with its changes, and with paths of this machine."""
-        keys = yaml.safe_load((RECIPES / name).read_text())
-        for key, value in change.items():
-            changed(keys, key.split("."), value)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(yaml.safe_dump(self._placed(keys), allow_unicode=True, sort_keys=False))
-        return target
+    def _images(self, row: Row, kept: Path, run: Path, images: Path, after: str) -> dict[str, Any]:
+        done, where = kept / "generate.json", [] if row.of is None else ["--out", str(images)]
+        if where and not done.exists():  # of a start that was killed before its answer was kept
+            shutil.rmtree(images, ignore_errors=True)
+        verb, asked = "generate", [str(run), *where, *options(row.generate)]
+        if row.label is not None:
+            how = {name: value for name, value in row.label.items() if name != "images"}
+            verb, public = "label_public.py", self._file(row.label["images"])
+            asked = [str(run), str(public), *options(how), *where]
+        return self.commands.run(done, Command(verb=verb, arguments=asked, made_of={"after": after}))
+
+    def _scores(self, row: Row, kept: Path, images: Path, after: str) -> dict[str, Any]:
+        scoring = {**self.table.evaluate, **row.evaluate}
+        scoring |= {key: str(self._file(scoring[key])) for key in ("real", "public") if key in scoring}
+        asked = [str(images), "--reference", str(self._file(self.table.test)), *options(scoring)]
+        return self.commands.run(
+            kept / "evaluate.json", Command(verb="evaluate", arguments=asked, made_of={"after": after})
+        )
 
     def _placed(self, value: Any) -> Any:
         """Names of bases and of data files as paths, wherever they stand."""
@@ -223,7 +142,7 @@ class Maker:
             return {key: self._placed(part) for key, part in value.items()}
         if isinstance(value, list):
             return [self._placed(part) for part in value]
-        if value in self.table.bases:
+        if isinstance(value, str) and value in self.table.bases:
             return str(self.out / "bases" / value)
         return str(self._file(value)) if str(value).endswith(".parquet") else value
 
@@ -231,43 +150,16 @@ class Maker:
         made = self.out / "data" / name
         return made if made.exists() else self.data / name
 
-    def _command(self, done: Path, verb: str, *parts: object, program: Sequence[str] = ()) -> dict[str, Any]:
-        """Runs one command unless it has been; keeps its answer and the seconds of all its starts.
-
-        program: a script, where it is not a verb of the package."""
-        if done.exists():
-            found: dict[str, Any] = json.loads(done.read_text())
-            return found
-        done.parent.mkdir(parents=True, exist_ok=True)
-        given = [*map(str, parts)]
-        asked = [*program, *given] if program else ["-m", "dp_diffusers", verb, *given, "--json"]
-        print(verb, *given, flush=True)
-        times = done.with_suffix(".seconds")
-        began = time.monotonic()
-        try:
-            called = subprocess.run([sys.executable, *asked], stdout=subprocess.PIPE, text=True)
-        except KeyboardInterrupt:
-            raise SystemExit(5) from None
-        finally:
-            with times.open("a") as file:
-                print(round(time.monotonic() - began, 1), file=file)
-        if called.returncode != 0:  # it has said why
-            raise SystemExit(called.returncode)
-        seconds = sum(map(float, times.read_text().split()))
-        command = " ".join([verb, *given]).replace(f"{self.out}/", "").replace(f"{self.data}/", "")
-        found = {"command": command, "seconds": seconds, "answer": json.loads(called.stdout)}
-        unfinished = done.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(found))
-        unfinished.replace(done)
-        return found
-
 
 def options(asked: Mapping[str, Any]) -> list[str]:
-    """`{images: 30000, fidelity: true}` as --images 30000 --fidelity."""
+    """`{images: 30000, fidelity: true}` as --images 30000 --fidelity; false and null say nothing."""
     found: list[str] = []
     for key, value in asked.items():
         flag = f"--{key.replace('_', '-')}"
-        found += [flag] if value is True else [flag, "off" if value is False else str(value)]
+        if value is True:
+            found.append(flag)
+        elif value is not None and value is not False:
+            found += [flag, str(value)]
     return found
 
 
@@ -281,10 +173,31 @@ def changed(keys: dict[str, Any], path: Sequence[str], value: Any) -> None:
         keys[path[-1]] = value
 
 
-def commit() -> str:
-    """The commit of this checkout, with a mark where files differ from it."""
-    asked = ["git", "-C", str(RECIPES), "describe", "--always", "--dirty", "--abbrev=7"]
-    return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+def document(maker: Maker, name: str, bases: Mapping[str, Any], rows: Sequence[Made]) -> dict[str, Any]:
+    """All lines, and how they were made."""
+    commands = [command for row in rows for run in row.runs for command in run["commands"].values()]
+    made_by = {"commit": "commit", "machine": "machine"}
+    head = {
+        field: ", ".join(sorted({str(command["by"][key]) for command in commands}))
+        for field, key in made_by.items()
+    }
+    kept = {base: {"seconds": part["seconds"], "by": part["by"]} for base, part in bases.items()}
+    runs = {
+        row.name: [
+            {"train": {**run["train"], "release": maker.commands.plain(run["train"]["release"])}}
+            | {"commands": run["commands"]}
+            for run in row.runs
+        ]
+        for row in rows
+    }
+    lines: list[dict[str, Any]] = []
+    for line in (line for row in rows for line in row.lines()):
+        if not any(
+            {**other, "beside": line["beside"]} == line for other in lines
+        ):  # of the same public images
+            lines.append(line)
+    asked = {"title": maker.table.title, "command": f"benchmarks/table.py benchmarks/tables/{name}"}
+    return {**asked, **head, "rows": lines, "bases": kept, "runs": runs}
 
 
 def main() -> None:
@@ -293,25 +206,21 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data files that it names")
     parser.add_argument("--out", type=Path, required=True, help="folder of all that is made")
-    parser.add_argument("--only", action="append", help="a row; may be repeated; those that are done stay")
+    parser.add_argument("--only", action="append", help="a row to make; may be repeated")
     asked = parser.parse_args()
     table = Table.read(asked.table)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    if unknown := set(asked.only or ()) - {row.name for row in table.rows}:
+        parser.error(
+            f"no row {', '.join(sorted(unknown))}; there are {', '.join(r.name for r in table.rows)}"
+        )
     maker = Maker(table, asked.data, asked.out)
     maker.split()
-    maker.bases()
-    head = {"title": table.title, "commit": commit(), "machine": device_name(torch.device("cpu"))}
-    head |= {"command": f"benchmarks/table.py benchmarks/tables/{asked.table.name}", "versions": versions()}
-    rows: list[dict[str, Any]] = []
-    runs: dict[str, Any] = {}
+    bases = maker.bases()
+    rows: list[Made] = []
     for row in table.rows:
-        if asked.only is None or row.name in asked.only:
-            made = maker.row(row)
-            rows += [line for line in made.figures() if line not in rows]
-            runs[row.name] = [{"train": run["train"], "commands": run["commands"]} for run in made.runs]
-            found = {**head, "rows": rows, "runs": runs, "bases": maker.seconds_of_bases()}
-            text = json.dumps(found, indent=1, ensure_ascii=False).replace(f"{maker.out}/", "")
-            (asked.out / "table.json").write_text(text + "\n")
+        if asked.only is None or row.name in asked.only or maker.is_done(row):
+            rows.append(maker.row(row))
+            write(asked.out / "table.json", document(maker, asked.table.name, bases, rows))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from dp_diffusers import asked_teacher, images_out
 from dp_diffusers.errors import InputError, ParameterError, RecipeError, RunFolderError
 from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
 from dp_diffusers.evaluation.features import features_named
+from dp_diffusers.evaluation.public_model import public_model_images
+from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
 from dp_diffusers.mechanisms.teacher import teacher_query
@@ -127,6 +129,9 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     assert "errs towards frequent classes" in (images / "README.md").read_text()
     assert Certificate.verify(release.path).valid
     assert generate(release, images=30) == images, "the same again does nothing"
+
+    public = public_model_images(tmp_path / "run", read_images(images))
+    assert public.labels.tolist() == (np.arange(30) % 3).tolist(), "a teacher's answers are not public"
 
     off = generate(
         release, out=tmp_path / "off", settings=GenerationSettings(images=30, steps=3, teacher="off")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,151 +16,204 @@ import numpy as np
 import pytest
 import yaml
 
+from dp_diffusers.recipe import PretrainRecipe, Recipe
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import label_public
 import table as tables
+import table_commands
+from table_rows import Table
 
 TABLES = sorted((Path(__file__).parents[2] / "benchmarks" / "tables").glob("*.yaml"))
+ONE = {"name": "one", "recipe": "mnist-eps1.yaml"}
 
 
-class Commands:
-    """Stands in for the program: notes each command, and answers."""
+class Program:
+    """Stands for the commands: notes each one, and answers."""
 
-    def __init__(self, accuracy: float = 90.0) -> None:
+    def __init__(self) -> None:
         self.asked: list[list[str]] = []
-        self.accuracy = accuracy
+        self.accuracy = 92.0
         self.fails_at: str | None = None
 
-    def __call__(self, program: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        asked = program[3:] if program[1] == "-m" else [Path(program[1]).name, *program[2:]]
+    def __call__(self, argv: Sequence[str]) -> tuple[int, str]:
+        asked = list(argv[3:]) if argv[1] == "-m" else [Path(argv[1]).name, *argv[2:]]
         self.asked.append(asked)
+        if "--out" in asked:
+            made = Path(asked[asked.index("--out") + 1])
+            assert asked[0] in ("train", "pretrain") or not made.exists(), "it is there already"
+            made.mkdir(parents=True, exist_ok=True)
         if asked[0] == self.fails_at:
-            return subprocess.CompletedProcess(program, 3, stdout="")
+            return 3, ""
+        return 0, json.dumps(self._answer(asked[0]))
+
+    def _answer(self, verb: str) -> Mapping[str, Any]:
+        if verb == "train":
+            return {"epsilon": 0.99, "delta": 1e-5, "release": "release"}
+        if verb != "evaluate":
+            return {}
         self.accuracy += 1.0
         score = {"mean": self.accuracy, "low": self.accuracy - 1, "high": self.accuracy + 1}
         rows = [
             {"trained_on": "synthetic", "images": 10, "fid": 7.5},
             {"trained_on": "public model, ε = 0", "images": 10, "fid": None},
         ]
-        answer = {"train": {"epsilon": 0.99, "delta": 1e-5}, "generate": {}}.get(asked[0]) or {
-            "accuracy": score,
-            "public_model": {**score, "mean": 60.0},
-            **dict.fromkeys(("public", "with_public", "real")),
-            "rows": rows,
-            "features": "some",
-            "seeds": 3,
-        }
-        return subprocess.CompletedProcess(program, 0, stdout=json.dumps(answer))
+        nothing = dict.fromkeys(("public", "with_public", "real"))
+        public = {"public_model": {"mean": 60.0, "low": 59.0, "high": 61.0}}
+        return {"accuracy": score, **public, **nothing, "rows": rows, "features": "some", "seeds": 3}
+
+    def verbs(self) -> list[str]:
+        return [asked[0] for asked in self.asked]
 
 
-def maker(tmp_path: Path, rows: list[dict[str, Any]]) -> tables.Maker:
+def maker(tmp_path: Path, *rows: Mapping[str, Any], **more: Any) -> tables.Maker:
     path = tmp_path / "table.yaml"
     bases = {"public-digits": "public-digits.yaml"}
-    path.write_text(
-        yaml.safe_dump({"title": "t", "dataset": "d", "test": "test.parquet", "bases": bases, "rows": rows})
-    )
-    (tmp_path / "out").mkdir()
-    return tables.Maker(tables.Table.read(path), tmp_path / "data", tmp_path / "out")
+    whole = {"title": "t", "dataset": "d", "test": "test.parquet", "bases": bases, **more}
+    path.write_text(yaml.safe_dump({**whole, "rows": [dict(row) for row in rows]}))
+    return tables.Maker(Table.read(path), tmp_path / "data", tmp_path / "out")
+
+
+def recipe_of(tmp_path: Path, name: str) -> Any:
+    return yaml.safe_load((tmp_path / "out" / "recipes" / f"{name}.yaml").read_text())
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
-    found = Commands()
-    monkeypatch.setattr(tables.subprocess, "run", found)
+def program(monkeypatch: pytest.MonkeyPatch) -> Program:
+    found = Program()
+    monkeypatch.setattr(table_commands, "_waited_for", found)
     return found
 
 
-def test_what_is_done_is_not_done_again(tmp_path: Path, commands: Commands) -> None:
-    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml"}])
+def test_what_is_done_is_not_done_again(tmp_path: Path, program: Program) -> None:
+    made = maker(tmp_path, ONE)
     first = made.row(made.table.rows[0])
-    assert [asked[0] for asked in commands.asked] == ["train", "generate", "evaluate"]
-    assert made.row(made.table.rows[0]) == first
-    assert len(commands.asked) == 3
+    assert program.verbs() == ["train", "generate", "evaluate"]
+    assert made.is_done(made.table.rows[0])
+    again = maker(tmp_path, ONE)
+    assert again.row(again.table.rows[0]) == first
+    assert len(program.asked) == 3
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"change": {"strategy.rank": 99}},
+        {"generate": {"images": 5}},
+        {"evaluate": {"passes": 5}},
+    ],
+)
+def test_what_was_made_otherwise_is_refused(
+    tmp_path: Path, program: Program, capsys: pytest.CaptureFixture[str], other: dict[str, Any]
+) -> None:
+    made = maker(tmp_path, ONE)
+    made.row(made.table.rows[0])
+    before = recipe_of(tmp_path, "one-0")
+    changed = maker(tmp_path, {**ONE, **other})
+    with pytest.raises(SystemExit) as stopped:
+        changed.row(changed.table.rows[0])
+    assert stopped.value.code == 2
+    assert "was made otherwise" in capsys.readouterr().out
+    assert recipe_of(tmp_path, "one-0") == before
+    assert len(program.asked) == 3
+
+
+def test_a_base_made_anew_makes_its_rows_otherwise(tmp_path: Path, program: Program) -> None:
+    made = maker(tmp_path, ONE)
+    made.bases()
+    made.row(made.table.rows[0])
+    made.bases()
+    made.row(made.table.rows[0])
+    done = tmp_path / "out/bases/public-digits.json"
+    done.write_text(json.dumps({**json.loads(done.read_text()), "answer": {"other": 1}}))
+    made.bases()
+    with pytest.raises(SystemExit):
+        made.row(made.table.rows[0])
 
 
 def test_a_command_that_fails_is_asked_again_and_its_seconds_are_added(
-    tmp_path: Path, commands: Commands
+    tmp_path: Path, program: Program
 ) -> None:
-    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml"}])
-    commands.fails_at = "generate"
+    made = maker(tmp_path, ONE)
+    program.fails_at = "generate"
     with pytest.raises(SystemExit) as stopped:
         made.row(made.table.rows[0])
     assert stopped.value.code == 3
-    commands.fails_at = None
-    made.row(made.table.rows[0])
-    assert [asked[0] for asked in commands.asked] == ["train", "generate", "generate", "evaluate"]
-    assert len((tmp_path / "out/done/one/0/generate.seconds").read_text().split()) == 2
+    times = tmp_path / "out/done/one/0/generate.seconds"
+    times.write_text("1000\n")
+    program.fails_at = None
+    row = made.row(made.table.rows[0])
+    assert program.verbs() == ["train", "generate", "generate", "evaluate"]
+    assert row.runs[0]["commands"]["generate"]["seconds"] >= 1000
+    assert not times.exists(), "the same again would count twice"
 
 
-def test_images_of_another_row_lie_beside_its_release(tmp_path: Path, commands: Commands) -> None:
-    rows = [
-        {"name": "one", "recipe": "mnist-eps1.yaml"},
-        {"name": "two", "of": "one", "generate": {"teacher": False, "images": 7}},
-    ]
-    made = maker(tmp_path, rows)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"generate": {"teacher": "off", "images": 7}},
+        {"label": {"images": "more.parquet", "per_class": 7}},
+    ],
+)
+def test_images_of_another_row_lie_beside_its_release(
+    tmp_path: Path, program: Program, other: dict[str, Any]
+) -> None:
+    made = maker(tmp_path, ONE, {"name": "two", "of": "one", **other})
     for row in made.table.rows:
         made.row(row)
-    assert [asked[0] for asked in commands.asked] == ["train", "generate", "evaluate", "generate", "evaluate"]
-    generate = commands.asked[3]
-    assert generate[1] == str(tmp_path / "out/runs/one/0")
-    assert generate[2:4] == ["--out", str(tmp_path / "out/done/two/0/images")]
-    assert generate[4:8] == ["--images", "7", "--teacher", "off"]
+    run, kept = str(tmp_path / "out/runs/one/0"), str(tmp_path / "out/done/two/0/images")
+    asked, scored = program.asked[3:]
+    if "label" in other:
+        public = str(tmp_path / "data/more.parquet")
+        assert asked == ["label_public.py", run, public, "--per-class", "7", "--out", kept]
+    else:
+        assert asked == ["generate", run, "--out", kept, "--images", "7", "--teacher", "off", "--json"]
+    assert scored[:2] == ["evaluate", kept]
 
 
-def test_public_images_that_a_teacher_labels_take_the_place_of_those_made(
-    tmp_path: Path, commands: Commands
-) -> None:
-    rows = [
-        {"name": "one", "recipe": "mnist-eps1.yaml"},
-        {"name": "two", "of": "one", "label": {"images": "more.parquet", "per_class": 7}},
-    ]
-    made = maker(tmp_path, rows)
+def test_images_whose_answer_was_not_kept_are_made_again(tmp_path: Path, program: Program) -> None:
+    """Killed between the end of the command and the file that says so: `generate` refuses a folder."""
+    made = maker(tmp_path, ONE, {"name": "two", "of": "one"})
+    program.fails_at = "evaluate"
+    for row in made.table.rows:
+        with pytest.raises(SystemExit):
+            made.row(row)
+    (tmp_path / "out/done/two/0/generate.json").unlink()
+    program.fails_at = None
     made.row(made.table.rows[1])
-    kept = str(tmp_path / "out/done/two/0/images")
-    label = ["label_public.py", str(tmp_path / "out/runs/one/0"), str(tmp_path / "data/more.parquet")]
-    assert commands.asked[1] == [*label, "--per-class", "7", "--out", kept]
-    assert commands.asked[2][:2] == ["evaluate", kept]
+    assert program.verbs().count("generate") == 3
 
 
-def test_repeats_have_seeds_ledgers_and_an_interval_of_their_own(tmp_path: Path, commands: Commands) -> None:
-    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml", "repeats": 2}])
-    line = made.row(made.table.rows[0]).figures()[0]
-    recipes = [yaml.safe_load((tmp_path / f"out/recipes/one-{repeat}.yaml").read_text()) for repeat in (0, 1)]
-    assert [recipe["training"]["seed"] for recipe in recipes] == [0, 1]
+def test_repeats_have_seeds_ledgers_and_an_interval_of_their_own(tmp_path: Path, program: Program) -> None:
+    made = maker(tmp_path, {**ONE, "repeats": 2, "change": {"training": {"learning_rate": 0.1}}})
+    line, *_, distance = made.row(made.table.rows[0]).lines()
+    recipes = [recipe_of(tmp_path, f"one-{repeat}") for repeat in (0, 1)]
+    assert [recipe["training"] for recipe in recipes] == [{"learning_rate": 0.1, "seed": k} for k in (0, 1)]
+    assert [recipe["generation"]["seed"] for recipe in recipes] == [0, 1]
     assert len({recipe["budget"]["ledger"] for recipe in recipes}) == 2
-    assert (line["seeds"], line["trainings"], line["mean"]) == (2, 2, 94.5)
-    assert line["low"] < 93 < 96 < line["high"]  # Student's, of 93 and 96
+    assert (line["seeds"], line["trainings"], line["mean"]) == (2, 2, 93.5)
+    assert line["low"] < 93 < 94 < line["high"]  # Student's, of 93 and 94
+    assert (distance["seeds"], distance["mean"], distance["low"]) == (2, 7.5, 7.5)
 
 
-def test_figures_are_lines_of_the_results_format(tmp_path: Path, commands: Commands) -> None:
-    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml"}])
-    lines = made.row(made.table.rows[0]).figures()
+def test_figures_are_lines_of_the_results_format(tmp_path: Path, program: Program) -> None:
+    made = maker(tmp_path, ONE)
+    lines = made.row(made.table.rows[0]).lines()
     about = [(line["strategy"], line["epsilon"], line["metric"], line["mean"]) for line in lines]
     assert about == [
         ("one", 0.99, "accuracy", 93.0),
         ("public", 0, "accuracy of the public model's images", 60.0),
         ("one", 0.99, "fid (some, 10 images)", 7.5),
     ]
-    fields = {
-        "dataset",
-        "epsilon",
-        "delta",
-        "strategy",
-        "metric",
-        "mean",
-        "low",
-        "high",
-        "seeds",
-        "trainings",
-    }
-    assert all(set(line) == fields for line in lines)
+    fields = {"dataset", "epsilon", "delta", "strategy", "metric", "mean", "low", "high", "seeds"}
+    assert all(set(line) == fields | {"trainings", "beside"} for line in lines)
 
 
-def test_a_recipe_has_the_paths_of_this_machine_and_the_changes(tmp_path: Path, commands: Commands) -> None:
+def test_a_recipe_has_the_paths_of_this_machine_and_the_changes(tmp_path: Path, program: Program) -> None:
     change = {"mechanism": {"name": "none", "steps": 3}, "strategy.rank": 3, "teacher": None}
-    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml", "change": change}])
+    made = maker(tmp_path, {**ONE, "change": change})
     made.row(made.table.rows[0])
-    recipe = yaml.safe_load((tmp_path / "out/recipes/one-0.yaml").read_text())
+    recipe = recipe_of(tmp_path, "one-0")
     assert recipe["base"] == str(tmp_path / "out/bases/public-digits")
     assert recipe["data"]["path"] == str(tmp_path / "data/mnist-train.parquet")
     assert recipe["mechanism"] == {"name": "none", "steps": 3}
@@ -164,24 +221,81 @@ def test_a_recipe_has_the_paths_of_this_machine_and_the_changes(tmp_path: Path, 
     assert "teacher" not in recipe
 
 
-def test_commands_are_kept_without_paths_of_this_machine(tmp_path: Path, commands: Commands) -> None:
-    made = maker(tmp_path, [{"name": "one", "recipe": "mnist-eps1.yaml"}])
-    assert str(tmp_path) not in json.dumps(made.row(made.table.rows[0]).runs)
+def test_the_document_has_all_rows_that_are_done_and_no_path_of_this_machine(
+    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker(tmp_path, ONE, {"name": "two", "of": "one"})
+    asked = ["table.py", str(tmp_path / "table.yaml"), "--data", str(tmp_path / "data")]
+    for only in ("one", "two"):
+        monkeypatch.setattr(sys, "argv", [*asked, "--out", str(tmp_path / "out"), "--only", only])
+        tables.main()
+    text = (tmp_path / "out/table.json").read_text()
+    found = json.loads(text)
+    assert {"commit", "command", "machine", "rows", "bases", "runs"} <= set(found)
+    assert list(found["runs"]) == ["one", "two"]
+    assert [line["strategy"] for line in found["rows"]].count("public") == 1, "the same images, told once"
+    assert str(tmp_path) not in text
+    monkeypatch.setattr(sys, "argv", [*asked, "--out", str(tmp_path / "out"), "--only", "three"])
+    with pytest.raises(SystemExit) as stopped:
+        tables.main()
+    assert stopped.value.code == 2
 
 
 @pytest.mark.parametrize(
-    "row", [{"name": "a"}, {"name": "a", "of": "b"}, {"name": "a", "of": "a", "recipe": "r"}]
+    "row",
+    [
+        {"name": "a"},
+        {"name": "a", "of": "b"},
+        {"name": "a", "of": "a", "recipe": "r"},
+        {"name": "a", "recipe": "r", "label": {"images": "x"}},
+        {"name": "a", "of": "b", "repeats": 2},
+    ],
 )
-def test_a_row_without_a_run_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
+def test_a_row_that_cannot_be_made_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
     with pytest.raises(SystemExit, match="row a"):
-        maker(tmp_path, [row])
+        maker(tmp_path, row)
+
+
+def test_options_are_those_of_the_command_line() -> None:
+    asked = {"with_public": True, "real": None, "fidelity": False, "teacher": "off", "images": 7}
+    assert tables.options(asked) == ["--with-public", "--teacher", "off", "--images", "7"]
+
+
+def test_a_command_that_is_told_to_stop_ends_in_its_own_time(tmp_path: Path) -> None:
+    """SIGTERM goes on to the command, which has the time to save; its seconds are kept."""
+    child = (
+        "import signal, sys, time; from pathlib import Path\n"
+        "def stop(*_): time.sleep(0.5); Path('saved').touch(); sys.exit(5)\n"
+        "signal.signal(signal.SIGTERM, stop); Path('began').touch(); time.sleep(60)"
+    )
+    parent = (
+        "import sys; from pathlib import Path; import table_commands as t\n"
+        f"t.Command.argv = lambda self: [sys.executable, '-c', {child!r}]\n"
+        "t.Commands([]).run(Path('done.json'), t.Command(verb='train', arguments=[], made_of={}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(tables.__file__).parent)}
+    with subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path, env=environment) as running:
+        until = time.monotonic() + 60
+        while not (tmp_path / "began").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(30) == table_commands.TERMINATED
+    assert (tmp_path / "saved").exists()
+    assert float((tmp_path / "done.seconds").read_text()) > 0.4
+    assert not (tmp_path / "done.json").exists()
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
-def test_a_table_of_this_repository_names_recipes_that_are_there(path: Path) -> None:
-    table = tables.Table.read(path)
-    named = [*table.bases.values(), *(row.recipe for row in table.rows if row.recipe is not None)]
-    assert all((tables.RECIPES / name).is_file() for name in named)
+def test_a_table_of_this_repository_has_recipes_that_load(path: Path, tmp_path: Path) -> None:
+    table = Table.read(path)
+    made = tables.Maker(table, tmp_path / "data", tmp_path / "out")
+    for name in table.bases.values():
+        assert PretrainRecipe.load(tables.RECIPES / name)
+    for row in table.rows:
+        if row.recipe is not None:
+            (tmp_path / "one.yaml").write_text(yaml.safe_dump(made._recipe_of(row, 0)))
+            (tmp_path / "out/bases").mkdir(exist_ok=True)
+            assert Recipe.load(tmp_path / "one.yaml")
     assert len({row.name for row in table.rows}) == len(table.rows)
 
 

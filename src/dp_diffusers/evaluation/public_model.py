@@ -1,7 +1,8 @@
 """The ε = 0 rows of a release: images of its base model without the adapter, and the base's public data.
 
-Guarantees the same labels, sampler, steps, guidance and seed as the release's images, whatever `generate` was
-told; the result is kept in `RUN/private/`. May import what `release` imports, when called.
+Guarantees the classes that the release's images were asked to be of, also where a teacher has labelled them
+since, and the same sampler, steps, guidance and seed, whatever `generate` was told; the result is kept in
+`RUN/private/`. May import what `release` imports, when called.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from dp_diffusers.base_classes import declared_entries
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.kept_images import KeptImages
+from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.whole_files import replacing
 
@@ -32,9 +34,9 @@ def run_of(images: Path) -> Path | None:
 
 
 def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
-    """As many images as `like` has, of the same labels, from the run's base model without its adapter.
+    """As many images as `like` has, from the run's base model without its adapter, of the same labels.
 
-    Raises `ModelError` when the base is not the one of the certificate.
+    Labels that a charged teacher gave are not public: then those that were asked for stand in their place. Raises `ModelError` when the base is not the one of the certificate.
     """
     from dp_diffusers.diffusion.generation import Sampling, sample
     from dp_diffusers.recipe.sections import GenerationSettings
@@ -56,7 +58,9 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
         names = classes.names or tuple(map(str, range(len(classes.labels))))
     if not set(names) & set(like.class_names):  # files that know numbers alone count by place
         names = like.class_names
-    labels = like.numbered_as(names).labels
+    labels = _asked_for(made_with, classes, len(like.labels))
+    if labels is None:
+        labels = like.numbered_as(names).labels
     numbers = labels if classes is None else np.array(classes.labels, np.int64)[labels]
     key = json.dumps([family.base.sha256, asdict(sampling), numbers.tolist()])
     kept = run / "private" / "public-model-images.npz"
@@ -68,6 +72,17 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
         with replacing(kept) as stream:
             np.savez(stream, images=pixels, key=np.array(key))
     return LabelledImages(images=pixels, labels=labels, class_names=names)
+
+
+def _asked_for(
+    request: Mapping[str, Any], classes: ReleasedClasses | None, count: int
+) -> NDArray[np.int64] | None:
+    """int64 `[count]`: the labels before a teacher changed them; None where none has."""
+    from dp_diffusers.requested_images import labels_of
+
+    if request.get("teacher") != "relabel" or request.get("count") != count:
+        return None
+    return labels_of(count, classes, dict(request))
 
 
 def _kept(path: Path, key: str) -> NDArray[np.uint8] | None:
