@@ -38,7 +38,7 @@ def over(row: dict[str, Any]) -> str:
 
 def block(name: str) -> str:
     """The table of one file, and where it is from."""
-    found = json.loads((RESULTS / name).read_text())
+    found = json.loads((RESULTS / name).read_text(encoding="utf-8"))
     rows = HEAD + "".join(line(row) for row in found["rows"])
     return f"{rows}\n`{found['command']}` at {found['commit']}; {found['machine']}.\n"
 
@@ -49,4 +49,4 @@ def page(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text()))
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
