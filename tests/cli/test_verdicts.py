@@ -155,7 +155,7 @@ def test_generate_takes_overrides(
     assert main(["generate", "run"]) == 2
     assert "RANK" in capsys.readouterr().err
     monkeypatch.delenv("RANK")
-    for relabel in (["--teacher", "relabel"], ["--set", "generation.teacher=relabel"]):
+    for relabel in (["--teacher", "relabel"], ["--set", "generation.teacher= 'relabel'"]):
         assert main(["generate", "run", *relabel]) == 2
         assert "run has no teacher to label its images" in capsys.readouterr().err
     assert _called(capsys, "generate", "run", "--teacher", "off") == (0, "images\n")

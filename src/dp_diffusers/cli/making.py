@@ -141,7 +141,8 @@ def generate(
     short = {"dtype": dtype, "teacher": teacher}
     asked = [*(overrides or ()), *(f"generation.{key}={value}" for key, value in short.items() if value)]
     chosen = after_training(release.settings(), asked, release.folder.recipe)
-    if "generation.teacher=relabel" in asked and release.teacher is None:
+    named = any(item.partition("=")[0].strip() == "generation.teacher" for item in asked)
+    if named and chosen.generation.teacher == "relabel" and release.teacher is None:
         raise ParameterError(f"{run} has no teacher to label its images", hint="leave --teacher out")
     folder = run_generation(
         release,
