@@ -36,7 +36,8 @@ def run_of(images: Path) -> Path | None:
 def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     """As many images as `like` has, from the run's base model without its adapter, of the same labels.
 
-    Labels that a charged teacher gave are not public: then those that were asked for stand in their place. Raises `ModelError` when the base is not the one of the certificate.
+    Labels that a charged teacher gave are not public: then those that were asked for stand in their place.
+    Raises `ModelError` when the base is not the one of the certificate.
     """
     from dp_diffusers.diffusion.generation import Sampling, sample
     from dp_diffusers.recipe.sections import GenerationSettings
