@@ -49,13 +49,12 @@ class Maker:
     def bases(self) -> dict[str, dict[str, Any]]:
         """Pre-trains the public models that are not there yet."""
         made: dict[str, dict[str, Any]] = {}
-        self._bases = ""
         for name, recipe in self.table.bases.items():
             keys = self._placed(yaml.safe_load((RECIPES / recipe).read_text(encoding="utf-8")))
             target = self.out / "bases" / name
             done = self.out / "bases" / f"{name}.json"
             made[name] = self._run_recipe(
-                done, "pretrain", keys, self.out / "recipes" / f"{name}.yaml", target
+                done, "pretrain", keys, self.out / "recipes" / f"{name}.yaml", target, {}
             )
         self._bases = " ".join(map(digest, made.values()))
         return made
@@ -75,10 +74,8 @@ class Maker:
 
     def _run(self, row: Row, repeat: int) -> dict[str, Any]:
         origin, kept = self.table.origin(row), self._kept(row, repeat)
-        run = self.out / "runs" / origin.name / str(repeat)
-        recipe = self.out / "recipes" / f"{origin.name}-{repeat}.yaml"
-        done = self._kept(origin, repeat) / "train.json"
-        train = self._run_recipe(done, "train", self._recipe_of(origin, repeat), recipe, run)
+        run = self._run_of(origin, repeat)
+        train, paid = self._trained(origin, repeat)
         images = run / "release" / "images" if row.of is None else kept / "images"
         generate = self._images(row, kept, run, images, digest(train))
         evaluate = self._scores(row, kept, images, digest(generate))
@@ -87,7 +84,40 @@ class Maker:
             name: {"asked": part["asked"]["command"], "seconds": part["seconds"], "by": part["by"]}
             for name, part in made.items()
         }
-        return {"train": train["answer"], "scores": evaluate["answer"], "commands": commands}
+        return {"train": {**train["answer"], **paid}, "scores": evaluate["answer"], "commands": commands}
+
+    def _run_of(self, row: Row, repeat: int) -> Path:
+        return self.out / "runs" / row.name / str(repeat)
+
+    def _merged(self, row: Row, repeat: int) -> Path:
+        return self.out / "merged" / row.name / str(repeat)
+
+    def _ledger(self, row: Row, repeat: int) -> Path:
+        return self.out / "ledgers" / f"{(self.table.first(row) or row).name}-{repeat}.ledger"
+
+    def _trained(self, row: Row, repeat: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The training of a row, after that of the row in its base, and what both have cost together."""
+        first, kept = self.table.first(row), self._kept(row, repeat)
+        made_of = {"bases": self._bases}
+        if first is not None:
+            before, _ = self._trained(first, repeat)
+            made_of = {"bases": digest(self._merge(first, repeat, digest(before)))}
+        recipe = self.out / "recipes" / f"{row.name}-{repeat}.yaml"
+        keys, run = self._recipe_of(row, repeat), self._run_of(row, repeat)
+        train = self._run_recipe(kept / "train.json", "train", keys, recipe, run, made_of)
+        if first is None:
+            return train, {}
+        asked = ["show", str(self._ledger(row, repeat))]
+        shown = Command(verb="ledger", arguments=asked, made_of={"after": digest(train)})
+        ledger = self.commands.run(kept / "ledger.json", shown)["answer"]
+        return train, {"epsilon": ledger["spent_epsilon"], "delta": ledger["delta"]}
+
+    def _merge(self, row: Row, repeat: int, after: str) -> dict[str, Any]:
+        done, merged = self._kept(row, repeat) / "merge.json", self._merged(row, repeat)
+        if not done.exists():  # of a start that was killed before its answer was kept
+            shutil.rmtree(merged, ignore_errors=True)
+        asked = [str(self._run_of(row, repeat)), "--out", str(merged)]
+        return self.commands.run(done, Command(verb="merge", arguments=asked, made_of={"after": after}))
 
     def _recipe_of(self, row: Row, repeat: int) -> dict[str, Any]:
         """The keys of a row's recipe, with its changes, and with paths and seeds of this repeat."""
@@ -95,7 +125,9 @@ class Maker:
         keys: dict[str, Any] = yaml.safe_load((RECIPES / row.recipe).read_text(encoding="utf-8"))
         for key, value in row.change.items():
             changed(keys, key.split("."), copy.deepcopy(value))
-        changed(keys, ["budget", "ledger"], str(self.out / "ledgers" / f"{row.name}-{repeat}.ledger"))
+        changed(keys, ["budget", "ledger"], str(self._ledger(row, repeat)))
+        if (first := self.table.first(row)) is not None:
+            keys["base"] = str(self._merged(first, repeat))
         seeded = ["generation"] if keys["mechanism"].get("name") == "pe" else ["generation", "training"]
         for section in seeded:
             keys.setdefault(section, {}).setdefault("seed", repeat)
@@ -103,7 +135,13 @@ class Maker:
         return placed
 
     def _run_recipe(
-        self, done: Path, verb: str, keys: Mapping[str, Any], recipe: Path, out: Path
+        self,
+        done: Path,
+        verb: str,
+        keys: Mapping[str, Any],
+        recipe: Path,
+        out: Path,
+        made_of: Mapping[str, str],
     ) -> dict[str, Any]:
         """A command on a recipe, which is written down when it is run."""
         text = yaml.safe_dump(keys, allow_unicode=True, sort_keys=False)
@@ -113,7 +151,7 @@ class Maker:
         asked = Command(
             verb=verb,
             arguments=[str(recipe), "--out", str(out)],
-            made_of={"recipe": text, "bases": self._bases},
+            made_of={"recipe": text, **made_of},
         )
         return self.commands.run(done, asked)
 

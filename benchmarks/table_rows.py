@@ -24,6 +24,8 @@ class Row:
     change: dotted keys and values; a section's name replaces the section, null removes it. of: another row,
     whose run is used. generate, evaluate: options of these commands, as `{images: 30000, teacher: "off"}`.
     label: instead of `generate`, a file of public images to be labelled, and options of label_public.py.
+    after: a row whose adapter is merged into the base that this recipe starts from, both in one ledger, whose
+    ε is the row's.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Row:
     repeats: int = 1
     generate: Mapping[str, Any] = field(default_factory=dict)
     label: Mapping[str, Any] | None = None
+    after: str | None = None
     evaluate: Mapping[str, Any] = field(default_factory=dict)
 
     def require_whole(self) -> None:
@@ -41,8 +44,8 @@ class Row:
             raise SystemExit(f"error: row {self.name} needs a recipe, or `of`, the row whose run it shows")
         if self.of is None and self.label is not None:
             raise SystemExit(f"error: row {self.name}: `label` goes with `of`")
-        if self.of is not None and (self.change or self.repeats != 1):
-            raise SystemExit(f"error: row {self.name}: `change` and `repeats` go with a recipe")
+        if self.of is not None and (self.change or self.repeats != 1 or self.after):
+            raise SystemExit(f"error: row {self.name}: `change`, `repeats` and `after` go with a recipe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,19 @@ class Table:
         for row in rows:
             row.require_whole()
             table.origin(row)
+            table.first(row)
         return table
+
+    def first(self, row: Row) -> Row | None:
+        """The row whose adapter is in the base; None without one. Raises `SystemExit` for a wrong one."""
+        if row.after is None:
+            return None
+        found = [
+            one for one in self.rows if one.name == row.after and one.recipe is not None and not one.after
+        ]
+        if len(found) != 1 or found[0].repeats != row.repeats:
+            raise SystemExit(f"error: row {row.name} is after {row.after}, which is no row of its own recipe")
+        return found[0]
 
     def origin(self, row: Row) -> Row:
         """The row whose run is shown. Raises `SystemExit` where there is none."""

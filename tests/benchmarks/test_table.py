@@ -50,6 +50,8 @@ class Program:
     def _answer(self, verb: str) -> Mapping[str, Any]:
         if verb == "train":
             return {"epsilon": 0.99, "delta": 1e-5, "release": "release"}
+        if verb == "ledger":
+            return {"spent_epsilon": 1.5, "delta": 1e-5}
         if verb != "evaluate":
             return {}
         self.accuracy += 1.0
@@ -184,6 +186,21 @@ def test_images_whose_answer_was_not_kept_are_made_again(tmp_path: Path, program
     assert program.verbs().count("generate") == 3
 
 
+def test_a_row_after_another_starts_from_its_merged_model_in_one_ledger(
+    tmp_path: Path, program: Program
+) -> None:
+    made = maker(tmp_path, ONE, {"name": "two", "recipe": "mnist-votes.yaml", "after": "one"})
+    line = made.row(made.table.rows[1]).lines()[0]
+    assert program.verbs() == ["train", "merge", "train", "ledger", "generate", "evaluate"]
+    first, second = recipe_of(tmp_path, "one-0"), recipe_of(tmp_path, "two-0")
+    assert second["base"] == program.asked[1][-2] == str(tmp_path / "out/merged/one/0")
+    assert second["budget"]["ledger"] == first["budget"]["ledger"]
+    assert "training" not in second, "votes train nothing"
+    assert (line["strategy"], line["epsilon"]) == ("two", 1.5), "what both have cost together"
+    made.row(made.table.rows[0])
+    assert program.verbs()[6:] == ["generate", "evaluate"]
+
+
 def test_repeats_have_seeds_ledgers_and_an_interval_of_their_own(tmp_path: Path, program: Program) -> None:
     made = maker(tmp_path, {**ONE, "repeats": 2, "change": {"training": {"learning_rate": 0.1}}})
     line, *_, distance = made.row(made.table.rows[0]).lines()
@@ -249,6 +266,7 @@ def test_the_document_has_all_rows_that_are_done_and_no_path_of_this_machine(
         {"name": "a", "of": "a", "recipe": "r"},
         {"name": "a", "recipe": "r", "label": {"images": "x"}},
         {"name": "a", "of": "b", "repeats": 2},
+        {"name": "a", "recipe": "r", "after": "b"},
     ],
 )
 def test_a_row_that_cannot_be_made_is_refused(tmp_path: Path, row: dict[str, Any]) -> None:
