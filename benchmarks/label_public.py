@@ -19,7 +19,6 @@ import numpy as np
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.images_out import write_images
 from dp_diffusers.release import Release
-from dp_diffusers.teacher import saved_teacher
 
 _BLOCK = 512
 
@@ -44,7 +43,7 @@ def main() -> None:
     asked = parser.parse_args()
     release = Release.open(asked.run)
     release.certificate.require_listed(release.path, replaced=["images"])
-    teacher = saved_teacher(release.path)
+    teacher = release.teacher
     if teacher is None:
         raise SystemExit(f"error: {asked.run} has no teacher")
     public = read_images(asked.images, on_disk=True).images

@@ -214,10 +214,9 @@ def changed(keys: dict[str, Any], path: Sequence[str], value: Any) -> None:
 def document(maker: Maker, name: str, bases: Mapping[str, Any], rows: Sequence[Made]) -> dict[str, Any]:
     """All lines, and how they were made."""
     commands = [command for row in rows for run in row.runs for command in run["commands"].values()]
-    made_by = {"commit": "commit", "machine": "machine"}
     head = {
-        field: ", ".join(sorted({str(command["by"][key]) for command in commands}))
-        for field, key in made_by.items()
+        field: ", ".join(sorted({command["by"][field] for command in commands}))
+        for field in ("commit", "machine")
     }
     kept = {base: {"seconds": part["seconds"], "by": part["by"]} for base, part in bases.items()}
     runs = {

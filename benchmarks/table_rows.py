@@ -1,7 +1,7 @@
 """What a table of results asks for, and the lines that its answers make.
 
-Guarantees that a row has one run, its own or another row's; that no line of public data depends on a private
-answer; and that an ε is the largest of the certificates behind a line.
+Guarantees that a row has one run, its own or another row's, and that an ε is the largest of what its runs
+cost: that of the certificate, or of the ledger where one run follows another.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ def run(tiny_base: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monke
     from dp_diffusers.diffusion.family import family_of
 
     class Opened:
+        teacher = None
+
         @classmethod
         def open(cls, path: Path) -> Opened:
             return cls()

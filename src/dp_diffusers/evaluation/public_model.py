@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from dp_diffusers.base_classes import declared_entries
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.kept_images import KeptImages
-from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.whole_files import replacing
+
+if TYPE_CHECKING:
+    from dp_diffusers.release import Release
 
 DRAWN = ("sampler", "steps", "guidance", "seed")
 
@@ -42,6 +44,7 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     from dp_diffusers.diffusion.generation import Sampling, sample
     from dp_diffusers.recipe.sections import GenerationSettings
     from dp_diffusers.release import Release
+    from dp_diffusers.requested_images import labels_of
 
     release = Release.open(run)
     made_with = KeptImages(RunFolder(run)).request() or {}
@@ -59,9 +62,9 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
         names = classes.names or tuple(map(str, range(len(classes.labels))))
     if not set(names) & set(like.class_names):  # files that know numbers alone count by place
         names = like.class_names
-    labels = _asked_for(made_with, classes, len(like.labels))
-    if labels is None:
-        labels = like.numbered_as(names).labels
+    answers = _labels_are_answers(made_with, release)
+    asked = labels_of(len(like.labels), classes, made_with) if answers else None
+    labels = like.numbered_as(names).labels if asked is None else asked
     numbers = labels if classes is None else np.array(classes.labels, np.int64)[labels]
     key = json.dumps([family.base.sha256, asdict(sampling), numbers.tolist()])
     kept = run / "private" / "public-model-images.npz"
@@ -75,15 +78,9 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     return LabelledImages(images=pixels, labels=labels, class_names=names)
 
 
-def _asked_for(
-    request: Mapping[str, Any], classes: ReleasedClasses | None, count: int
-) -> NDArray[np.int64] | None:
-    """int64 `[count]`: the labels before a teacher changed them; None where none has."""
-    from dp_diffusers.requested_images import labels_of
-
-    if request.get("teacher") != "relabel" or request.get("count") != count:
-        return None
-    return labels_of(count, classes, dict(request))
+def _labels_are_answers(request: Mapping[str, Any], release: Release) -> bool:
+    """Whether a teacher gave the labels; also where nobody knows, and there is a teacher that may have."""
+    return request.get("teacher") == "relabel" or (not request and release.teacher is not None)
 
 
 def _kept(path: Path, key: str) -> NDArray[np.uint8] | None:
