@@ -131,7 +131,13 @@ def remembered(function: Callable[..., Any], key_of: Callable[..., Any]) -> Call
 
 
 def plan_key(recipe: Any) -> str:
-    asked = (recipe.generation.labels, recipe.data.classes, recipe.strategy.name, recipe.teacher)
+    asked = (
+        recipe.generation.labels,
+        recipe.data.classes,
+        recipe.strategy.name,
+        recipe.teacher,
+        recipe.warmup,
+    )
     numbers = recipe.budget.model_dump_json(exclude={"ledger"}) + recipe.mechanism.model_dump_json()
     return f"{numbers}{asked}"
 

@@ -50,10 +50,10 @@ def opened(family: Family, path: Path, **changes: Any) -> PublicBatches:
 
 def gradients(batches: PublicBatches, step: int, most_rows: int) -> list[torch.Tensor]:
     """What is added to gradients of zero."""
-    parameters = list(batches.family.network.parameters())
+    parameters = list(batches.batches.family.network.parameters())
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    batches.add_gradient(parameters, batches.family.row_losses, step, most_rows=most_rows)
+    batches.add_gradient(parameters, batches.batches.family.row_losses, step, most_rows=most_rows)
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
@@ -61,18 +61,17 @@ def test_where_memory_runs_out_while_it_is_added_nothing_was_added(
     tiny_base: Callable[..., Any], public_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = opened(family_of(tiny_base(), label_dropout=0.2), public_images)
-    right, sums = module._sum, iter(range(1000))
-    count = len(list(batches.family.network.parameters()))
+    right, sums = module.added, iter(range(1000))
 
     def short(first: Any, second: Any) -> Any:
-        if next(sums) == count + 1:  # of the one pass, then of what is there already
+        if next(sums) == 1:  # the second of the sums with what is there already
             raise MemoryError
         return right(first, second)
 
-    monkeypatch.setattr(module, "_sum", short)
+    monkeypatch.setattr(module, "added", short)
     with pytest.raises(MemoryError):
         gradients(batches, 0, 100)
-    assert not any(parameter.grad.any() for parameter in batches.family.network.parameters())
+    assert not any(parameter.grad.any() for parameter in batches.batches.family.network.parameters())
 
 
 @pytest.mark.parametrize("latent", [False, True])
@@ -81,11 +80,11 @@ def test_what_is_added_is_the_weighted_gradient_of_the_mean_loss(
 ) -> None:
     base = tiny_latent_base() if latent else tiny_base()
     batches = opened(family_of(base, label_dropout=0.2), public_images)
-    assert (batches.clean is not None) == latent
-    ((clean, labels, draws),) = batches.parts(2, 100)
-    assert clean.shape == (6, *batches.family.shape)
-    loss = batches.family.row_losses(clean, labels, draws).mean()
-    expected = torch.autograd.grad(0.5 * loss, list(batches.family.network.parameters()))
+    assert (batches.batches.clean is not None) == latent
+    ((clean, labels, draws),) = batches.batches.parts(2, 100)
+    assert clean.shape == (6, *batches.batches.family.shape)
+    loss = batches.batches.family.row_losses(clean, labels, draws).mean()
+    expected = torch.autograd.grad(0.5 * loss, list(batches.batches.family.network.parameters()))
     for rows in (100, 4, 1):
         for found, wanted in zip(gradients(batches, 2, rows), expected, strict=True):
             assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-7)
@@ -93,11 +92,11 @@ def test_what_is_added_is_the_weighted_gradient_of_the_mean_loss(
 
 def test_public_latents_are_those_of_their_images(public_images: Path) -> None:
     batches = opened(family_of(tiny_latent_base()), public_images)
-    assert batches.clean is not None
+    assert batches.batches.clean is not None
     with torch.no_grad():
         for place in range(12):
-            alone = batches.family.encode(batches.images[place : place + 1])
-            assert torch.allclose(batches.clean[place], alone[0], rtol=1e-5, atol=1e-6)
+            alone = batches.batches.family.encode(batches.batches.images[place : place + 1])
+            assert torch.allclose(batches.batches.clean[place], alone[0], rtol=1e-5, atol=1e-6)
 
 
 def test_guarantee_batches_are_a_function_of_seed_and_step(
@@ -106,10 +105,10 @@ def test_guarantee_batches_are_a_function_of_seed_and_step(
     family = family_of(tiny_base())
     batches = opened(family, public_images)
     torch.manual_seed(99)
-    first = next(batches.parts(0, 100))
+    first = next(batches.batches.parts(0, 100))
     torch.manual_seed(1)
-    again = next(opened(family, public_images).parts(0, 100))
-    later = next(batches.parts(1, 100))
+    again = next(opened(family, public_images).batches.parts(0, 100))
+    later = next(batches.batches.parts(1, 100))
     assert torch.equal(first[2].noise, again[2].noise)
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[2].noise, later[2].noise)
@@ -121,7 +120,7 @@ def test_labels_are_those_of_the_base(tiny_base: Callable[..., Any], tmp_path: P
     base = tiny_base()
     base.class_names = tuple(CLASSES)
     (path,) = (tmp_path / "other").rglob("*.parquet")
-    assert opened(family_of(base), path).labels.tolist() == [2, 0, 1]  # type: ignore[union-attr]
+    assert opened(family_of(base), path).batches.labels.tolist() == [2, 0, 1]  # type: ignore[union-attr]
     with pytest.raises(ParameterError, match="has no labels"):
         opened(family_of(base), path, label=None)
     write_images(images, np.arange(3), ["light", "dark", "odd"], tmp_path / "odd", format="parquet")
@@ -258,7 +257,7 @@ def test_planted_private_images_taken_for_public_ones(
 
     def reached(loop: Loop) -> None:
         assert loop.public is not None
-        found = {image.tobytes() for image in loop.public.images}
+        found = {image.tobytes() for image in loop.public.batches.images}
         assert found == {image.tobytes() for image in loop.data.images}
         raise KeyboardInterrupt
 

@@ -27,6 +27,7 @@ from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.checks import without_effect_on_evolution
 from dp_diffusers.recipe.sections.evolution import GONE
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
+from dp_diffusers.recipe.sections.warmup import WarmupSettings
 from dp_diffusers.release import Release
 from dp_diffusers.row_store import forget
 from dp_diffusers.run_folder import RUN, RunFolder
@@ -74,6 +75,7 @@ def finetune(
     evolution: EvolutionSettings | None = None,
     base_classes: Sequence[str | int] | None = None,
     teacher: TeacherSettings | None = None,
+    warmup: WarmupSettings | None = None,
 ) -> Release:
     """Fine-tunes a public model on private images under a plan, and writes a release.
 
@@ -94,6 +96,8 @@ def finetune(
             name or a number; None goes by name, or by position where no name is shared.
         teacher: a classifier to release beside the adapter, as in a recipe, for a plan that pays for it
             (`mechanisms.teacher.teacher_query`).
+        warmup: what the model learns before the first step, as in a recipe, for a plan that pays for its
+            moments (`mechanisms.moments.moments_query`).
 
     Raises:
         InputError: something given cannot be used, or the images belong to another unit than the budget
@@ -108,9 +112,9 @@ def finetune(
     opened = as_base(base).with_classes(declared if base_classes is None else None)
     evolution = settings_of_plan(plan, evolution)
     if evolution is not None:
-        _refuse_training(strategy, training, runtime)
+        _refuse_training(strategy, training, runtime, warmup)
     settings = settings_of_call(
-        opened, data, plan, strategy, training, runtime, evolution, base_classes, teacher
+        opened, data, plan, strategy, training, runtime, evolution, base_classes, teacher, warmup
     )
     folder, together = RunFolder(Path(out)), team()
     _require_same_call(together, folder, settings)
@@ -128,6 +132,7 @@ def finetune(
         progress=progress if together.first else silent,
         evolution=evolution,
         teacher=teacher,
+        warmup=warmup,
     )
     return run(job, folder)
 
@@ -139,11 +144,14 @@ def _require_same_call(together: Team, folder: RunFolder, settings: dict[str, An
         together.require_same("recipe or --out", json.dumps(call, sort_keys=True, default=str))
 
 
-def _refuse_training(strategy: Any, training: TrainingSettings, runtime: RuntimeSettings) -> None:
+def _refuse_training(
+    strategy: Any, training: TrainingSettings, runtime: RuntimeSettings, warmup: WarmupSettings | None
+) -> None:
     """Raises `ParameterError`, as a recipe does, for what Private Evolution would not look at."""
     if strategy is not None and not isinstance(strategy, Mapping):
         raise ParameterError("strategy has no effect with mechanism.name pe", hint=GONE)
     given = {"strategy": strategy, "training": training.model_dump(), "runtime": runtime.model_dump()}
+    given["warmup"] = None if warmup is None else warmup.model_dump()
     for _, message, hint in without_effect_on_evolution({"mechanism": {"name": "pe"}, **given}):
         raise ParameterError(message, hint=hint)
     strategy_of(strategy or {})  # refuses a key that no strategy has

@@ -21,6 +21,7 @@ from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import declared_numbers
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
+from dp_diffusers.recipe.sections.warmup import WarmupSettings
 from dp_diffusers.released_classes import names_for_base
 from dp_diffusers.strategies import document_of
 
@@ -51,6 +52,8 @@ class Job:
     """For a plan of Private Evolution, which trains nothing."""
     teacher: TeacherSettings | None = None
     """For a plan that pays for one."""
+    warmup: WarmupSettings | None = None
+    """For a plan that pays for its moments."""
 
     @property
     def ledger_file(self) -> str:
@@ -81,6 +84,7 @@ def job_of_recipe(
         progress=progress,
         evolution=settings_of_recipe(recipe),
         teacher=recipe.teacher,
+        warmup=recipe.warmup,
     )
 
 
@@ -111,6 +115,7 @@ def settings_of_call(
     evolution: EvolutionSettings | None = None,
     base_classes: Sequence[str | int] | None = None,
     teacher: TeacherSettings | None = None,
+    warmup: WarmupSettings | None = None,
 ) -> dict[str, Any]:
     """What decides the result of a call of `finetune`, as a plain document."""
     declared = None if data.class_names_from_data else data.class_names
@@ -121,6 +126,7 @@ def settings_of_call(
         "captions": True if data.captions is not None else None,  # that there are some, never what they say
         "evolution": None if evolution is None else evolution.to_dict(),
         "teacher": None if teacher is None else teacher.model_dump(mode="json"),
+        "warmup": None if warmup is None else warmup.model_dump(mode="json"),
         "size": side if side != family.size and family.takes_size(side) else None,
     }
     return {

@@ -19,6 +19,7 @@ from typing import Any
 
 from dp_diffusers.accounts import OWNERSHIP
 from dp_diffusers.arrangement import arrange, rehearse_arranged, undone
+from dp_diffusers.asked_moments import Moments, released_moments, require_moments
 from dp_diffusers.asked_teacher import PreparedTeacher, prepared_teacher, released_teacher, require_teacher
 from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.compiled_parts import uncompiled
@@ -33,6 +34,7 @@ from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evolution_population import Population, sampling_of
 from dp_diffusers.evolving import Evolution, require_evolvable
 from dp_diffusers.jobs import Job
+from dp_diffusers.mechanisms.moments import Gaussians
 from dp_diffusers.out_of_memory import told_in_one_line
 from dp_diffusers.pass_size import PassSize, pass_size, sized
 from dp_diffusers.paying import Paying
@@ -58,6 +60,7 @@ from dp_diffusers.strategies import strategy_of
 from dp_diffusers.strategies.sapf import Sapf
 from dp_diffusers.teacher import Teacher
 from dp_diffusers.training import Loop
+from dp_diffusers.warming import Warmup
 
 
 @dataclass(kw_only=True)
@@ -66,7 +69,8 @@ class Model:
 
     config: None where nothing is trained. candidates: where private images choose the layers, a copy of the
     network with all that may be chosen; nothing is adapted until they have. runtime: the job's, with the rows
-    of a pass in numbers. teacher: all of it that is public, in the process that asks.
+    of a pass in numbers. teacher: all of it that is public, in the process that asks. moments: what a
+    warm-up asks about.
     """
 
     family: Family
@@ -75,6 +79,7 @@ class Model:
     public: PublicBatches | None = None
     candidates: Any = None
     teacher: PreparedTeacher | None = None
+    moments: Moments | None = None
 
     @property
     def largest(self) -> Family:
@@ -148,6 +153,7 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
     require_classes(job.plan, classes_of(family, job.settings))
     device = _device(job.runtime.device, together.ranks)
     require_query(job.plan, None if job.evolution else strategy_of(job.strategy))
+    moments = require_moments(job.plan, job.warmup, family, job.settings)
     teacher = None if folder is None else _teacher(job, family, device, together, folder)
     if job.evolution is not None:
         require_evolvable(family, classes_of(family, job.settings), job.evolution)
@@ -175,7 +181,7 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
             require_sampler(family, sampling_of(GenerationSettings(**job.settings["generation"])))
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
     model = Model(family=family, runtime=job.runtime, config=config, public=public, candidates=candidates)
-    model.teacher = teacher
+    model.teacher, model.moments = teacher, moments
     model.runtime = sized(job.runtime, model.largest, job.plan, training, job.progress)
     return model
 
@@ -221,7 +227,8 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
         )
         teacher = together.first_does(lambda: _taught(job, model, data=data, **shared))
         _choose_layers(job, model, together, data=data, **shared)
-        loop = _loop(job, model, together, data=data, **shared)
+        warmup = _warmup(job, model, together, data=data, **shared)
+        loop = _loop(job, model, together, warmup, data=data, **shared)
         loop.run()
     except BaseException:
         if together.first and not folder.checkpoint.exists():
@@ -240,6 +247,18 @@ def _taught(job: Job, model: Model, **shared: Any) -> Teacher | None:
     if model.teacher is None:
         return None
     return released_teacher(job.plan, model.teacher, progress=job.progress, **shared)
+
+
+def _warmup(job: Job, model: Model, together: Team, **shared: Any) -> Warmup | None:
+    """Images for a warm-up, drawn from what the first process asks; None once that is behind."""
+    asked, folder = model.moments, shared["folder"]
+    if asked is None or together.first_tells(folder.checkpoint.exists):
+        return None
+    told = together.state_of_first(
+        lambda: released_moments(job.plan, asked, progress=job.progress, **shared).state()
+    )
+    assert told is not None
+    return Warmup.on(asked, Gaussians.of_state(told), model.family, seed=job.training.seed)
 
 
 def _choose_layers(job: Job, model: Model, together: Team, **shared: Any) -> None:
@@ -261,13 +280,14 @@ def _choose_layers(job: Job, model: Model, together: Team, **shared: Any) -> Non
         rehearse_arranged(model.family, job.runtime)
 
 
-def _loop(job: Job, model: Model, together: Team, **shared: Any) -> Loop | Evolution:
+def _loop(job: Job, model: Model, together: Team, warmup: Warmup | None, **shared: Any) -> Loop | Evolution:
     """What the plan pays for: steps of a training, or iterations of an evolution."""
     shared |= {"family": model.family, "plan": job.plan, "progress": job.progress}
     if job.evolution is not None:
         classes = classes_of(model.family, job.settings)
         return Evolution(settings=job.evolution, classes=classes, **shared)
-    return Loop(training=job.training, runtime=job.runtime, public=model.public, team=together, **shared)
+    shared |= {"public": model.public, "warmup": warmup, "team": together}
+    return Loop(training=job.training, runtime=job.runtime, **shared)
 
 
 def _data(job: Job, folder: RunFolder, model: Model, keys: Any, together: Team) -> PrivateImages:

@@ -39,6 +39,7 @@ from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.rows import Rows, RowTable
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.steps import optimizer_of, rate_factor
+from dp_diffusers.warming import Warmup
 
 Progress = Callable[..., None]
 AUTO_ROWS = 256
@@ -62,6 +63,7 @@ class Loop:
     folder: RunFolder
     progress: Progress
     public: PublicBatches | None = None
+    warmup: Warmup | None = None
     team: Team = ALONE
 
     def __post_init__(self) -> None:
@@ -87,6 +89,7 @@ class Loop:
         self.ahead = Ahead(self.made_ready, self.device)
         self.step = 0
         self.complete = False
+        self.resumed = False
         self.clipping: dict[str, Any] = {}  # what a box that adapts has released so far
 
     def run(self) -> None:
@@ -101,11 +104,12 @@ class Loop:
     def train(self) -> None:
         """The algorithm: sample, clip, pay, add noise, step."""
         steps = self.plan.mechanism.steps
+        saver = checkpoint.Saver(path=self.folder.checkpoint, state=self.state)
+        self.warm_up(saver)
         sampler = self.plan.sampler(self.table.unit_count, self.keys)
         box = self.plan.private_gradient(self.family.network, self.keys)
         box.join(self.team)
         box.load_state_dict(self.clipping or box.state_dict())
-        saver = checkpoint.Saver(path=self.folder.checkpoint, state=self.state)
         before: list[torch.Tensor] | None = [parameter.detach().clone() for parameter in self.trainable]
         for step in range(self.step, steps):
             began = time.monotonic()
@@ -134,6 +138,24 @@ class Loop:
             self.team.first_does(saver.maybe_save)
             self.report(step + 1, steps, time.monotonic() - began)
         self.complete = True
+        self.team.first_does(partial(saver.maybe_save, force=True))
+
+    def warm_up(self, saver: checkpoint.Saver) -> None:
+        """Before the first step of a run, which may have moments to draw images from; kept by `saver`."""
+        if self.warmup is None or self.resumed:
+            return
+        batches = self.warmup.batches
+
+        def gradients(step: int) -> list[torch.Tensor | None]:
+            found: list[torch.Tensor | None] = []
+            work = partial(batches.gradients, self.trainable, self.losses, step)
+            self.until_it_fits(lambda: found.extend(work(most_rows=self.most_rows)), found.clear)
+            return found
+
+        self.team.all_do(partial(self.warmup.train, self.trainable, gradients, self.progress))
+        with torch.no_grad():  # those of one process for all, as in `add_public`
+            self.team.copy_from_first([parameter.data for parameter in self.trainable])
+        self.average = Average(self.trainable, self.training.ema)
         self.team.first_does(partial(saver.maybe_save, force=True))
 
     def require_affordable(self) -> None:
@@ -317,7 +339,7 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
         self.clipping = state.get("clipping", {})
-        self.step, self.complete = int(state["step"]), bool(state["complete"])
+        self.step, self.complete, self.resumed = int(state["step"]), bool(state["complete"]), True
         self.progress(message=f"resuming at step {self.step}")
 
 

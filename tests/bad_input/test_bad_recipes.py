@@ -417,7 +417,7 @@ for nothing in ("null", ""):
 for nothing in ("null", ""):
     TAKEN[nothing] |= {"strategy.fraction", "mechanism.samples", "mechanism.threshold"}
 TAKEN["0"] |= {"training.seed", "generation.seed", "data.0.fonts"}
-TAKEN["1.5"] |= {"training.public.weight", "mechanism.clip_norm"}
+TAKEN["1.5"] |= {"training.public.weight", "mechanism.clip_norm", "warmup.learning_rate"}
 TAKEN["1.5"] |= {"generation.guidance", "training.learning_rate", "data.0.weight"}
 TAKEN["1.5"] |= {"training.save_every_seconds", "runtime.process_timeout"}
 for number, keys in {"0": ("warmup_steps", "ema"), "1.5": ("learning_rate",)}.items():

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.mechanisms.row_sums import Floats, counted_rows, matrix_of, triangle_of
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.calibration import noise_alone
 from dp_diffusers.privacy.events import TeacherQuery
@@ -28,7 +29,6 @@ NAME: Final = "teacher"
 DIMENSIONS: Final = 128
 SHARE: Final = 0.3
 LEAST_RIDGE: Final = 1e-3  # of a unit's mean square in one direction, where there is no noise to balance
-Floats = NDArray[np.float64]
 
 
 def teacher_query(
@@ -56,12 +56,8 @@ class Sums:
 
     An image's row x, of length 1, and its class k make the vector [upper triangle of x x^T with what is off
     its diagonal times sqrt 2; x in the k-th of the slots] / sqrt 2: the triangle is as long as x x^T, so the
-    whole has length 1. A unit's vector is the mean over its images, hence no longer.
-
-        row                              counts as
-        longer than 1                    the row, scaled to 1
-        NaN or infinity somewhere in it  nothing
-        class below 0 or unknown         nothing
+    whole has length 1. A unit's vector is the mean over its images, hence no longer; `counted_rows` says what
+    becomes of other rows.
 
     Sums are in float64; that other units' sums round otherwise where one comes or goes is far below the
     1e-4 by which the noise exceeds the accounted one.
@@ -73,24 +69,17 @@ class Sums:
 
     def add(self, rows: Floats, position: NDArray[np.int64], weight: Floats) -> None:
         """rows: `[N, width]`; position: `[N]`, each image's class; weight: `[N]`, 1 / images of its unit."""
-        classes = len(self._by_class)
-        counts = (position >= 0) & (position < classes) & np.isfinite(rows).all(1)
-        rows, position, weight = rows[counts], position[counts], weight[counts]  # before any arithmetic
-        largest = np.maximum(np.abs(rows).max(1, initial=0.0, keepdims=True), 1.0)  # squares stay finite
-        rows = rows / largest
-        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1.0 / largest)
+        rows, position, weight = counted_rows(rows, position, weight, len(self._by_class))
         weighted = rows * weight[:, None]
         self._products += weighted.T @ rows
-        one_hot = np.zeros((len(rows), classes))
+        one_hot = np.zeros((len(rows), len(self._by_class)))
         one_hot[np.arange(len(rows)), position] = 1.0
         self._by_class += one_hot.T @ weighted
 
     @property
     def vector(self) -> Floats:
         """float64 `[size_of(width, classes)]`: triangle row by row, then the slots."""
-        triangle = self._products[np.triu_indices(len(self._products))]
-        scale = _scale_of_triangle(len(self._products))
-        return np.concatenate([triangle * scale, self._by_class.ravel() / math.sqrt(2.0)])
+        return np.concatenate([triangle_of(self._products), self._by_class.ravel()]) / math.sqrt(2.0)
 
 
 def noisy_sums(
@@ -119,21 +108,13 @@ def weights_of(released: Floats, *, classes: int, population: int, noise_multipl
     1958), and a thousandth of population / width. noise_multiplier: 0 for sums without noise.
     """
     width = _width_of(len(released), classes)
-    triangle = np.triu_indices(width)
-    products = np.zeros((width, width))
-    products[triangle] = released[: len(triangle[0])] / _scale_of_triangle(width)
-    products = products + np.triu(products, 1).T
-    values, vectors = np.linalg.eigh(products)
+    products, by_class = np.split(released * math.sqrt(2.0), [width * (width + 1) // 2])
+    values, vectors = np.linalg.eigh(matrix_of(products))
     ridge = 2.0 * noise_multiplier * math.sqrt(width) + LEAST_RIDGE * population / width
-    by_class = released[len(triangle[0]) :].reshape(classes, width).T * math.sqrt(2.0)
-    solved: Floats = vectors @ ((vectors.T @ by_class) / (np.maximum(values, 0.0) + ridge)[:, None])
+    solved: Floats = vectors @ (
+        (vectors.T @ by_class.reshape(classes, width).T) / (np.maximum(values, 0.0) + ridge)[:, None]
+    )
     return solved
-
-
-def _scale_of_triangle(width: int) -> Floats:
-    """What a product is multiplied by in the vector: 1 / sqrt 2 on the diagonal, 1 elsewhere."""
-    rows, columns = np.triu_indices(width)
-    return np.where(rows == columns, 1.0 / math.sqrt(2.0), 1.0)
 
 
 def _width_of(size: int, classes: int) -> int:

@@ -235,8 +235,30 @@ class TeacherQuery(_GaussianQuery):
         positive(noise_multiplier=self.noise_multiplier)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MomentsQuery(_GaussianQuery):
+    """Products of coarse numbers of images for each of `classes` classes, `steps` times (planned once).
+
+    Every unit adds a vector of Euclidean norm at most 1: products of `dimensions` numbers and one constant,
+    in the place of its class. `noise_multiplier` is the standard deviation of the noise on each number. Under
+    `replace` two such vectors are taken to be 2 apart, as in a histogram.
+    Raises `ParameterError` for numbers out of range.
+    """
+
+    name: str = "moments"
+    steps: int = 1
+    classes: int
+    dimensions: int
+    noise_multiplier: float
+
+    def __post_init__(self) -> None:
+        whole(0, steps=self.steps)
+        whole(1, classes=self.classes, dimensions=self.dimensions)
+        positive(noise_multiplier=self.noise_multiplier)
+
+
 COUNT: Final = "count"
-AnyRecord = GaussianMechanism | HistogramQuery | TeacherQuery
+AnyRecord = GaussianMechanism | HistogramQuery | TeacherQuery | MomentsQuery
 RECORDS: Final[dict[str, type[AnyRecord]]] = {
     "dpsgd": GaussianMechanism,
     "pe": GaussianMechanism,
@@ -244,8 +266,9 @@ RECORDS: Final[dict[str, type[AnyRecord]]] = {
     "saliency": GaussianMechanism,
     "histogram": HistogramQuery,
     "teacher": TeacherQuery,
+    "moments": MomentsQuery,
 }
-SIDE_QUERIES: Final = ("histogram", "saliency", "teacher")
+SIDE_QUERIES: Final = ("histogram", "saliency", "teacher", "moments")
 
 
 def record_from_dict(document: Mapping[str, Any]) -> AnyRecord:

@@ -37,6 +37,7 @@ from dp_diffusers.recipe.sections import (
     StrategySettings,
     TeacherSettings,
     TrainingSettings,
+    WarmupSettings,
 )
 from dp_diffusers.recipe.yaml_lines import dump
 
@@ -62,6 +63,7 @@ __all__ = [
     "StrategySettings",
     "TeacherSettings",
     "TrainingSettings",
+    "WarmupSettings",
     "default_delta",
     "default_ledger",
     "defaulted",
@@ -85,6 +87,11 @@ class Recipe(Section):
         description="a classifier of public features that the run pays for, releases, and labels images by; "
         "null: none, {}: with its defaults",
     )
+    warmup: WarmupSettings | None = Field(
+        default=None,
+        description="before the first step the model learns, without noise, from blurred images of means and "
+        "spreads that the run pays for; null: none, {}: with its defaults",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -92,7 +99,7 @@ class Recipe(Section):
         """An empty section is its defaults; delta lies below 1/population."""
         if not isinstance(value, dict):
             return value
-        sections = {name for name in cls.model_fields if name not in ("base", "teacher")}
+        sections = {name for name in cls.model_fields if name not in ("base", "teacher", "warmup")}
         filled = {key: {} if part is None and key in sections else part for key, part in value.items()}
         budget, mechanism = filled.get("budget"), filled.get("mechanism")
         if isinstance(budget, dict) and "delta" not in budget:

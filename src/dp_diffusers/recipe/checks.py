@@ -151,7 +151,12 @@ def without_effect_on_evolution(recipe: Mapping[str, Any]) -> list[Finding]:
         "runtime": RuntimeSettings().model_dump(),
     }
     del usual["runtime"]["device"]
-    return keys_without_effect(recipe, usual)
+    return [*keys_without_effect(recipe, usual), *_warmup_of_evolution(recipe)]
+
+
+def _warmup_of_evolution(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    if recipe.get("warmup") is not None:
+        yield ("warmup",), "warmup has no effect with mechanism.name pe", "leave it out: nothing is trained"
 
 
 def _names(recipe: Mapping[str, Any]) -> Iterator[Finding]:

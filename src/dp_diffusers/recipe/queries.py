@@ -1,5 +1,5 @@
 """The side queries that a recipe asks for: a class histogram (`generation.labels: histogram`), which layers
-matter most (`strategy.name: sapf`), and a classifier (`teacher`).
+matter most (`strategy.name: sapf`), a classifier (`teacher`), and means and spreads (`warmup`).
 
 Guarantees that the number of classes is a declared one, of the recipe or of the public base, and never found
 in the images. May import privacy/ and mechanisms/ inside functions; never torch. Source: the recipe contract.
@@ -28,6 +28,7 @@ def queries_of(recipe: Recipe, budget: Budget, mechanism: DPSGD | PE) -> tuple[R
         *_histogram(recipe, budget),
         *_saliency(mechanism, recipe, budget),
         *_teacher(recipe, budget),
+        *_moments(recipe, budget),
     )
 
 
@@ -46,6 +47,16 @@ def _teacher(recipe: Recipe, budget: Budget) -> Iterator[Record]:
         settings.require_there()
         classes = declared_classes(recipe, "teacher", "leave teacher out")
         yield teacher_query(budget, classes, dimensions=settings.dimensions, share=settings.share)
+
+
+def _moments(recipe: Recipe, budget: Budget) -> Iterator[Record]:
+    settings = recipe.warmup
+    if settings is not None:
+        from dp_diffusers.mechanisms.moments import moments_query
+
+        told = recipe.data.label is not None  # else all images are of one kind
+        classes = declared_classes(recipe, "warmup", "leave warmup out") if told else 1
+        yield moments_query(budget, classes, dimensions=settings.dimensions, share=settings.share)
 
 
 def _saliency(mechanism: DPSGD | PE, recipe: Recipe, budget: Budget) -> Iterator[Record]:

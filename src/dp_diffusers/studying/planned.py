@@ -79,6 +79,7 @@ def _decides_plan(recipe: Recipe) -> dict[str, Any]:
             "data": {"classes", "base_classes"},
             "generation": {"labels"},
             "teacher": True,
+            "warmup": True,
         },
     )
 

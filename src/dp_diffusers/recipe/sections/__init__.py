@@ -15,6 +15,7 @@ from dp_diffusers.recipe.sections.runtime import RuntimeSettings
 from dp_diffusers.recipe.sections.strategy import StrategySettings
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.recipe.sections.training import TrainingSettings
+from dp_diffusers.recipe.sections.warmup import WarmupSettings
 
 __all__ = [
     "DEVICES",
@@ -33,4 +34,5 @@ __all__ = [
     "TeacherSettings",
     "Timesteps",
     "TrainingSettings",
+    "WarmupSettings",
 ]

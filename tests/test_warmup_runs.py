@@ -1,0 +1,284 @@
+"""A run that begins with a warm-up: from the recipe to the certificate, after kills, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import dp_diffusers as dpd
+from dp_diffusers import asked_moments, images_out, training
+from dp_diffusers.asked_moments import Moments
+from dp_diffusers.errors import InputError, ParameterError, RecipeError
+from dp_diffusers.finetuning import train
+from dp_diffusers.frequencies import Frequencies
+from dp_diffusers.mechanisms.moments import Gaussians, moments_query
+from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe.sections import WarmupSettings
+from dp_diffusers.released_classes import ReleasedClasses
+from dp_diffusers.warming import Warmup
+from loop_support import cheap_trainings
+from teacher_support import drawn
+from tiny_recipes import TINY_RECIPE
+
+ASK = "warmup={dimensions: 20, images: 60, steps: 5, batch_size: 8}"
+LABELS = np.repeat(np.arange(3), 400)
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing in the product catches it."""
+
+
+def _killed(*_: Any, **__: Any) -> None:
+    raise KilledError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cheap() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        cheap_trainings(patch.setattr)
+        yield
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """A recipe whose images and base are not there: it is read alone."""
+    path = tmp_path / "text.yaml"
+    path.write_text(TINY_RECIPE.format(base="somebody/model", data="x.parquet", ledger="x.ledger", steps=2))
+    return path
+
+
+@pytest.fixture
+def recipe(tiny_base_folder: Path, tmp_path: Path) -> Path:
+    """Twelve hundred units of three classes."""
+    images_out.write_images(drawn(LABELS, 0), LABELS, ["a", "b", "c"], tmp_path / "images", format="parquet")
+    data, ledger = tmp_path / "images" / images_out.PARQUET, tmp_path / "tiny.ledger"
+    text = TINY_RECIPE.format(base=tiny_base_folder, data=data, ledger=ledger, steps=2)
+    text = text.replace("population: 30", "population: 1200").replace("delta: 1.0e-3", "delta: 1.0e-4")
+    text = text.replace("epsilon: 5", "epsilon: 8").replace("expected_units: 10", "expected_units: 200")
+    (tmp_path / "recipe.yaml").write_text(text)
+    return tmp_path / "recipe.yaml"
+
+
+def _entries(recipe: Path) -> list[tuple[str, str]]:
+    with Ledger.open(recipe.parent / "tiny.ledger") as ledger:
+        return [(entry.kind, entry.content.get("name", "")) for entry in ledger.entries()]
+
+
+@pytest.mark.slow
+def test_guarantee_the_whole_path_with_a_warmup(recipe: Path, tmp_path: Path) -> None:
+    planned = Recipe.load(recipe, [ASK]).plan()
+    assert re.search(r"moments, once, .* By itself it would cost epsilon 1\.(59|6)", planned.explain())
+    release = train(Recipe.load(recipe, [ASK]), tmp_path / "run")
+    document = release.certificate.to_dict()
+    steps, query = document["mechanisms"]
+    assert (steps["name"], steps["steps_charged"]) == ("dpsgd", 2)
+    asked = (query["name"], query["steps_charged"], query["classes"], query["dimensions"])
+    assert asked == ("moments", 1, 3, 20)
+    assert 0.99 * 8 <= document["epsilon"] <= 8
+    assert Certificate.verify(release.path).problems == ()
+    kinds = _entries(recipe)
+    assert kinds.index(("query", "moments")) < kinds.index(("charge", "")), "before the first step"
+    assert "means and spreads of classes were asked" in json.dumps(document["statements"])
+    assert "Before the first step the model learnt" in (release.path / "README.md").read_text()
+    for changed in ({"noise_multiplier": 0.9 * query["noise_multiplier"]}, {"steps_charged": 2}):
+        Certificate.from_dict({**document, "mechanisms": [steps, query | changed]}).issue(release.path)
+        assert "does not follow" in " ".join(Certificate.verify(release.path).problems)
+
+
+@pytest.mark.slow
+def test_guarantee_moments_are_kept_or_paid_again_and_the_warmup_is_not_repeated(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """Killed after the charge: paid again. Killed once the sums are kept, or after the warm-up: used."""
+    settings = Recipe.load(recipe, [ASK, "budget.cap={epsilon: 12, delta: 1.0e-4}"])
+    places = ((asked_moments, "_keep", 1), (Warmup, "train", 2), (training.Loop, "require_affordable", 2))
+    for owner, name, paid in places:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, _killed)
+            with pytest.raises(KilledError):
+                train(settings, tmp_path / "run")
+        assert _entries(recipe).count(("query", "moments")) == paid
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in (
+            (asked_moments, "products_of"),
+            (asked_moments, "noisy_products"),
+            (Warmup, "train"),
+            (Warmup, "on"),
+        ):
+            patch.setattr(owner, name, _killed)
+        release = train(settings, tmp_path / "run")
+    assert release.certificate.to_dict()["mechanisms"][1]["steps_charged"] == 2
+    assert Certificate.verify(release.path).valid
+
+
+@pytest.mark.slow
+def test_guarantee_the_same_start_gives_the_same_warmup(recipe: Path, tmp_path: Path) -> None:
+    """A start that goes on after the warm-up has what another one would have had."""
+    settings, kept = Recipe.load(recipe, [ASK]), []
+
+    def remembered(self: training.Loop) -> None:
+        kept.append([parameter.detach().clone() for parameter in self.trainable])
+        raise KilledError
+
+    for again in range(3):
+        if again == 2:
+            (tmp_path / "run" / "private" / "checkpoint.pt").unlink()  # the warm-up is made anew
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training.Loop, "require_affordable", remembered)
+            with pytest.raises(KilledError):
+                train(settings, tmp_path / "run")
+    first, *others = kept
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert any(parameter.abs().max() > 1e-3 for parameter in first[1::2]), "it has learnt something"
+
+
+@pytest.mark.slow
+def test_without_privacy_the_sums_have_no_noise(recipe: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asked_moments, "noisy_products", _killed)
+        release = train(Recipe.load(recipe, [ASK, "mechanism.name=none"]), tmp_path / "run")
+    assert release.certificate.not_private
+    assert Certificate.verify(release.path).valid
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [(["warmup.dimensions=65"], "dimensions <= 64"), (["warmup.learning_rate=10"], "did not converge")],
+)
+def test_a_warmup_that_cannot_be_is_refused(
+    recipe: Path, tmp_path: Path, overrides: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "converge" in says:
+        right = Warmup.train
+
+        def diverged(self: Warmup, parameters: list[Any], *args: Any) -> None:
+            right(self, parameters, lambda step: [torch.full_like(p, torch.nan) for p in parameters], args[1])
+
+        monkeypatch.setattr(Warmup, "train", diverged)
+    with pytest.raises(InputError, match=says):
+        train(Recipe.load(recipe, [ASK, *overrides]), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["warmup={dimension: 16}"], "did you mean 'dimensions'"),
+        (["warmup={share: 1}"], "warmup.share < 1"),
+        (["warmup={}", "mechanism.name=pe"], "warmup has no effect"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused(text: Path, overrides: list[str], says: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        Recipe.load(text, overrides)
+    assert says in " ".join(f"{message} {hint}" for message, hint in refused.value.problems)
+
+
+def test_null_is_no_warmup(text: Path, tmp_path: Path) -> None:
+    assert Recipe.load(text, ["warmup=null"]).warmup is None
+    assert Recipe.load(text, ["warmup={}"]).warmup == WarmupSettings()
+    (tmp_path / "again.yaml").write_text(Recipe.load(text).resolved_yaml())
+    assert Recipe.load(tmp_path / "again.yaml").warmup is None
+
+
+def test_images_without_labels_are_of_one_kind(text: Path) -> None:
+    recipe = Recipe.load(text, ["warmup={}", "data.label=null"])
+    (query,) = recipe.plan().queries
+    assert (query.name, query.classes) == ("moments", 1)  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_a_plan_and_a_call_that_differ_are_refused(tiny_base_folder: Path, tmp_path: Path) -> None:
+    budget = dpd.Budget(1.0, 1e-4)
+    mechanism = dpd.DPSGD(steps=2, expected_units=10, population=30)
+    plan = dpd.Plan.calibrate(budget, mechanism, [moments_query(budget, 3, dimensions=16)])
+    labels = np.arange(30) % 3
+    data = dpd.PrivateImages(
+        images=drawn(labels, 0), labels=labels, class_names=None, owner=np.arange(30), unit_count=30
+    )
+    where: Any = {"out": tmp_path / "run", "ledger": tmp_path / "tiny.ledger"}
+    with pytest.raises(ParameterError, match="does not ask for"):
+        dpd.finetune(tiny_base_folder, data, plan, **where)
+    with pytest.raises(ParameterError, match="3 classes of 17 dimensions, the plan pays for 3 classes of 16"):
+        dpd.finetune(tiny_base_folder, data, plan, warmup=WarmupSettings(dimensions=17), **where)
+    assert not (tmp_path / "tiny.ledger").exists()
+    dpd.finetune(
+        tiny_base_folder, data, plan, warmup=WarmupSettings(dimensions=16, images=9, steps=2), **where
+    )
+
+
+SIZES = (1, 2, 30, 1, 7)
+
+
+def summed(sizes: tuple[int, ...], *, without: int | None = None, slots: int | None = None) -> np.ndarray:
+    """The exact sums over units of so many equal images each; without: the unit that is not there."""
+    from types import SimpleNamespace
+
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    images, labels = drawn(owner % 3, 0)[owner], owner % 3
+    there = owner != without
+    left = np.unique(owner[there], return_inverse=True)[1]
+    data = dpd.PrivateImages(
+        images=images[there],
+        labels=labels[there],
+        class_names=None,
+        owner=left,
+        unit_count=int(left.max()) + 1,
+        unit="patient",
+    )
+    asked = Moments(
+        settings=WarmupSettings(),
+        frequencies=Frequencies.coarsest(size=8, channels=1, dimensions=20),
+        classes=ReleasedClasses(labels=(0, 1, 2)),
+    )
+    mechanism = SimpleNamespace(max_units=slots, population=slots)
+    return asked_moments.products_of(SimpleNamespace(not_private=False, mechanism=mechanism), asked, data)
+
+
+def moved_at_most() -> float:
+    """How far the sums move when one unit leaves, of units with 1 to 30 images."""
+    whole = summed(SIZES)
+    return max(
+        float(np.linalg.norm(whole - summed(SIZES, without=unit)[: len(whole)])) for unit in range(len(SIZES))
+    )
+
+
+def test_guarantee_a_unit_of_many_images_moves_the_sums_by_at_most_one() -> None:
+    assert 0.9 < moved_at_most() <= 1 + 1e-9
+    assert summed(SIZES, slots=4) == pytest.approx(summed(SIZES[:4])), "a unit without a slot takes no part"
+
+
+@pytest.mark.planted
+def test_planted_images_counted_as_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = asked_moments.Products.add
+    monkeypatch.setattr(
+        asked_moments.Products,
+        "add",
+        lambda self, rows, place, weight: right(self, rows, place, np.ones(len(rows))),
+    )
+    assert moved_at_most() > 20, "the planted defect must be visible"
+
+
+def test_images_are_of_each_class_alike_and_follow_the_seed() -> None:
+    asked = Moments(
+        settings=WarmupSettings(images=10),
+        frequencies=Frequencies.coarsest(size=8, channels=1, dimensions=20),
+        classes=ReleasedClasses(labels=(4, 7)),
+    )
+    gaussians = Gaussians(means=np.zeros((2, 20)), roots=np.stack([np.eye(20) * 0.1] * 2))
+    images, labels = asked.images(gaussians, 0)
+    assert images.shape == (10, 8, 8, 1)
+    assert labels is not None
+    assert labels.tolist() == [4, 7] * 5
+    assert np.array_equal(images, asked.images(gaussians, 0)[0])
+    assert not np.array_equal(images, asked.images(gaussians, 1)[0])
