@@ -20,7 +20,8 @@ from peft import PeftModel
 import dp_diffusers as dpd
 from dp_diffusers.diffusion.loading import base_of_pipeline, load_base
 from dp_diffusers.images_out import PARQUET
-from dp_diffusers.recipe import GenerationSettings, TrainingSettings
+from dp_diffusers.mechanisms.moments import moments_query
+from dp_diffusers.recipe import GenerationSettings, TrainingSettings, WarmupSettings
 from dp_diffusers.strategies.diffusers_file import DIFFUSERS_FILE
 from family_support import PIPELINES, opened, pipeline_base, stir
 from latent_support import tiny_latent_base
@@ -53,14 +54,13 @@ def _data(size: int, **text: Any) -> dpd.PrivateImages:
     )
 
 
-@lru_cache(maxsize=1)
-def _plan(steps: int = 5) -> dpd.Plan:
-    return dpd.Plan.calibrate(
-        dpd.Budget(epsilon=5, delta=1e-3), dpd.DPSGD(steps=steps, expected_units=8, population=UNITS)
-    )
+@lru_cache(maxsize=2)
+def _plan(*, warm: bool = False) -> dpd.Plan:
+    budget, mechanism = dpd.Budget(5, 1e-3), dpd.DPSGD(steps=5, expected_units=8, population=UNITS)
+    return dpd.Plan.calibrate(budget, mechanism, [moments_query(budget, 2, dimensions=8)] if warm else [])
 
 
-def _trained(name: str, folder: Path, strategy: Any) -> dpd.Release:
+def _trained(name: str, folder: Path, strategy: Any, warmup: WarmupSettings | None = None) -> dpd.Release:
     """A release of a tiny base that lies in `folder`."""
     base = tiny_latent_base(classes=2, channels=3) if name == "latent" else pipeline_base(name)
     stir(base.network)
@@ -69,12 +69,22 @@ def _trained(name: str, folder: Path, strategy: Any) -> dpd.Release:
     return dpd.finetune(
         folder / "base",
         _data(opened(base).size, **text),
-        _plan(),
+        _plan(warm=warmup is not None),
         out=folder / "run",
         ledger=folder / "x.ledger",
         strategy=strategy,
         training=TrainingSettings(noise_draws=2, learning_rate=0.05),
+        warmup=warmup,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["latent", "stable_diffusion", "dit"])
+def test_texts_classes_and_latents_take_a_warmup(name: str, tmp_path: Path) -> None:
+    warmup = WarmupSettings(dimensions=8, images=6, steps=2, batch_size=4)
+    release = _trained(name, tmp_path, None, warmup)
+    assert [entry["name"] for entry in release.certificate.to_dict()["mechanisms"]] == ["dpsgd", "moments"]
+    assert dpd.Certificate.verify(release.path).valid
 
 
 def _whole_path(name: str, folder: Path, strategy: Any) -> dpd.Release:

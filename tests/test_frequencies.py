@@ -18,6 +18,13 @@ def test_all_numbers_give_the_image_back(channels: int) -> None:
     assert np.array_equal(asked.images(rows[:, :-1] / rows[:, -1:]), images)
 
 
+def test_grey_images_are_colours_of_a_model_that_has_them() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 1)).astype(np.uint8)
+    asked = Frequencies.coarsest(size=6, channels=3, dimensions=108)
+    rows = asked.rows(grey)
+    assert np.array_equal(asked.images(rows[:, :-1] / rows[:, -1:]), np.repeat(grey, 3, 3))
+
+
 def test_few_numbers_give_a_blurred_image() -> None:
     """A slow slope comes back, a chequerboard comes back as its mean."""
     slope = np.broadcast_to(np.linspace(40, 200, 16), (16, 16))

@@ -61,9 +61,11 @@ class Frequencies:
     def rows(self, images: NDArray[np.uint8]) -> Floats:
         """float64 `[N, d + 1]` of uint8 `[N, H, W, C]`: [v, 1] at length 1, v the numbers over their spread.
 
+        Grey images are taken as colours where the model has them, as its family takes them.
         Each image is transformed by itself: whether another one is there does not change its row.
         """
-        numbers = np.moveaxis(np.asarray(images, np.float64) / 127.5 - 1.0, 3, 1)
+        whole = np.broadcast_to(images, (*images.shape[:3], self.channels))
+        numbers = np.moveaxis(np.asarray(whole, np.float64) / 127.5 - 1.0, 3, 1)
         if self.channels == 3:
             numbers = _turned(_OPPONENT, numbers)
         found = dctn(numbers, axes=(2, 3), norm="ortho").reshape(len(numbers), -1)[:, self.places]

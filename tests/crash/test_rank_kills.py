@@ -58,27 +58,46 @@ def output(folder: Path) -> str:
     return (folder / "output").read_text()
 
 
-def test_guarantee_1_2_and_4_processes_release_the_same_and_pay_the_same(
-    trainings: Any, tiny_recipe: Path
-) -> None:
-    folder = tiny_recipe.parent
+def released_by(
+    trainings: Any, recipe: Path, counts: tuple[int, ...], *overrides: str
+) -> tuple[list[list[dict[str, Any]]], list[list[Any]]]:
+    """The ledger, and what was released, of the same training in each of these numbers of processes."""
+    folder = recipe.parent
     ledgers, kept = [], []
-    for count in (1, 2, 4):
+    for count in counts:
         if count == 1:
-            ended = [trainings.run(tiny_recipe, out="run1", defects=COMPARED)]
+            ended = [trainings.run(recipe, *overrides, out="run1", defects=COMPARED)]
         else:
-            pids = start(trainings, tiny_recipe, count, common={"out": f"run{count}", "defects": COMPARED})
-            ended = codes(trainings, pids)
+            common = {"out": f"run{count}", "defects": COMPARED}
+            ended = codes(trainings, start(trainings, recipe, count, *overrides, common=common))
         assert ended == [0] * count, output(folder)
         ledgers.append(entries(folder / "tiny.ledger"))
         (folder / "tiny.ledger").unlink()
         kept.append([np.load(folder / f"releases-{count}-{rank}.npz") for rank in range(count)])
+    return ledgers, kept
+
+
+def test_guarantee_1_2_and_4_processes_release_the_same_and_pay_the_same(
+    trainings: Any, tiny_recipe: Path
+) -> None:
+    ledgers, kept = released_by(trainings, tiny_recipe, (1, 2, 4))
     assert ledgers[0] == ledgers[1] == ledgers[2]
     assert sum(entry["kind"] == "charge" for entry in ledgers[0]) == STEPS
     farthest = [difference(kept[0], files) for files in kept[1:]]
     report(f"1, 2 and 4 processes: releases differ by {max(farthest):.1e} of the noise at most")
     assert max(farthest) <= SAME
-    assert output(folder).count("step 12/12") == 3  # one process speaks
+    assert output(tiny_recipe.parent).count("step 12/12") == 3  # one process speaks
+
+
+def test_guarantee_a_warmup_is_asked_by_one_process_and_the_same_in_all(
+    trainings: Any, tiny_recipe: Path
+) -> None:
+    asked = "warmup={dimensions: 10, images: 12, steps: 3, batch_size: 4}"
+    ledgers, kept = released_by(trainings, tiny_recipe, (1, 2), asked)
+    assert ledgers[0] == ledgers[1]
+    assert [entry["name"] for entry in ledgers[0] if entry["kind"] == "query"] == ["moments"]
+    assert difference(*kept) <= SAME
+    assert output(tiny_recipe.parent).count("warm-up: step 2 of 3") == 2  # one process speaks
 
 
 def difference(one: list[Any], other: list[Any]) -> float:
