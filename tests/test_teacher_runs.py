@@ -34,19 +34,18 @@ from dp_diffusers.release import Release
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.teacher import FILE, NETWORK, saved_teacher
 from loop_support import cheap_trainings
-from teacher_support import drawn, register
-from tiny_recipes import TINY_RECIPE
+from teacher_support import (
+    LABELS,
+    KilledError,
+    drawn,
+    entries_of,
+    killed,
+    labelled_recipe,
+    register,
+    unopened_recipe,
+)
 
 ASK = "teacher={features: tiny, dimensions: 16}"
-LABELS = np.repeat(np.arange(3), 400)
-
-
-class KilledError(Exception):
-    """Stands for SIGKILL: nothing in the product catches it."""
-
-
-def _killed(*_: Any, **__: Any) -> None:
-    raise KilledError
 
 
 @pytest.fixture(autouse=True)
@@ -64,28 +63,14 @@ def _cheap() -> Iterator[None]:
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """A recipe whose images and base are not there: it is read alone."""
-    path = tmp_path / "text.yaml"
-    path.write_text(TINY_RECIPE.format(base="somebody/model", data="x.parquet", ledger="x.ledger", steps=2))
-    return path
+    return unopened_recipe(tmp_path)
 
 
 @pytest.fixture
 def recipe(tiny_base_folder: Path, tmp_path: Path) -> Path:
-    """Twelve hundred units of three classes, and public images of the same kind."""
-    images_out.write_images(drawn(LABELS, 0), LABELS, ["a", "b", "c"], tmp_path / "images", format="parquet")
+    """With public images of the same kind beside the private ones."""
     images_out.write_images(drawn(LABELS[::4], 1), None, None, tmp_path / "public", format="parquet")
-    data, ledger = tmp_path / "images" / images_out.PARQUET, tmp_path / "tiny.ledger"
-    text = TINY_RECIPE.format(base=tiny_base_folder, data=data, ledger=ledger, steps=2)
-    text = text.replace("population: 30", "population: 1200").replace("delta: 1.0e-3", "delta: 1.0e-4")
-    text = text.replace("epsilon: 5", "epsilon: 8").replace("expected_units: 10", "expected_units: 200")
-    (tmp_path / "recipe.yaml").write_text(text)
-    return tmp_path / "recipe.yaml"
-
-
-def _entries(recipe: Path) -> list[tuple[str, str]]:
-    with Ledger.open(recipe.parent / "tiny.ledger") as ledger:
-        return [(entry.kind, entry.content.get("name", "")) for entry in ledger.entries()]
+    return labelled_recipe(tiny_base_folder, tmp_path)
 
 
 @pytest.mark.slow
@@ -105,7 +90,7 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     assert Certificate.verify(release.path).problems == ()
     assert FILE in document["files"]
     assert document["teacher"]["public"]["images"] == 300
-    kinds = _entries(recipe)
+    kinds = entries_of(recipe)
     assert kinds.index(("query", "teacher")) < kinds.index(("charge", "")), "before the first step"
     assert "teacher.safetensors" in (release.path / "README.md").read_text()
 
@@ -167,13 +152,13 @@ def test_a_teacher_by_drawn_images_is_kept_or_paid_again(recipe: Path, tmp_path:
     settings = Recipe.load(recipe, [ASK, "budget.cap={epsilon: 12, delta: 1.0e-4}"])
     for name, paid in (("_keep", 1), ("weights_of", 2)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(asked_teacher, name, _killed)
+            patch.setattr(asked_teacher, name, killed)
             with pytest.raises(KilledError):
                 train(settings, tmp_path / "run")
-        assert _entries(recipe).count(("query", "teacher")) == paid
+        assert entries_of(recipe).count(("query", "teacher")) == paid
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_drawn", "sums_of", "noisy_sums"):
-            patch.setattr(asked_teacher, name, _killed)
+            patch.setattr(asked_teacher, name, killed)
         release = train(settings, tmp_path / "run")
     assert release.certificate.to_dict()["mechanisms"][1]["steps_charged"] == 2
     assert release.certificate.to_dict()["teacher"]["public"] is None
@@ -183,7 +168,7 @@ def test_a_teacher_by_drawn_images_is_kept_or_paid_again(recipe: Path, tmp_path:
     shutil.copy(tmp_path / "run" / "private" / asked_teacher.FILE, other / asked_teacher.FILE)
     (tmp_path / "tiny.ledger").unlink()
     train(settings, tmp_path / "other")
-    assert _entries(recipe).count(("query", "teacher")) == 1, "what another ledger paid for is not used"
+    assert entries_of(recipe).count(("query", "teacher")) == 1, "what another ledger paid for is not used"
 
 
 @pytest.mark.slow
@@ -296,7 +281,7 @@ def test_guarantee_features_are_those_that_the_sums_were_made_with(recipe: Path,
     settings = Recipe.load(recipe, ["teacher={features: own, dimensions: 16}", public])
     _network(own, 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asked_teacher, "weights_of", _killed)
+        patch.setattr(asked_teacher, "weights_of", killed)
         with pytest.raises(KilledError):
             train(settings, tmp_path / "run")
     _network(own, 1)

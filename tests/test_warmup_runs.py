@@ -13,32 +13,21 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
-from dp_diffusers import asked_moments, images_out, training
+from dp_diffusers import asked_moments, training
 from dp_diffusers.asked_moments import Moments
 from dp_diffusers.errors import InputError, ParameterError, RecipeError
 from dp_diffusers.finetuning import train
 from dp_diffusers.frequencies import Frequencies
 from dp_diffusers.mechanisms.moments import Gaussians, moments_query
 from dp_diffusers.privacy.certificate import Certificate
-from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.sections import WarmupSettings
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.warming import Warmup
 from loop_support import cheap_trainings
-from teacher_support import drawn
-from tiny_recipes import TINY_RECIPE
+from teacher_support import KilledError, drawn, entries_of, killed, labelled_recipe, unopened_recipe
 
 ASK = "warmup={dimensions: 20, images: 60, steps: 5, batch_size: 8}"
-LABELS = np.repeat(np.arange(3), 400)
-
-
-class KilledError(Exception):
-    """Stands for SIGKILL: nothing in the product catches it."""
-
-
-def _killed(*_: Any, **__: Any) -> None:
-    raise KilledError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,27 +39,12 @@ def _cheap() -> Iterator[None]:
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """A recipe whose images and base are not there: it is read alone."""
-    path = tmp_path / "text.yaml"
-    path.write_text(TINY_RECIPE.format(base="somebody/model", data="x.parquet", ledger="x.ledger", steps=2))
-    return path
+    return unopened_recipe(tmp_path)
 
 
 @pytest.fixture
 def recipe(tiny_base_folder: Path, tmp_path: Path) -> Path:
-    """Twelve hundred units of three classes."""
-    images_out.write_images(drawn(LABELS, 0), LABELS, ["a", "b", "c"], tmp_path / "images", format="parquet")
-    data, ledger = tmp_path / "images" / images_out.PARQUET, tmp_path / "tiny.ledger"
-    text = TINY_RECIPE.format(base=tiny_base_folder, data=data, ledger=ledger, steps=2)
-    text = text.replace("population: 30", "population: 1200").replace("delta: 1.0e-3", "delta: 1.0e-4")
-    text = text.replace("epsilon: 5", "epsilon: 8").replace("expected_units: 10", "expected_units: 200")
-    (tmp_path / "recipe.yaml").write_text(text)
-    return tmp_path / "recipe.yaml"
-
-
-def _entries(recipe: Path) -> list[tuple[str, str]]:
-    with Ledger.open(recipe.parent / "tiny.ledger") as ledger:
-        return [(entry.kind, entry.content.get("name", "")) for entry in ledger.entries()]
+    return labelled_recipe(tiny_base_folder, tmp_path)
 
 
 @pytest.mark.slow
@@ -85,7 +59,7 @@ def test_guarantee_the_whole_path_with_a_warmup(recipe: Path, tmp_path: Path) ->
     assert asked == ("moments", 1, 3, 20)
     assert 0.99 * 8 <= document["epsilon"] <= 8
     assert Certificate.verify(release.path).problems == ()
-    kinds = _entries(recipe)
+    kinds = entries_of(recipe)
     assert kinds.index(("query", "moments")) < kinds.index(("charge", "")), "before the first step"
     assert "means and spreads of classes were asked" in json.dumps(document["statements"])
     assert "Before the first step the model learnt" in (release.path / "README.md").read_text()
@@ -103,10 +77,10 @@ def test_guarantee_moments_are_kept_or_paid_again_and_the_warmup_is_not_repeated
     places = ((asked_moments, "_keep", 1), (Warmup, "train", 2), (training.Loop, "require_affordable", 2))
     for owner, name, paid in places:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(owner, name, _killed)
+            patch.setattr(owner, name, killed)
             with pytest.raises(KilledError):
                 train(settings, tmp_path / "run")
-        assert _entries(recipe).count(("query", "moments")) == paid
+        assert entries_of(recipe).count(("query", "moments")) == paid
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in (
             (asked_moments, "products_of"),
@@ -114,7 +88,7 @@ def test_guarantee_moments_are_kept_or_paid_again_and_the_warmup_is_not_repeated
             (Warmup, "train"),
             (Warmup, "on"),
         ):
-            patch.setattr(owner, name, _killed)
+            patch.setattr(owner, name, killed)
         release = train(settings, tmp_path / "run")
     assert release.certificate.to_dict()["mechanisms"][1]["steps_charged"] == 2
     assert Certificate.verify(release.path).valid
@@ -145,7 +119,7 @@ def test_guarantee_the_same_start_gives_the_same_warmup(recipe: Path, tmp_path: 
 @pytest.mark.slow
 def test_without_privacy_the_sums_have_no_noise(recipe: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asked_moments, "noisy_products", _killed)
+        patch.setattr(asked_moments, "noisy_products", killed)
         release = train(Recipe.load(recipe, [ASK, "mechanism.name=none"]), tmp_path / "run")
     assert release.certificate.not_private
     assert Certificate.verify(release.path).valid

@@ -1,8 +1,8 @@
 """A noisy number of units per class, released once before the first step and paid for beside the steps.
 
 Guarantee: one unit moves the counts by at most 1 in the Euclidean norm, however many images it has and
-whatever their classes; the noise needs the ledger's receipt for this query. Imports the engine inside
-functions only, as other mechanisms do. Source: the Gaussian mechanism on a histogram, Dwork and Roth 2014.
+whatever their classes; the noise needs the ledger's receipt for this query. Source: the Gaussian mechanism on
+a histogram, Dwork and Roth 2014.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.mechanisms.side_query import released_sums
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.calibration import histogram_noise
 from dp_diffusers.privacy.events import HistogramQuery
@@ -56,13 +57,16 @@ def noisy_counts(
     Raises `GuaranteeError` unless the receipt was paid for this query, lane and plan, and the second time
     that the same keys are asked.
     """
-    from dp_diffusers.engine.noise import noise_std, noisy_values
-
     if counts.shape != (query.classes,):
         raise ParameterError(f"expected counts of {query.classes} classes, got {list(counts.shape)}")
-    receipt.redeem(0, keys.lane, plan_fingerprint, NAME)
-    keys.claim(0, NAME)  # another ledger may have paid for the same draw
-    return noisy_values(counts, keys, 0, NAME, noise_std(1.0, query.noise_multiplier))
+    return released_sums(
+        counts,
+        name=NAME,
+        noise_multiplier=query.noise_multiplier,
+        keys=keys,
+        receipt=receipt,
+        plan_fingerprint=plan_fingerprint,
+    )
 
 
 def proportions(noisy: Sequence[float]) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 Guarantees: one unit moves the sums by at most 1 in the Euclidean norm, however many images it has, whatever
 they show and whatever their classes; every number has noise, which needs the ledger's receipt for this query.
-May import numpy; the engine inside functions. Sources: the Gaussian mechanism on second moments (Dwork et al.
+May import numpy. Sources: the Gaussian mechanism on second moments (Dwork et al.
 2014, *Analyze Gauss*); what noise does to eigenvalues (Benaych-Georges and Nadakuditi 2011).
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.mechanisms.row_sums import Floats, counted_rows, matrix_of, triangle_of
+from dp_diffusers.mechanisms.side_query import noise_of_share, released_sums
 from dp_diffusers.privacy.budget import Budget
-from dp_diffusers.privacy.calibration import noise_alone
 from dp_diffusers.privacy.events import MomentsQuery
 from dp_diffusers.privacy.receipt import Receipt
 
@@ -38,9 +38,7 @@ def moments_query(
     budget: Budget, classes: int, *, dimensions: int = DIMENSIONS, share: float = SHARE
 ) -> MomentsQuery:
     """The query over `classes` declared classes whose noise costs `share` of the budget's epsilon alone."""
-    if not 0 < share < 1:
-        raise ParameterError(f"expected share in (0, 1), got {share}")
-    noise = noise_alone(share * budget.epsilon, budget.delta, budget.adjacency)
+    noise = noise_of_share(budget, share)
     return MomentsQuery(classes=classes, dimensions=dimensions, noise_multiplier=noise)
 
 
@@ -89,14 +87,17 @@ def noisy_products(
     Raises `GuaranteeError` unless the receipt was paid for this query, lane and plan, and the second time
     that the same keys are asked.
     """
-    from dp_diffusers.engine.noise import noise_std, noisy_values
-
     size = size_of(query.dimensions + 1, query.classes)
     if sums.shape != (size,):
         raise ParameterError(f"expected {size} sums, got {list(sums.shape)}")
-    receipt.redeem(0, keys.lane, plan_fingerprint, NAME)
-    keys.claim(0, NAME)  # another ledger may have paid for the same draw
-    return noisy_values(sums, keys, 0, NAME, noise_std(1.0, query.noise_multiplier))
+    return released_sums(
+        sums,
+        name=NAME,
+        noise_multiplier=query.noise_multiplier,
+        keys=keys,
+        receipt=receipt,
+        plan_fingerprint=plan_fingerprint,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
