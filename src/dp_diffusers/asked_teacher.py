@@ -37,6 +37,7 @@ from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.teacher import NETWORK, Teacher, read_tensors
+from dp_diffusers.tenths import by_tenths
 from dp_diffusers.whole_files import replacing
 
 FILE: Final = "teacher.safetensors"  # in the safe
@@ -202,8 +203,9 @@ def released_teacher(
     """
     network, released = _network(folder, prepared), _kept(folder, account)
     if released is None:
-        progress(message=f"looking at the features {prepared.features.name} of all images, for the teacher")
-        released = sums_of(plan, prepared, data)
+        what = f"looking at the features {prepared.features.name} of all images, for the teacher"
+        progress(message=what)
+        released = sums_of(plan, prepared, data, by_tenths(lambda line: progress(message=line), what))
         if (query := query_of(plan.queries)) is not None:
             receipt = account.charge_query(NAME)  # pay, then noise
             released = noisy_sums(query, released, keys, receipt, plan.fingerprint)
@@ -211,14 +213,20 @@ def released_teacher(
     return _taught(plan, prepared, released, network)
 
 
-def sums_of(plan: Any, prepared: PreparedTeacher, data: PrivateImages) -> np.ndarray:
-    """The sums over all units, without noise: private."""
+def sums_of(
+    plan: Any,
+    prepared: PreparedTeacher,
+    data: PrivateImages,
+    done: Callable[[float], None] = lambda share: None,
+) -> np.ndarray:
+    """The sums over all units, without noise: private. done: gets the share of images seen."""
     classes, taking = prepared.classes, _takes_part(plan, data)
     position = np.where(taking, class_positions(data, classes), -1)
     weight = 1.0 / np.maximum(np.bincount(data.owner, minlength=data.unit_count), 1)[data.owner]
     sums = Sums(prepared.whitening.width, len(classes.labels))
     for where, rows in prepared.whitening.of_images(prepared.features, data.images):
         sums.add(rows, position[where], weight[where])
+        done(where.stop / len(data.images))
     return sums.vector
 
 

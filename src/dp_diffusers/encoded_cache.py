@@ -20,9 +20,9 @@ import torch
 
 from dp_diffusers.augmentation import Variant, augment
 from dp_diffusers.row_store import Block, RowStore, forget
+from dp_diffusers.tenths import by_tenths
 
 BLOCK: Final = 256  # images encoded and noted together
-TENTHS: Final = 10
 _COLUMN: Final = "encoded"
 
 Encode = Callable[[np.ndarray], torch.Tensor]
@@ -44,15 +44,7 @@ class EncodedCache:
 
     def fill(self, say: Say = lambda text: None) -> None:
         """Encodes what is missing. `say` gets a line for each tenth, the same ones for every data set."""
-        said = 0
-
-        def done(share: float) -> None:
-            nonlocal said
-            while said < int(share * TENTHS):
-                said += 1
-                say(f"encoding images: {said * 100 // TENTHS} %")
-
-        self._store.fill(self._encoded, done)
+        self._store.fill(self._encoded, by_tenths(say, "encoding images"))
 
     def take(self, image: np.ndarray, variant: np.ndarray) -> torch.Tensor:
         """float32 `[R, c, h, w]` on the CPU. image, variant: int64 `[R]`. `fill` comes first."""
