@@ -134,6 +134,9 @@ def plan_key(recipe: Any) -> str:
     asked = (
         recipe.generation.labels,
         recipe.data.classes,
+        recipe.data.label,
+        recipe.data.caption,
+        recipe.data.label,
         recipe.strategy.name,
         recipe.teacher,
         recipe.warmup,

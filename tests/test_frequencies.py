@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from dp_diffusers.errors import ParameterError
-from dp_diffusers.frequencies import Frequencies
+from dp_diffusers.frequencies import DrawnImages, Frequencies
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -69,3 +71,16 @@ def test_guarantee_the_row_of_an_image_does_not_depend_on_the_others() -> None:
 def test_what_has_no_such_numbers_is_refused(channels: int, dimensions: int) -> None:
     with pytest.raises(ParameterError, match="expected"):
         Frequencies.coarsest(size=8, channels=channels, dimensions=dimensions)
+
+
+def test_large_images_are_made_a_few_at_a_time() -> None:
+    """All at once, four thousand images of 256 x 256 would be 25 GB."""
+    asked = Frequencies.coarsest(size=256, channels=3, dimensions=20)
+    images = DrawnImages(asked, np.zeros((4000, 20)))
+    tracemalloc.start()
+    assert images[10:20].shape == (10, 256, 256, 3)
+    assert images[np.array([3, 1])].shape == (2, 256, 256, 3)
+    assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
+    tracemalloc.stop()
+    assert len(images) == 4000
+    assert 1 <= asked.at_once * 256 * 256 * 3 <= 2**22

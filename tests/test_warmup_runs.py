@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,17 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
-from dp_diffusers import asked_moments, training
+from dp_diffusers import asked_moments, frequencies, training
 from dp_diffusers.asked_moments import Moments
-from dp_diffusers.errors import InputError, ParameterError, RecipeError
+from dp_diffusers.errors import InputError, ParameterError, RecipeError, RunFolderError
 from dp_diffusers.finetuning import train
 from dp_diffusers.frequencies import Frequencies
+from dp_diffusers.image_batches import Batches
+from dp_diffusers.kept_sums import KeptSums
 from dp_diffusers.mechanisms.moments import Gaussians, moments_query
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe.queries import queries_of
 from dp_diffusers.recipe.sections import WarmupSettings
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.warming import Warmup
@@ -61,8 +65,18 @@ def test_guarantee_the_whole_path_with_a_warmup(recipe: Path, tmp_path: Path) ->
     assert Certificate.verify(release.path).problems == ()
     kinds = entries_of(recipe)
     assert kinds.index(("query", "moments")) < kinds.index(("charge", "")), "before the first step"
-    assert "means and spreads of classes were asked" in json.dumps(document["statements"])
+    assert "means and spreads of the images were asked" in json.dumps(document["statements"])
     assert "Before the first step the model learnt" in (release.path / "README.md").read_text()
+    assert document["warmup"] == {
+        "dimensions": 20,
+        "images": 60,
+        "steps": 5,
+        "batch_size": 8,
+        "learning_rate": 3e-3,
+    }
+    for said in (None, document["warmup"] | {"dimensions": 21}):
+        Certificate.from_dict({**document, "warmup": said}).issue(release.path)
+        assert "do not belong together" in " ".join(Certificate.verify(release.path).problems)
     for changed in ({"noise_multiplier": 0.9 * query["noise_multiplier"]}, {"steps_charged": 2}):
         Certificate.from_dict({**document, "mechanisms": [steps, query | changed]}).issue(release.path)
         assert "does not follow" in " ".join(Certificate.verify(release.path).problems)
@@ -74,7 +88,7 @@ def test_guarantee_moments_are_kept_or_paid_again_and_the_warmup_is_not_repeated
 ) -> None:
     """Killed after the charge: paid again. Killed once the sums are kept, or after the warm-up: used."""
     settings = Recipe.load(recipe, [ASK, "budget.cap={epsilon: 12, delta: 1.0e-4}"])
-    places = ((asked_moments, "_keep", 1), (Warmup, "train", 2), (training.Loop, "require_affordable", 2))
+    places = ((KeptSums, "save", 1), (Warmup, "train", 2), (training.Loop, "require_affordable", 2))
     for owner, name, paid in places:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(owner, name, killed)
@@ -123,25 +137,90 @@ def test_without_privacy_the_sums_have_no_noise(recipe: Path, tmp_path: Path) ->
         release = train(Recipe.load(recipe, [ASK, "mechanism.name=none"]), tmp_path / "run")
     assert release.certificate.not_private
     assert Certificate.verify(release.path).valid
+    card = (release.path / "README.md").read_text()
+    assert "Before the first step the model learnt" in card
+    assert "charged" not in card.partition("Before the first step")[2].splitlines()[0]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("overrides", "says"),
-    [(["warmup.dimensions=65"], "dimensions <= 64"), (["warmup.learning_rate=10"], "did not converge")],
-)
-def test_a_warmup_that_cannot_be_is_refused(
-    recipe: Path, tmp_path: Path, overrides: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+def test_more_dimensions_than_an_image_has_are_refused_and_spend_nothing(
+    recipe: Path, tmp_path: Path
 ) -> None:
-    if "converge" in says:
-        right = Warmup.train
+    with pytest.raises(InputError, match="dimensions <= 64"):
+        train(Recipe.load(recipe, [ASK, "warmup.dimensions=65"]), tmp_path / "run")
+    assert not (tmp_path / "tiny.ledger").exists()
 
-        def diverged(self: Warmup, parameters: list[Any], *args: Any) -> None:
-            right(self, parameters, lambda step: [torch.full_like(p, torch.nan) for p in parameters], args[1])
 
-        monkeypatch.setattr(Warmup, "train", diverged)
-    with pytest.raises(InputError, match=says):
-        train(Recipe.load(recipe, [ASK, *overrides]), tmp_path / "run")
+@pytest.mark.slow
+@pytest.mark.parametrize("bad_calls", [1, 1000])
+def test_a_warmup_that_diverges_is_no_dead_end(
+    recipe: Path, tmp_path: Path, bad_calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The query is paid for by then: it begins again more slowly, and is left out where nothing helps."""
+    right, calls, said = Batches.gradients, [0], []
+
+    def at_first_not_finite(self: Batches, parameters: list[Any], *args: Any, **how: Any) -> list[Any]:
+        calls[0] += 1
+        if calls[0] <= bad_calls:
+            return [torch.full_like(parameter, torch.nan) for parameter in parameters]
+        return right(self, parameters, *args, **how)
+
+    monkeypatch.setattr(Batches, "gradients", at_first_not_finite)
+    release = train(
+        Recipe.load(recipe, [ASK]), tmp_path / "run", lambda **line: said.append(line.get("message", ""))
+    )
+    assert Certificate.verify(release.path).valid
+    again = sum("begins again at a tenth" in line for line in said)
+    assert again == (1 if bad_calls == 1 else 3)
+    assert any("is left out" in line for line in said) == (bad_calls > 1)
+
+
+@pytest.mark.slow
+def test_guarantee_a_checkpoint_after_a_warmup_serves_no_other_run(recipe: Path, tmp_path: Path) -> None:
+    """Its weights have learnt from moments: a run whose certificate does not know them cannot begin there."""
+    free = ["mechanism.name=none"]
+    for stopped, others in ((free, [[]]), ([], [[], free])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(training.Loop, "require_affordable", killed)
+            with pytest.raises(KilledError):
+                train(Recipe.load(recipe, [ASK, *stopped]), tmp_path / "run")
+        (tmp_path / "run" / "recipe.yaml").unlink()
+        (tmp_path / "run" / "private" / "run.json").unlink(missing_ok=True)
+        for other in others:
+            with pytest.raises(RunFolderError, match="checkpoint"):
+                train(Recipe.load(recipe, other), tmp_path / "run")
+            (tmp_path / "run" / "recipe.yaml").unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_kept_moments_of_another_ledger_or_version_are_not_used(recipe: Path, tmp_path: Path) -> None:
+    settings = Recipe.load(recipe, [ASK])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Warmup, "train", killed)
+        with pytest.raises(KilledError):
+            train(settings, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frequencies, "VERSION", 2)
+        with pytest.raises(RunFolderError, match="another version"):
+            train(settings, tmp_path / "run")
+    other = tmp_path / "other" / "private"
+    other.mkdir(parents=True)
+    shutil.copy(tmp_path / "run" / "private" / asked_moments.FILE, other / asked_moments.FILE)
+    (tmp_path / "tiny.ledger").unlink()
+    train(settings, tmp_path / "other")
+    assert entries_of(recipe).count(("query", "moments")) == 1, "what another ledger paid for is not used"
+
+
+@pytest.mark.slow
+def test_damaged_moments_are_refused(recipe: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Warmup, "train", killed)
+        with pytest.raises(KilledError):
+            train(Recipe.load(recipe, [ASK]), tmp_path / "run")
+    (tmp_path / "run" / "private" / asked_moments.FILE).write_bytes(b"no tensors")
+    with pytest.raises(RunFolderError, match="damaged"):
+        train(Recipe.load(recipe, [ASK]), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -165,10 +244,35 @@ def test_null_is_no_warmup(text: Path, tmp_path: Path) -> None:
     assert Recipe.load(tmp_path / "again.yaml").warmup is None
 
 
-def test_images_without_labels_are_of_one_kind(text: Path) -> None:
-    recipe = Recipe.load(text, ["warmup={}", "data.label=null"])
-    (query,) = recipe.plan().queries
-    assert (query.name, query.classes) == ("moments", 1)  # type: ignore[union-attr]
+@pytest.mark.parametrize(
+    ("overrides", "classes"),
+    [
+        (["data.label=null"], 1),
+        (["data.caption=a chest x-ray"], 1),
+        (["data.caption='a {label}'", "data.classes=[a, b]"], 2),
+        (["base=plain"], 1),
+        (["base=plain", "data.classes=[a, b, c]"], 1),
+        (["base=named"], 2),
+    ],
+)
+def test_how_many_kinds_of_images_a_recipe_asks_about(text: Path, overrides: list[str], classes: int) -> None:
+    for name, content in (("plain", "null"), ("named", '["a", "b"]')):
+        (text.parent / name).mkdir()
+        (text.parent / name / "classes.json").write_text(content)
+    (query,) = _queries(text, overrides)
+    assert (query.name, query.classes) == ("moments", classes)
+
+
+def _queries(text: Path, overrides: list[str]) -> Any:
+    """Without the plans that are remembered, whatever the base."""
+    mechanism = dpd.DPSGD(steps=2, expected_units=10, population=30)
+    return queries_of(Recipe.load(text, ["warmup={}", *overrides]), dpd.Budget(5, 1e-3), mechanism)
+
+
+def test_where_nobody_declares_classes_the_way_out_is_said(text: Path) -> None:
+    with pytest.raises(ParameterError, match="needs declared classes") as refused:
+        _queries(text, [])
+    assert "data.label to null" in str(refused.value.hint)
 
 
 @pytest.mark.slow
@@ -250,9 +354,10 @@ def test_images_are_of_each_class_alike_and_follow_the_seed() -> None:
         classes=ReleasedClasses(labels=(4, 7)),
     )
     gaussians = Gaussians(means=np.zeros((2, 20)), roots=np.stack([np.eye(20) * 0.1] * 2))
-    images, labels = asked.images(gaussians, 0)
+    drawn_images, labels = asked.images(gaussians, 0)
+    images = drawn_images[:]
     assert images.shape == (10, 8, 8, 1)
     assert labels is not None
     assert labels.tolist() == [4, 7] * 5
-    assert np.array_equal(images, asked.images(gaussians, 0)[0])
-    assert not np.array_equal(images, asked.images(gaussians, 1)[0])
+    assert np.array_equal(images, asked.images(gaussians, 0)[0][:])
+    assert not np.array_equal(images, asked.images(gaussians, 1)[0][:])

@@ -25,6 +25,11 @@ def account_of(job: Job, folder: RunFolder) -> Any:
     from dp_diffusers.privacy.ledger import Ledger
 
     known = folder.read(RUN)
+    if not known and folder.checkpoint.exists():
+        raise RunFolderError(
+            f"{folder.root} has the checkpoint of a run, and no account of what it paid",
+            hint=f"restore {folder.private / RUN}, or give another --out",
+        )
     head = known.get("head") if known else None
     # a run that knows a head has a ledger: an empty one in its place would forget what was spent
     ledger = Ledger.open(job.ledger_file, expect_head=head, create=head is None)

@@ -2,12 +2,14 @@
 
 Guarantees:
 - which numbers of an image are asked about is decided by public numbers alone;
+- what takes memory is bounded before the ledger is touched;
 - whenever a process dies, a result that is used was paid for, and one that was lost is paid for again.
 May import numpy, the mechanism, the data and the family that they meet.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,13 +21,13 @@ from dp_diffusers.conditions import classes_of
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.errors import ParameterError, RunFolderError
-from dp_diffusers.frequencies import BLOCK, Frequencies
+from dp_diffusers.frequencies import DrawnImages, Frequencies
+from dp_diffusers.kept_sums import KeptSums, kept_sums
 from dp_diffusers.mechanisms.moments import NAME, Gaussians, Products, gaussians_of, noisy_products, query_of
 from dp_diffusers.recipe.sections.warmup import WarmupSettings
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.teacher import read_tensors
-from dp_diffusers.whole_files import replacing
+from dp_diffusers.tenths import by_tenths
 
 FILE: Final = "moments.safetensors"  # in the safe
 
@@ -43,12 +45,21 @@ class Moments:
         """How many classes have moments of their own."""
         return 1 if self.classes is None else len(self.classes.labels)
 
-    def images(self, gaussians: Gaussians, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """uint8 `[N, H, W, C]`, as many of each class, and their labels in the numbering of the family."""
+    @property
+    def made_of(self) -> str:
+        """In one word: what the sums are about."""
+        return json.dumps({**self.frequencies.record(), "classes": self.count}, sort_keys=True)
+
+    def record(self) -> dict[str, Any]:
+        """What a certificate says of the warm-up beside its query."""
+        return self.settings.model_dump(exclude={"share"})
+
+    def images(self, gaussians: Gaussians, seed: int) -> tuple[DrawnImages, np.ndarray | None]:
+        """Images to draw, as many of each class, and their labels in the numbering of the family."""
         position = np.arange(self.settings.images) % self.count
-        drawn = gaussians.draw(position, np.random.default_rng(seed))
+        numbers = gaussians.draw(position, np.random.default_rng(seed))
         labels = None if self.classes is None else np.asarray(self.classes.labels, np.int64)[position]
-        return self.frequencies.images(drawn), labels
+        return DrawnImages(self.frequencies, numbers), labels
 
 
 def require_moments(
@@ -79,8 +90,8 @@ def require_moments(
         raise ParameterError(
             f"the warm-up asks for moments of {asked[0]} classes of {asked[1]} dimensions, the plan pays for "
             f"{paid}",
-            hint="Plan.calibrate(budget, mechanism, [moments_query(budget, classes, dimensions=…)]); a base "
-            "without classes has one",
+            hint="set data.label to null where the base has no classes; in Python, "
+            "[moments_query(budget, classes, dimensions=…)] as queries of the plan",
         )
     frequencies = Frequencies.coarsest(
         size=family.size, channels=family.channels, dimensions=settings.dimensions
@@ -103,50 +114,47 @@ def released_moments(
     data: labels in the numbering of the base. account: the run's reservation, with the lane of `keys` open.
     The first call pays and draws; later ones, of any process, use what it kept.
     """
-    query, released = query_of(plan.queries), _kept(folder, account)
+    query, released = query_of(plan.queries), _kept(folder, account, asked)
     if released is None:
-        progress(message="looking at the coarse numbers of all images, for the warm-up")
-        released = products_of(plan, asked, data)
+        what = "looking at the coarse numbers of all images, for the warm-up"
+        progress(message=what)
+        released = products_of(plan, asked, data, by_tenths(lambda line: progress(message=line), what))
         if query is not None:
             receipt = account.charge_query(NAME)  # pay, then noise
             released = noisy_products(query, released, keys, receipt, plan.fingerprint)
-            _keep(folder, released, keys.lane.hex())
+            kept = KeptSums(tensors={"released": released}, lane=keys.lane.hex(), made_of=asked.made_of)
+            kept.save(folder.private / FILE)
     noise = 0.0 if query is None else query.noise_multiplier
     return gaussians_of(released, classes=asked.count, noise_multiplier=noise)
 
 
-def products_of(plan: Any, asked: Moments, data: PrivateImages) -> np.ndarray:
-    """The sums over all units, without noise: private."""
-    count = len(data.owner)
+def products_of(
+    plan: Any, asked: Moments, data: PrivateImages, done: Callable[[float], None] = lambda share: None
+) -> np.ndarray:
+    """The sums over all units, without noise: private. done: gets the share of images seen."""
+    count, frequencies = len(data.owner), asked.frequencies
     position = np.zeros(count, np.int64) if asked.classes is None else class_positions(data, asked.classes)
-    if not plan.not_private:
-        position = np.where(takes_part(plan, data), position, -1)
+    position = np.where(takes_part(plan, data), position, -1)
     weight = 1.0 / np.maximum(np.bincount(data.owner, minlength=data.unit_count), 1)[data.owner]
-    products = Products(asked.frequencies.width, asked.count)
-    for start in range(0, count, BLOCK):
-        part = slice(start, start + BLOCK)
-        rows = asked.frequencies.rows(np.asarray(data.images[part]))
-        products.add(rows, position[part], weight[part])
+    products = Products(frequencies.width, asked.count)
+    for start in range(0, count, frequencies.at_once):
+        part = slice(start, start + frequencies.at_once)
+        products.add(frequencies.rows(np.asarray(data.images[part])), position[part], weight[part])
+        done(part.stop / count)
     return products.vector
 
 
-def _keep(folder: RunFolder, released: np.ndarray, lane: str) -> None:
-    from safetensors.numpy import save
+def _kept(folder: RunFolder, account: Any, asked: Moments) -> np.ndarray | None:
+    """The sums of an earlier start, if this run has paid for them in this ledger.
 
-    with replacing(folder.private / FILE) as stream:
-        stream.write(save({"released": released}, metadata={"lane": lane}))
-
-
-def _kept(folder: RunFolder, account: Any) -> np.ndarray | None:
-    """The sums of an earlier start, if this run has paid for them in this ledger."""
-    path = folder.private / FILE
-    if account is None or not path.exists():
+    Raises `RunFolderError` where they are of other numbers than this version asks about.
+    """
+    known = None if account is None else kept_sums(folder.private / FILE)
+    if known is None or not account.has_paid(NAME, known.lane):
         return None
-    tensors, metadata = read_tensors(path)
-    try:
-        return tensors["released"] if account.has_paid(NAME, metadata["lane"]) else None
-    except KeyError as error:
+    if known.made_of != asked.made_of:
         raise RunFolderError(
-            f"{path} is damaged",
-            hint="restore it, or give another --out; what this run was charged stays charged",
-        ) from error
+            "the moments of this run were made by another version of this package, in other numbers",
+            hint="go on with that version, or give another --out; what this run was charged stays charged",
+        )
+    return known.released

@@ -30,13 +30,14 @@ from dp_diffusers.errors import ModelError, ParameterError, RunFolderError
 from dp_diffusers.evaluation.embedding import kept_of
 from dp_diffusers.evaluation.features import EXTRACTORS, Features, features_named, network_file
 from dp_diffusers.evolution_population import sampling_of
+from dp_diffusers.kept_sums import KeptSums, kept_sums
 from dp_diffusers.mechanisms.teacher import NAME, Sums, noisy_sums, query_of, weights_of
 from dp_diffusers.public_whitening import Whitening, whitening_of
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.teacher import NETWORK, Teacher, read_tensors
+from dp_diffusers.teacher import NETWORK, Teacher
 from dp_diffusers.tenths import by_tenths
 from dp_diffusers.whole_files import replacing
 
@@ -76,16 +77,6 @@ class PreparedTeacher:
     def made_of(self) -> str:
         """The record in one word, for what is kept beside the sums."""
         return json.dumps(self.record(), sort_keys=True)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Kept:
-    """How features are scaled, sums with their noise, the lane that paid, and what they were made of."""
-
-    whitening: Whitening
-    released: np.ndarray
-    lane: str
-    made_of: str
 
 
 def require_teacher(
@@ -151,7 +142,7 @@ def prepared_teacher(
         public = {"name": Path(settings.public).name, "sha256": digest, "images": len(images)}
     known = None if folder is None else _kept_file(folder)
     if known is not None:
-        whitening = known.whitening
+        whitening = Whitening(mean=known.tensors["mean"], projection=known.tensors["projection"])
     else:
         if images is None:
             progress(message=f"drawing {DRAWN} images of the base, for the teacher")
@@ -220,18 +211,14 @@ def sums_of(
     done: Callable[[float], None] = lambda share: None,
 ) -> np.ndarray:
     """The sums over all units, without noise: private. done: gets the share of images seen."""
-    classes, taking = prepared.classes, _takes_part(plan, data)
-    position = np.where(taking, class_positions(data, classes), -1)
+    classes = prepared.classes
+    position = np.where(takes_part(plan, data), class_positions(data, classes), -1)
     weight = 1.0 / np.maximum(np.bincount(data.owner, minlength=data.unit_count), 1)[data.owner]
     sums = Sums(prepared.whitening.width, len(classes.labels))
     for where, rows in prepared.whitening.of_images(prepared.features, data.images):
         sums.add(rows, position[where], weight[where])
         done(where.stop / len(data.images))
     return sums.vector
-
-
-def _takes_part(plan: Any, data: PrivateImages) -> np.ndarray:
-    return np.ones(len(data.owner), bool) if plan.not_private else takes_part(plan, data)
 
 
 def _network(folder: RunFolder, prepared: PreparedTeacher) -> Path | None:
@@ -272,12 +259,9 @@ def _taught(plan: Any, prepared: PreparedTeacher, released: np.ndarray, network:
 
 
 def _keep(folder: RunFolder, prepared: PreparedTeacher, released: np.ndarray, lane: str) -> None:
-    from safetensors.numpy import save
-
     whitening = prepared.whitening
     tensors = {"mean": whitening.mean, "projection": whitening.projection, "released": released}
-    with replacing(folder.private / FILE) as stream:
-        stream.write(save(tensors, metadata={"lane": lane, "made_of": prepared.made_of}))
+    KeptSums(tensors=tensors, lane=lane, made_of=prepared.made_of).save(folder.private / FILE)
 
 
 def _kept(folder: RunFolder, account: Any) -> np.ndarray | None:
@@ -286,21 +270,5 @@ def _kept(folder: RunFolder, account: Any) -> np.ndarray | None:
     return None if known is None or not account.has_paid(NAME, known.lane) else known.released
 
 
-def _kept_file(folder: RunFolder) -> _Kept | None:
-    """What an earlier start kept; None where nothing is."""
-    path = folder.private / FILE
-    if not path.exists():
-        return None
-    tensors, metadata = read_tensors(path)
-    try:
-        return _Kept(
-            whitening=Whitening(mean=tensors["mean"], projection=tensors["projection"]),
-            released=tensors["released"],
-            lane=metadata["lane"],
-            made_of=metadata["made_of"],
-        )
-    except KeyError as error:
-        raise RunFolderError(
-            f"{path} is damaged",
-            hint="restore it, or give another --out; what this run was charged stays charged",
-        ) from error
+def _kept_file(folder: RunFolder) -> KeptSums | None:
+    return kept_sums(folder.private / FILE, "mean", "projection")

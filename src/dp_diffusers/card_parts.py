@@ -120,10 +120,11 @@ def private_data(certificate: Mapping[str, Any]) -> str:
             f"({plain(teacher['features'])}), made of sums over the private images"
             f"{'' if certificate['not_private'] else ' that have noise and were charged'}."
         )
-    if any(entry["name"] == "moments" for entry in certificate["mechanisms"]):
+    if certificate.get("warmup"):
         lines.append(
             "Before the first step the model learnt from images drawn from Gaussians, whose means and "
-            "covariances are sums over the private images that have noise and were charged."
+            "covariances are sums over the private images"
+            f"{'' if certificate['not_private'] else ' that have noise and were charged'}."
         )
     mixed_in = certificate.get("public_images")
     if mixed_in:

@@ -81,7 +81,7 @@ def _kept(folder: RunFolder, account: Any) -> list[float] | None:
 
 def takes_part(plan: Any, data: PrivateImages) -> np.ndarray:
     """bool `[N]`: with a hard limit of a sample, units beyond the population have no slot, and no count."""
-    if plan.mechanism.max_units is None:
+    if plan.not_private or plan.mechanism.max_units is None:
         return np.ones(len(data.owner), bool)
     taking: np.ndarray = data.owner < plan.mechanism.population
     return taking

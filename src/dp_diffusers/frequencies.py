@@ -16,7 +16,8 @@ from scipy.fft import dctn, idctn
 
 from dp_diffusers.errors import ParameterError
 
-BLOCK: Final = 512
+AT_ONCE: Final = 2**22  # numbers of images that are transformed together; takes about 24 bytes of each
+VERSION: Final = 1  # of what the numbers mean; kept sums are read by no other
 SPREAD: Final = 0.15  # of pixels in [-1, 1]: a number at frequency f varies by about this times side / f
 COLOUR: Final = 0.35  # of the spread of brightness
 _OPPONENT: Final = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
@@ -54,6 +55,16 @@ class Frequencies:
         )
 
     @property
+    def at_once(self) -> int:
+        """How many images to transform together, so that memory does not grow with their size."""
+        return max(1, AT_ONCE // (self.channels * self.size**2))
+
+    def record(self) -> dict[str, int]:
+        """What decides the numbers."""
+        asked = {"size": self.size, "channels": self.channels, "dimensions": len(self.places)}
+        return {"version": VERSION, **asked}
+
+    @property
     def width(self) -> int:
         """Numbers of a row: the frequencies, and a constant."""
         return len(self.places) + 1
@@ -82,6 +93,21 @@ class Frequencies:
             pixels = _turned(_OPPONENT.T, pixels)
         scaled = np.clip(np.round((np.moveaxis(pixels, 1, 3) + 1.0) * 127.5), 0, 255)
         return np.asarray(scaled, np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnImages:
+    """Images that are made of their numbers, `[N, d]`, when asked for: all may be too many pixels."""
+
+    frequencies: Frequencies
+    numbers: Floats
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, which: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """uint8 `[n, H, W, C]`."""
+        return self.frequencies.images(self.numbers[which])
 
 
 def _turned(matrix: Floats, numbers: Floats) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,15 @@ from dp_diffusers.diffusion.objective import Draws
 
 ENCODED_AT_ONCE: Final = 64
 
+
+class Images(Protocol):
+    """What a batch needs of images: how many there are, and some of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: Any, /) -> np.ndarray: ...
+
+
 Losses = Callable[[Tensor, Tensor | None, Draws], Tensor]  # (clean, labels, draws) -> [R]
 
 
@@ -26,12 +35,13 @@ Losses = Callable[[Tensor, Tensor | None, Draws], Tensor]  # (clean, labels, dra
 class Batches:
     """Images as the family takes them, `size` of them in a step.
 
+    images: uint8 `[N, H, W, C]`, or what makes those that are asked for.
     labels: int64 `[N]`, in the numbering of the family. clean: what the network sees; None to encode in each
     step. stream: keeps these draws apart from others of the same seed.
     """
 
     family: Family
-    images: np.ndarray  # uint8 [N, H, W, C]
+    images: Images
     labels: np.ndarray | None
     clean: Tensor | None
     size: int
@@ -85,7 +95,7 @@ class Batches:
         )
 
 
-def encoded_once(family: Family, images: np.ndarray) -> Tensor | None:
+def encoded_once(family: Family, images: Images) -> Tensor | None:
     """What the network sees of all images; None for a family that encodes anew in each step."""
     if not family.encodes_once:
         return None

@@ -77,7 +77,7 @@ class PublicBatches:
 
     def record(self) -> dict[str, Any]:
         """What a certificate says of them: name, SHA-256 of pixels and labels, how many, and their share."""
-        images, labels = self.batches.images, self.batches.labels
+        images, labels = np.asarray(self.batches.images), self.batches.labels
         digest = hashlib.sha256(images.tobytes())
         digest.update(b"" if labels is None else labels.astype("<i8").tobytes())
         return {

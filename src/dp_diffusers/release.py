@@ -152,13 +152,14 @@ def write_release(
     level: float | None = None,
     teacher: Teacher | None = None,
     taught_by: Mapping[str, Any] | None = None,
+    warmed_by: Mapping[str, Any] | None = None,
 ) -> Release:
     """Writes adapter, model card and certificate, and has a fresh process verify them.
 
     proportions: each class's part of the units, from the run's class histogram. public_images: what the
     certificate says of those that were mixed in. population: released in the place of an adapter, with the
     level of more variations. teacher: released beside it; taught_by: what the certificate says of what made
-    it. Raises `VerificationError`
+    it, and warmed_by of a warm-up. Raises `VerificationError`
     if the files hold anything private word for word: nothing is certified then.
     """
     network, base = family.network, family.base
@@ -192,6 +193,7 @@ def write_release(
         classes=None if classes is None else classes.to_dict(),
         public_images=public_images,
         teacher=taught_by,
+        warmup=warmed_by,
     )
     (folder.release / "README.md").write_text(card(certificate.to_dict(), family), encoding="utf-8")
     traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)

@@ -258,7 +258,8 @@ def _warmup(job: Job, model: Model, together: Team, **shared: Any) -> Warmup | N
         lambda: released_moments(job.plan, asked, progress=job.progress, **shared).state()
     )
     assert told is not None
-    return Warmup.on(asked, Gaussians.of_state(told), model.family, seed=job.training.seed)
+    gaussians, seed = Gaussians.of_state(told), job.training.seed
+    return together.all_do(lambda: Warmup.on(asked, gaussians, model.family, seed=seed))
 
 
 def _choose_layers(job: Job, model: Model, together: Team, **shared: Any) -> None:
@@ -347,6 +348,7 @@ def _finish(
         public_images=None if model.public is None else model.public.record(),
         teacher=teacher,
         taught_by=None if model.teacher is None else model.teacher.record(),
+        warmed_by=None if model.moments is None else model.moments.record(),
     )
     release.base = job.base if job.base.in_memory else None
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})

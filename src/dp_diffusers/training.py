@@ -29,7 +29,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.encodings import encodings_of
-from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError, counted
+from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError, RunFolderError, counted
 from dp_diffusers.out_of_memory import fits, halved
 from dp_diffusers.processes import ALONE, Team
 from dp_diffusers.processes.same_weights import sums_of_bits
@@ -149,12 +149,11 @@ class Loop:
         def gradients(step: int) -> list[torch.Tensor | None]:
             found: list[torch.Tensor | None] = []
             work = partial(batches.gradients, self.trainable, self.losses, step)
-            self.until_it_fits(lambda: found.extend(work(most_rows=self.most_rows)), found.clear)
+            with self.team.gathering():
+                self.until_it_fits(lambda: found.extend(work(most_rows=self.most_rows)), found.clear)
             return found
 
-        self.team.all_do(partial(self.warmup.train, self.trainable, gradients, self.progress))
-        with torch.no_grad():  # those of one process for all, as in `add_public`
-            self.team.copy_from_first([parameter.data for parameter in self.trainable])
+        self.warmup.train(self.trainable, gradients, self.team, self.progress)
         self.average = Average(self.trainable, self.training.ema)
         self.team.first_does(partial(saver.maybe_save, force=True))
 
@@ -320,6 +319,7 @@ class Loop:
         """What a resume needs: released quantities, counters, the ledger's head (an older ledger shows)."""
         return {
             "head": self.account.newest if self.account else None,
+            "plan": self.plan.fingerprint,
             "step": self.step,
             "complete": self.complete,
             "trainable": [parameter.detach() for parameter in self.trainable],
@@ -333,6 +333,11 @@ class Loop:
         state = self.team.state_of_first(lambda: checkpoint.load(self.folder.checkpoint))
         if state is None:
             return
+        if state.get("plan", self.plan.fingerprint) != self.plan.fingerprint:
+            raise RunFolderError(
+                f"the checkpoint in {self.folder.private} is of a training by another plan",
+                hint="give another --out, or run the recipe that it belongs to",
+            )
         with torch.no_grad():
             for parameter, saved in zip(self.trainable, state["trainable"], strict=True):
                 parameter.copy_(saved)

@@ -1,29 +1,34 @@
 """A warm-up: the adapter learns coarse looks from images drawn by charged moments, before the first step.
 
-Guarantee: all of it is post-processing of the noisy moments and public numbers; no private image is seen. May
-import torch and the family. Source: a warm-up on noisy mean images, DP-FETA (Gong et al. 2025); here whole
-Gaussians of each class, in coarse frequencies.
+Guarantees: all of it is post-processing of the noisy moments and public numbers, no private image is seen; a
+warm-up that diverges is begun again more slowly, and at last left out, so that what was paid is never a dead
+end. May import torch and the family. Source: a warm-up on noisy mean images, DP-FETA (Gong et al. 2025); here
+whole Gaussians of each class, in coarse frequencies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from dp_diffusers.asked_moments import Moments
 from dp_diffusers.diffusion.family import Family
-from dp_diffusers.errors import ParameterError
 from dp_diffusers.image_batches import Batches, encoded_once
 from dp_diffusers.mechanisms.moments import Gaussians
+from dp_diffusers.processes import Team
 from dp_diffusers.recipe.sections.warmup import WarmupSettings
-from dp_diffusers.steps import optimizer_of, rate_factor
+from dp_diffusers.steps import rate_factor
 
 STREAM: Final = 0x7761726D  # keeps these draws apart from others of the same seed
-REPORTS: Final = 10
+MEETINGS: Final = 10  # processes meet as often, and progress is shown
+SLOWER: Final = (1.0, 0.1, 0.01)  # of the learning rate: one attempt after the other
+
+Gradients = Callable[[int], list[Tensor | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +56,50 @@ class Warmup:
     def train(
         self,
         parameters: list[nn.Parameter],
-        gradients: Callable[[int], list[Tensor | None]],
+        gradients: Gradients,
+        team: Team,
         progress: Callable[..., None],
     ) -> None:
-        """All steps. gradients: those of `batches` at a step. Raises `ParameterError` where it diverges."""
-        settings = self.settings
-        optimizer = optimizer_of("adam", parameters, settings.learning_rate)
-        for step in range(settings.steps):
-            if step % max(settings.steps // REPORTS, 1) == 0:
-                progress(message=f"warm-up: step {step} of {settings.steps}")
-            for parameter, gradient in zip(parameters, gradients(step), strict=True):
-                parameter.grad = gradient
-            rate = rate_factor(step, settings.steps, schedule="cosine", warmup=0)
-            optimizer.param_groups[0].update(lr=settings.learning_rate * rate)
-            optimizer.step()
+        """All steps, in every process alike; weights that are not finite are never left behind.
+
+        gradients: those of `batches` at a step.
+        """
+        before = [parameter.detach().clone() for parameter in parameters]
+        for slower in SLOWER:
+            if self._converges(parameters, gradients, slower * self.settings.learning_rate, team, progress):
+                return
+            with torch.no_grad():
+                for parameter, value in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
+            progress(message="the warm-up did not converge, and begins again at a tenth of its learning rate")
+        progress(message="the warm-up is left out: it does not converge; lower warmup.learning_rate")
+
+    def _converges(
+        self,
+        parameters: list[nn.Parameter],
+        gradients: Gradients,
+        rate: float,
+        team: Team,
+        progress: Callable[..., None],
+    ) -> bool:
+        steps = self.settings.steps
+        optimizer = torch.optim.Adam(parameters, lr=rate)
+        starts = sorted({steps * part // MEETINGS for part in range(MEETINGS)})
+        for start, stop in zip(starts, [*starts[1:], steps], strict=True):
+            progress(message=f"warm-up: step {start} of {steps}")
+            team.all_do(partial(self._steps, optimizer, gradients, start, stop))
+            with torch.no_grad():  # those of one process for all: machines may differ in their last bits
+                team.copy_from_first([parameter.data for parameter in parameters])
+            if not team.first_tells(lambda: bool(all(p.isfinite().all() for p in parameters))):
+                return False
         optimizer.zero_grad()
-        if not all(torch.isfinite(parameter).all() for parameter in parameters):
-            raise ParameterError(
-                "the warm-up did not converge: its weights are not finite", hint="lower warmup.learning_rate"
-            )
+        return True
+
+    def _steps(self, optimizer: Any, gradients: Gradients, start: int, stop: int) -> None:
+        (group,) = optimizer.param_groups
+        group.setdefault("first", group["lr"])
+        for step in range(start, stop):
+            for parameter, gradient in zip(group["params"], gradients(step), strict=True):
+                parameter.grad = gradient
+            group["lr"] = group["first"] * rate_factor(step, self.settings.steps, schedule="cosine", warmup=0)
+            optimizer.step()

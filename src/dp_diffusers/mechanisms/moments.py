@@ -31,13 +31,19 @@ if TYPE_CHECKING:
 NAME: Final = "moments"
 DIMENSIONS: Final = 128
 SHARE: Final = 0.2
-LEAST_COUNT: Final = 8.0  # deviations of the noise: a class of fewer units is taken to be like all of them
+MOST_NUMBERS: Final = 2**26  # half a GiB, held a few times
+LEAST_COUNT: Final = 8.0  # deviations of the noise: a class of a smaller count is like all of them
 
 
 def moments_query(
     budget: Budget, classes: int, *, dimensions: int = DIMENSIONS, share: float = SHARE
 ) -> MomentsQuery:
     """The query over `classes` declared classes whose noise costs `share` of the budget's epsilon alone."""
+    if size_of(dimensions + 1, classes) > MOST_NUMBERS:
+        raise ParameterError(
+            f"{classes} classes of {dimensions} dimensions are more than {MOST_NUMBERS:,} numbers to ask for",
+            hint="lower warmup.dimensions",
+        )
     noise = noise_of_share(budget, share)
     return MomentsQuery(classes=classes, dimensions=dimensions, noise_multiplier=noise)
 
@@ -132,23 +138,22 @@ def gaussians_of(released: Floats, *, classes: int, noise_multiplier: float) -> 
 
     A row is [v, 1] over its length, so its products with the constant are a weighted count and a weighted
     mean of v. A class's covariance is that of all classes, and what in the difference stands out of the
-    noise; a class that the noise hides is like all of them.
+    noise; a class that the noise hides is like all of them. `edge` is the largest eigenvalue of noise on
+    products (Wigner 1958); that of the noise on means and counts is smaller, and left out.
     """
     matrices = np.stack([matrix_of(part) for part in np.split(released, classes)])
-    width, hidden = matrices.shape[1], LEAST_COUNT * noise_multiplier
-    edge = noise_multiplier * math.sqrt(2.0 * width)  # the largest eigenvalue of the noise (Wigner 1958)
-    whole, counts = matrices.sum(0), matrices[:, -1, -1]
-    known = np.flatnonzero(counts > hidden)
-    mean, _ = _moments(whole, hidden)
-    parts = {k: _moments(matrices[k], hidden) for k in known}
-    total = max(counts[known].sum(), hidden, 1.0)
-    common = sum((counts[k] / total * parts[k][1] for k in known), np.zeros((width - 1, width - 1)))
+    hidden, edge = LEAST_COUNT * noise_multiplier, noise_multiplier * math.sqrt(2.0 * matrices.shape[1])
+    mean, _ = _moments(matrices.sum(0), hidden)
+    known = {k: _moments(one, hidden) for k, one in enumerate(matrices) if one[-1, -1] > hidden}
+    counts = matrices[:, -1, -1]
+    total = max(sum(counts[k] for k in known), hidden, 1.0)
+    common = sum((counts[k] / total * known[k][1] for k in known), np.zeros_like(matrices[0, :-1, :-1]))
     edge_of_all = edge * math.sqrt(max(len(known), 1)) / total
     shared = _above_noise(common, edge_of_all)
     means, roots = np.tile(mean, (classes, 1)), np.tile(_root(shared), (classes, 1, 1))
-    for k in known:
-        own = _above_noise(parts[k][1] - common, math.hypot(edge / counts[k], edge_of_all))
-        means[k], roots[k] = parts[k][0], _root(shared + own)
+    for k, (own_mean, covariance) in known.items():
+        own = _above_noise(covariance - common, math.hypot(edge / counts[k], edge_of_all))
+        means[k], roots[k] = own_mean, _root(shared + own)
     return Gaussians(means=means, roots=roots)
 
 
@@ -160,7 +165,7 @@ def _moments(products: Floats, least: float) -> tuple[Floats, Floats]:
 
 
 def _above_noise(matrix: Floats, edge: float) -> Floats:
-    """The eigenvalues beyond +-edge, where no noise reaches, as they were before noise pushed them out."""
+    """The eigenvalues beyond +-edge, where noise hardly reaches, as they were before it pushed them out."""
     values, vectors = np.linalg.eigh(matrix)
     beyond = np.sqrt(np.maximum(values**2 - edge**2, 0.0))
     kept = np.where(np.abs(values) > edge, (values + np.sign(values) * beyond) / 2.0, 0.0)

@@ -80,28 +80,27 @@ class Certificate:
         classes: Mapping[str, Any] | None = None,
         public_images: Mapping[str, Any] | None = None,
         teacher: Mapping[str, Any] | None = None,
+        warmup: Mapping[str, Any] | None = None,
     ) -> Certificate:
         """The certificate of a run that has settled, still without files; `issue` hashes them.
 
         `account`: the run's reservation, None without privacy. `base_model`: {id, sha256}; `adapter`:
         {trainable_parameters}; `classes`: public ones only; `public_images`: {name, sha256, images, weight,
         batch_size} of those mixed in without noise, None without; `teacher`: {features, sha256, dimensions,
-        public} of a released classifier, public being {name, sha256, images} or None; `multi_owner`: images
+        public} of a released classifier, public being {name, sha256, images} or None; `warmup`: {dimensions,
+        images, steps, batch_size, learning_rate} of one; `multi_owner`: images
         of several people, each of whom is in one unit only. Raises `GuaranteeError` if plan and account do
         not belong together or the run is not settled.
         """
         numbers = certified_numbers(plan, account)
+        beside = {"public_images": public_images, "teacher": teacher, "warmup": warmup}
         drafted = cls(
             software=software(),
             base_model=dict(base_model),
             adapter={"sha256": None, **adapter},
             classes=None if classes is None else dict(classes),
             assumptions=(),
-            further={
-                name: dict(value)
-                for name, value in (("public_images", public_images), ("teacher", teacher))
-                if value is not None
-            },
+            further={name: dict(value) for name, value in beside.items() if value is not None},
             **numbers,
         ).to_dict()
         facts = {"class_names_from_data": class_names_from_data, "multi_owner": multi_owner}

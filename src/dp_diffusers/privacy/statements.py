@@ -216,7 +216,7 @@ def _labels(certificate: Mapping[str, Any], class_names_from_data: bool) -> str:
         else ""
     )
     moments = any(entry["name"] == "moments" for entry in certificate["mechanisms"])
-    warmed = " Coarse means and spreads of classes were asked with noise and charged." if moments else ""
+    warmed = " Coarse means and spreads of the images were asked with noise and charged." if moments else ""
     return (
         "The label of an image is private; that the named classes exist is public. "
         f"{names}{counts}{taught}{warmed}"

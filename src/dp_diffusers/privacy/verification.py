@@ -27,6 +27,7 @@ from dp_diffusers.privacy.events import (
     AnyRecord,
     GaussianMechanism,
     HistogramQuery,
+    MomentsQuery,
     Record,
     TeacherQuery,
     record_from_dict,
@@ -184,6 +185,10 @@ def _queries(certificate: Certificate, records: Sequence[Record]) -> Iterator[st
     if released is not None and (not isinstance(released, list) or asked != [len(released)]):
         yield "the class proportions do not come from a histogram of the mechanisms"
     yield from _teacher(certificate, records)
+    told = certificate.further.get("warmup")
+    asked_of = [query.dimensions for query in records if isinstance(query, MomentsQuery)]
+    if asked_of != ([] if told is None else [told["dimensions"]]):
+        yield "what the certificate says of a warm-up and its mechanisms do not belong together"
 
 
 def _teacher(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:

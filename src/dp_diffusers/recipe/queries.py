@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dp_diffusers.errors import ParameterError
 
@@ -54,9 +54,20 @@ def _moments(recipe: Recipe, budget: Budget) -> Iterator[Record]:
     if settings is not None:
         from dp_diffusers.mechanisms.moments import moments_query
 
-        told = recipe.data.label is not None  # else all images are of one kind
-        classes = declared_classes(recipe, "warmup", "leave warmup out") if told else 1
+        classes = 1 if _of_one_kind(recipe) else declared_classes(recipe, "warmup", _ONE_KIND)
         yield moments_query(budget, classes, dimensions=settings.dimensions, share=settings.share)
+
+
+_ONE_KIND: Final = "data.label to null where all images are of one kind, or leave warmup out"
+
+
+def _of_one_kind(recipe: Recipe) -> bool:
+    """Whether nothing tells kinds of images apart: no label, one text for all, or a base without classes."""
+    data, base = recipe.data, Path(recipe.base)
+    if data.label is None or (data.caption is not None and "{label}" not in data.caption):
+        return True
+    plain = base.is_dir() and data.caption is None and not (base / "text_encoder").exists()
+    return plain and not classes_of_base(base)
 
 
 def _saliency(mechanism: DPSGD | PE, recipe: Recipe, budget: Budget) -> Iterator[Record]:

@@ -76,7 +76,7 @@ def _decides_plan(recipe: Recipe) -> dict[str, Any]:
             "budget": True,
             "mechanism": True,
             "strategy": {"name"},
-            "data": {"classes", "base_classes"},
+            "data": {"classes", "base_classes", "label", "caption"},
             "generation": {"labels"},
             "teacher": True,
             "warmup": True,
