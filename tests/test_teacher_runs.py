@@ -32,7 +32,7 @@ from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.recipe.sections import TeacherSettings
 from dp_diffusers.release import Release
 from dp_diffusers.released_classes import ReleasedClasses
-from dp_diffusers.teacher import FILE, NETWORK, saved_teacher
+from dp_diffusers.teacher import FILE, NETWORK, Teacher, saved_teacher
 from loop_support import cheap_trainings
 from teacher_support import (
     LABELS,
@@ -121,6 +121,15 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
         public = public_model_images(tmp_path / "run", read_images(images))
         assert public.labels.tolist() == (np.arange(30) % 3).tolist(), "a teacher's answers are not public"
     (tmp_path / "images.json").rename(tmp_path / "run" / "private" / "images.json")
+
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:  # as for images unlike all that it learnt from
+        patch.setattr(Teacher, "labels", lambda self, images: np.zeros(len(images), np.int64))
+        alike = GenerationSettings(images=30, steps=3)
+        generate(
+            release, out=tmp_path / "alike", settings=alike, progress=lambda **line: said.append(str(line))
+        )
+    assert any("label of 0 images alone" in line and "--teacher off" in line for line in said)
 
     off = generate(
         release, out=tmp_path / "off", settings=GenerationSettings(images=30, steps=3, teacher="off")

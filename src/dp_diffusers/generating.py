@@ -13,12 +13,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
 
 from dp_diffusers.devices import device_of
-from dp_diffusers.errors import RunFolderError
+from dp_diffusers.errors import RunFolderError, counted
 from dp_diffusers.image_job import ImageJob
 from dp_diffusers.image_parts import GoneError, Parts, clear_parts
 from dp_diffusers.images_card import ImagesCard
@@ -32,6 +33,8 @@ from dp_diffusers.release import Progress, Release, certify_again, known_secrets
 from dp_diffusers.reporting.facts import FILE as REPORT
 from dp_diffusers.run_secrets import has_traces
 from dp_diffusers.shares import make_rest, make_share
+
+RARE: Final = 0.2  # of a class's even part: that few labels of it are worth a line
 
 
 def generate(
@@ -155,6 +158,12 @@ def _labelled(job: ImageJob, pixels: np.ndarray, progress: Progress) -> tuple[np
     labels = job.teacher.labels(pixels)
     as_asked = int((labels == asked).sum())
     progress(message=f"the teacher sees in {as_asked} of {len(asked)} images the class that was asked for")
+    given = [int((labels == label).sum()) for label in np.unique(asked)]
+    if min(given) < RARE * len(asked) / len(given):
+        progress(
+            message=f"some class is the label of {counted(min(given), 'image')} alone: the teacher may not "
+            "know what to make of these images; --teacher off keeps the classes that were asked for"
+        )
     return labels, as_asked
 
 
