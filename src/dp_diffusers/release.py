@@ -230,6 +230,7 @@ def _public_words(certificate: Certificate) -> list[str]:
     teacher = certificate.further.get("teacher") or {}
     shown = [found for found in (certificate.further.get("public_images"), teacher.get("public")) if found]
     numbers += [value for images in shown for value in images.values()]
+    numbers += (certificate.further.get("warmup") or {}).values()
     whole = [str(value) for value in numbers if isinstance(value, int)]
     named = [images["name"] for images in shown]
     named += [
