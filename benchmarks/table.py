@@ -164,6 +164,8 @@ class Maker:
             how = {name: value for name, value in row.label.items() if name != "images"}
             verb, public = "label_public.py", self._file(row.label["images"])
             asked = [str(run), str(public), *options(how), *where]
+        elif row.moments is not None:
+            verb, asked = "draw_moments.py", [str(run), *options(row.moments), *where]
         return self.commands.run(done, Command(verb=verb, arguments=asked, made_of={"after": after}))
 
     def _scores(self, row: Row, kept: Path, images: Path, after: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Row:
     change: dotted keys and values; a section's name replaces the section, null removes it. of: another row,
     whose run is used. generate, evaluate: options of these commands, as `{images: 30000, teacher: "off"}`.
     label: instead of `generate`, a file of public images to be labelled, and options of label_public.py.
+    moments: instead of `generate`, options of draw_moments.py, which draws what a warm-up learnt from.
     after: a row whose adapter is merged into the base that this recipe starts from, both in one ledger, whose
     ε is the row's.
     """
@@ -35,6 +36,7 @@ class Row:
     repeats: int = 1
     generate: Mapping[str, Any] = field(default_factory=dict)
     label: Mapping[str, Any] | None = None
+    moments: Mapping[str, Any] | None = None
     after: str | None = None
     evaluate: Mapping[str, Any] = field(default_factory=dict)
 
@@ -42,8 +44,8 @@ class Row:
         """Raises `SystemExit` for a row that cannot be made."""
         if (self.recipe is None) == (self.of is None):
             raise SystemExit(f"error: row {self.name} needs a recipe, or `of`, the row whose run it shows")
-        if self.of is None and self.label is not None:
-            raise SystemExit(f"error: row {self.name}: `label` goes with `of`")
+        if self.of is None and (self.label is not None or self.moments is not None):
+            raise SystemExit(f"error: row {self.name}: `label` and `moments` go with `of`")
         if self.of is not None and (self.change or self.repeats != 1 or self.after):
             raise SystemExit(f"error: row {self.name}: `change`, `repeats` and `after` go with a recipe")
 

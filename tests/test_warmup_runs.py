@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import draw_moments
 
 import dp_diffusers as dpd
 from dp_diffusers import asked_moments, frequencies, training
@@ -68,6 +72,10 @@ def test_guarantee_the_whole_path_with_a_warmup(recipe: Path, tmp_path: Path) ->
     assert kinds.index(("query", "moments")) < kinds.index(("charge", "")), "before the first step"
     assert "means and spreads of the images were asked" in json.dumps(document["statements"])
     assert "Before the first step the model learnt" in (release.path / "README.md").read_text()
+    blurred, classes, names = draw_moments.drawn(tmp_path / "run", 300)
+    bands = [blurred[classes == k].mean((0, 2, 3)) for k in range(3)]  # where a class is bright, see `drawn`
+    assert [int(np.argmax(band - np.mean(bands, 0))) // 2 for band in bands] == [0, 1, 2]
+    assert names == [f"class {k}" for k in range(3)]
     assert document["warmup"] == {
         "dimensions": 20,
         "images": 1200,

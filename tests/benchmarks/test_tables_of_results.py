@@ -155,6 +155,7 @@ def test_a_command_that_fails_is_asked_again_and_its_seconds_are_added(
     [
         {"generate": {"teacher": "off", "images": 7}},
         {"label": {"images": "more.parquet", "per_class": 7}},
+        {"moments": {"images": 7}},
     ],
 )
 def test_images_of_another_row_lie_beside_its_release(
@@ -168,6 +169,8 @@ def test_images_of_another_row_lie_beside_its_release(
     if "label" in other:
         public = str(tmp_path / "data/more.parquet")
         assert asked == ["label_public.py", run, public, "--per-class", "7", "--out", kept]
+    elif "moments" in other:
+        assert asked == ["draw_moments.py", run, "--images", "7", "--out", kept]
     else:
         assert asked == ["generate", run, "--out", kept, "--images", "7", "--teacher", "off", "--json"]
     assert scored[:2] == ["evaluate", kept]
@@ -265,6 +268,7 @@ def test_the_document_has_all_rows_that_are_done_and_no_path_of_this_machine(
         {"name": "a", "of": "b"},
         {"name": "a", "of": "a", "recipe": "r"},
         {"name": "a", "recipe": "r", "label": {"images": "x"}},
+        {"name": "a", "recipe": "r", "moments": {"images": 7}},
         {"name": "a", "of": "b", "repeats": 2},
         {"name": "a", "recipe": "r", "after": "b"},
     ],
