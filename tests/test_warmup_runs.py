@@ -33,7 +33,7 @@ from dp_diffusers.recipe.sections import WarmupSettings
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.warming import Warmup
 from loop_support import cheap_trainings
-from teacher_support import KilledError, drawn, entries_of, killed, labelled_recipe, unopened_recipe
+from teacher_support import KilledError, drawn, entries_of, killed, labelled_recipe, register, unopened_recipe
 
 ASK = "warmup={dimensions: 20, images: 60, steps: 5, batch_size: 8}"
 
@@ -149,6 +149,28 @@ def test_without_privacy_the_sums_have_no_noise(recipe: Path, tmp_path: Path) ->
     card = (release.path / "README.md").read_text()
     assert "Before the first step the model learnt" in card
     assert "charged" not in card.partition("Before the first step")[2].splitlines()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["runtime.dtype=bfloat16"],
+        ["mechanism.max_units=400"],
+        ["strategy={name: full}", "warmup.learning_rate=2.0e-4"],
+        ["strategy={name: sapf, rank: 2}"],
+        ["training.optimizer=adam_bc", "training.ema=0.9"],
+        ["teacher={features: tiny, dimensions: 16}"],
+    ],
+    ids=lambda overrides: overrides[0].partition("=")[0] + overrides[0].rpartition(" ")[2],
+)
+def test_a_warmup_goes_with_what_else_a_recipe_may_ask(
+    recipe: Path, tmp_path: Path, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch)
+    release = train(Recipe.load(recipe, [ASK, *overrides]), tmp_path / "run")
+    assert "moments" in [entry["name"] for entry in release.certificate.mechanisms]
+    assert Certificate.verify(release.path).valid
 
 
 @pytest.mark.slow
