@@ -50,7 +50,7 @@ class Loop:
     """One start of one training: what it trains, on what, and where it pays.
 
     `account` is the ledger's reservation; None for a run without privacy, and in every process of the `team`
-    but the first.
+    but the first. `warmup` is None once there is a checkpoint.
     """
 
     family: Family
@@ -89,7 +89,6 @@ class Loop:
         self.ahead = Ahead(self.made_ready, self.device)
         self.step = 0
         self.complete = False
-        self.resumed = False
         self.clipping: dict[str, Any] = {}  # what a box that adapts has released so far
 
     def run(self) -> None:
@@ -141,8 +140,8 @@ class Loop:
         self.team.first_does(partial(saver.maybe_save, force=True))
 
     def warm_up(self, saver: checkpoint.Saver) -> None:
-        """Before the first step of a run, which may have moments to draw images from; kept by `saver`."""
-        if self.warmup is None or self.resumed:
+        """Before the first step of a run that asks for it and has no checkpoint yet; kept by `saver`."""
+        if self.warmup is None:
             return
         batches = self.warmup.batches
 
@@ -344,7 +343,7 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
         self.clipping = state.get("clipping", {})
-        self.step, self.complete, self.resumed = int(state["step"]), bool(state["complete"]), True
+        self.step, self.complete = int(state["step"]), bool(state["complete"])
         self.progress(message=f"resuming at step {self.step}")
 
 

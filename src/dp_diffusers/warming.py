@@ -65,13 +65,18 @@ class Warmup:
         gradients: those of `batches` at a step.
         """
         before = [parameter.detach().clone() for parameter in parameters]
-        for slower in SLOWER:
-            if self._converges(parameters, gradients, slower * self.settings.learning_rate, team, progress):
+        for attempt, slower in enumerate(SLOWER):
+            if attempt:
+                progress(message="the warm-up did not converge: again, at a tenth of its learning rate")
+            rate = slower * self.settings.learning_rate
+            converges = self._converges(parameters, gradients, rate, team, progress)
+            for parameter in parameters:
+                parameter.grad = None
+            if converges:
                 return
             with torch.no_grad():
                 for parameter, value in zip(parameters, before, strict=True):
                     parameter.copy_(value)
-            progress(message="the warm-up did not converge, and begins again at a tenth of its learning rate")
         progress(message="the warm-up is left out: it does not converge; lower warmup.learning_rate")
 
     def _converges(
@@ -87,19 +92,17 @@ class Warmup:
         starts = sorted({steps * part // MEETINGS for part in range(MEETINGS)})
         for start, stop in zip(starts, [*starts[1:], steps], strict=True):
             progress(message=f"warm-up: step {start} of {steps}")
-            team.all_do(partial(self._steps, optimizer, gradients, start, stop))
+            team.all_do(partial(self._steps, optimizer, gradients, rate, range(start, stop)))
             with torch.no_grad():  # those of one process for all: machines may differ in their last bits
                 team.copy_from_first([parameter.data for parameter in parameters])
             if not team.first_tells(lambda: bool(all(p.isfinite().all() for p in parameters))):
                 return False
-        optimizer.zero_grad()
         return True
 
-    def _steps(self, optimizer: Any, gradients: Gradients, start: int, stop: int) -> None:
+    def _steps(self, optimizer: Any, gradients: Gradients, rate: float, steps: range) -> None:
         (group,) = optimizer.param_groups
-        group.setdefault("first", group["lr"])
-        for step in range(start, stop):
+        for step in steps:
             for parameter, gradient in zip(group["params"], gradients(step), strict=True):
                 parameter.grad = gradient
-            group["lr"] = group["first"] * rate_factor(step, self.settings.steps, schedule="cosine", warmup=0)
+            group["lr"] = rate * rate_factor(step, self.settings.steps, schedule="cosine", warmup=0)
             optimizer.step()

@@ -59,14 +59,7 @@ def noisy_counts(
     """
     if counts.shape != (query.classes,):
         raise ParameterError(f"expected counts of {query.classes} classes, got {list(counts.shape)}")
-    return released_sums(
-        counts,
-        name=NAME,
-        noise_multiplier=query.noise_multiplier,
-        keys=keys,
-        receipt=receipt,
-        plan_fingerprint=plan_fingerprint,
-    )
+    return released_sums(query, counts, keys, receipt, plan_fingerprint)
 
 
 def proportions(noisy: Sequence[float]) -> tuple[float, ...]:

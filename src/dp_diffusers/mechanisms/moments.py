@@ -96,14 +96,7 @@ def noisy_products(
     size = size_of(query.dimensions + 1, query.classes)
     if sums.shape != (size,):
         raise ParameterError(f"expected {size} sums, got {list(sums.shape)}")
-    return released_sums(
-        sums,
-        name=NAME,
-        noise_multiplier=query.noise_multiplier,
-        keys=keys,
-        receipt=receipt,
-        plan_fingerprint=plan_fingerprint,
-    )
+    return released_sums(query, sums, keys, receipt, plan_fingerprint)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.calibration import noise_alone
+from dp_diffusers.privacy.events import Record
 from dp_diffusers.privacy.receipt import Receipt
 
 if TYPE_CHECKING:
@@ -31,21 +32,15 @@ def noise_of_share(budget: Budget, share: float) -> float:
 
 
 def released_sums(
-    sums: Floats,
-    *,
-    name: str,
-    noise_multiplier: float,
-    keys: RunKeys,
-    receipt: Receipt,
-    plan_fingerprint: str,
+    query: Record, sums: Floats, keys: RunKeys, receipt: Receipt, plan_fingerprint: str
 ) -> Floats:
-    """`sums` with noise on each number, on a grid that depends on public numbers alone.
+    """`sums` with the query's noise on each number, on a grid that depends on public numbers alone.
 
-    name: of the query, and of the stream of its noise. Raises `GuaranteeError` unless the receipt was paid
-    for this query, lane and plan, and the second time that the same keys are asked.
+    Raises `GuaranteeError` unless the receipt was paid for this query, lane and plan, and the second time
+    that the same keys are asked.
     """
     from dp_diffusers.engine.noise import noise_std, noisy_values
 
-    receipt.redeem(0, keys.lane, plan_fingerprint, name)
-    keys.claim(0, name)  # another ledger may have paid for the same draw
-    return noisy_values(sums, keys, 0, name, noise_std(1.0, noise_multiplier))
+    receipt.redeem(0, keys.lane, plan_fingerprint, query.name)
+    keys.claim(0, query.name)  # another ledger may have paid for the same draw
+    return noisy_values(sums, keys, 0, query.name, noise_std(1.0, query.noise_multiplier))

@@ -91,14 +91,7 @@ def noisy_sums(
     size = size_of(query.dimensions + 1, query.classes)
     if sums.shape != (size,):
         raise ParameterError(f"expected {size} sums, got {list(sums.shape)}")
-    return released_sums(
-        sums,
-        name=NAME,
-        noise_multiplier=query.noise_multiplier,
-        keys=keys,
-        receipt=receipt,
-        plan_fingerprint=plan_fingerprint,
-    )
+    return released_sums(query, sums, keys, receipt, plan_fingerprint)
 
 
 def weights_of(released: Floats, *, classes: int, population: int, noise_multiplier: float) -> Floats:

@@ -185,6 +185,11 @@ def _queries(certificate: Certificate, records: Sequence[Record]) -> Iterator[st
     if released is not None and (not isinstance(released, list) or asked != [len(released)]):
         yield "the class proportions do not come from a histogram of the mechanisms"
     yield from _teacher(certificate, records)
+    yield from _warmup(certificate, records)
+
+
+def _warmup(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
+    """A warm-up learns from a query among the mechanisms, of as many numbers."""
     told = certificate.further.get("warmup")
     asked_of = [query.dimensions for query in records if isinstance(query, MomentsQuery)]
     if asked_of != ([] if told is None else [told["dimensions"]]):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from dp_diffusers.data.caption_template import needs_label
 from dp_diffusers.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ _ONE_KIND: Final = "data.label to null where all images are of one kind, or leav
 def _of_one_kind(recipe: Recipe) -> bool:
     """Whether nothing tells kinds of images apart: no label, one text for all, or a base without classes."""
     data, base = recipe.data, Path(recipe.base)
-    if data.label is None or (data.caption is not None and "{label}" not in data.caption):
+    if data.label is None or (data.caption is not None and not needs_label(data.caption)):
         return True
     plain = base.is_dir() and data.caption is None and not (base / "text_encoder").exists()
     return plain and not classes_of_base(base)
