@@ -21,6 +21,7 @@ from dp_diffusers.errors import BudgetError, DataError, LedgerError, ParameterEr
 from dp_diffusers.images_out import write_images
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
+from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.receipt import Receipt
 from dp_diffusers.privacy.reservation import Reservation
@@ -330,9 +331,10 @@ def test_guarantee_units_without_a_slot_take_no_part(tmp_path: Path, monkeypatch
 def test_units_without_a_slot_are_counted_by_nobody() -> None:
     from dp_diffusers.class_histogram import takes_part
 
-    class Limited:
-        mechanism = DPSGD(steps=1, expected_units=1, population=2, max_units=1)
-
+    limited = Plan.calibrate(
+        Budget(epsilon=1.0, delta=1e-5, unit="patient", adjacency="zero_out"),
+        DPSGD(steps=1, expected_units=1, population=2, max_units=1),
+    )
     data = PrivateImages(
         images=np.zeros((4, 8, 8, 1), np.uint8),
         labels=None,
@@ -341,4 +343,4 @@ def test_units_without_a_slot_are_counted_by_nobody() -> None:
         unit_count=3,
         unit="patient",
     )
-    assert takes_part(Limited(), data).tolist() == [True, True, False, False]
+    assert takes_part(limited, data).tolist() == [True, True, False, False]
