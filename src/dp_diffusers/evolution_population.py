@@ -18,9 +18,8 @@ import numpy as np
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.generation import Sampling
 from dp_diffusers.diffusion.variation import varied
-from dp_diffusers.errors import RunFolderError
 from dp_diffusers.recipe.sections import GenerationSettings
-from dp_diffusers.whole_files import replacing
+from dp_diffusers.tensor_file import damaged, read_tensors, write_tensors
 
 FOLDER: Final = "population"  # in a release, in the place of an adapter
 FILE: Final = "population.safetensors"
@@ -35,14 +34,11 @@ class Population:
 
     def save(self, release: Path, *, level: float) -> None:
         """Writes `population/population.safetensors`; level: of further variations."""
-        from safetensors.numpy import save
-
         folder = release / FOLDER
         folder.mkdir(exist_ok=True)
         tensors = {"images": self.images, "level": np.array([level])}
         tensors |= {} if self.classes is None else {"classes": self.classes}
-        with replacing(folder / FILE) as stream:
-            stream.write(save(tensors))
+        write_tensors(folder / FILE, tensors)
 
 
 def saved_population(release: Path) -> tuple[Population, float] | None:
@@ -50,17 +46,15 @@ def saved_population(release: Path) -> tuple[Population, float] | None:
 
     Raises `RunFolderError` for a file that cannot be read.
     """
-    from safetensors.numpy import load_file
-
     path = release / FOLDER / FILE
     if not path.exists():
         return None
+    tensors, _ = read_tensors(path)
     try:
-        tensors = load_file(path)
         population = Population(images=tensors["images"], classes=tensors.get("classes"))
         return population, float(tensors["level"][0])
-    except Exception as error:
-        raise RunFolderError(f"{path} is damaged", hint="restore it, or make the release again") from error
+    except (KeyError, IndexError) as error:
+        raise damaged(path) from error
 
 
 def sampling_of(settings: GenerationSettings) -> Sampling:

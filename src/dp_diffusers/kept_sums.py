@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from dp_diffusers.errors import RunFolderError
-from dp_diffusers.teacher import read_tensors
-from dp_diffusers.whole_files import replacing
+from dp_diffusers.tensor_file import read_tensors, write_tensors
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,10 +31,7 @@ class KeptSums:
 
     def save(self, path: Path) -> None:
         """Whole or not at all."""
-        from safetensors.numpy import save
-
-        with replacing(path) as stream:
-            stream.write(save(dict(self.tensors), metadata={"lane": self.lane, "made_of": self.made_of}))
+        write_tensors(path, self.tensors, {"lane": self.lane, "made_of": self.made_of})
 
 
 def kept_sums(path: Path, *names: str) -> KeptSums | None:

@@ -15,12 +15,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_diffusers.errors import ModelError, RunFolderError
+from dp_diffusers.errors import ModelError
 from dp_diffusers.evaluation.features import Features, features_named, network_file
 from dp_diffusers.privacy.certificate import TEACHER_FILE
 from dp_diffusers.public_whitening import Whitening
 from dp_diffusers.released_classes import ReleasedClasses
-from dp_diffusers.whole_files import replacing
+from dp_diffusers.tensor_file import damaged, read_tensors, write_tensors
 
 FILE: Final = TEACHER_FILE  # in a release
 NETWORK: Final = "teacher-features.safetensors"  # beside it, where the features are of a network of one's own
@@ -60,14 +60,11 @@ class Teacher:
 
     def save(self, release: Path) -> None:
         """Writes `teacher.safetensors`: mean, projection, weights, and what they are of."""
-        from safetensors.numpy import save
-
         tensors = {"mean": self.whitening.mean, "projection": self.whitening.projection}
         classes = {"labels": list(self.classes.labels), "names": self.classes.names}
         about = {"features": self.features, "sha256": self.sha256, "classes": classes}
-        metadata = {"teacher": json.dumps(about, ensure_ascii=False)}
-        with replacing(release / FILE) as stream:
-            stream.write(save({**tensors, "weights": self.weights}, metadata=metadata))
+        words = {"teacher": json.dumps(about, ensure_ascii=False)}
+        write_tensors(release / FILE, {**tensors, "weights": self.weights}, words)
         if self.network is not None:
             shutil.copyfile(network_file(self.network), release / NETWORK)
 
@@ -101,20 +98,4 @@ def saved_teacher(release: Path) -> Teacher | None:
             network=release / NETWORK if (release / NETWORK).exists() else None,
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path) from error
-
-
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises `RunFolderError` for one that cannot be read."""
-    from safetensors import safe_open
-    from safetensors.numpy import load_file
-
-    try:
-        with safe_open(path, framework="numpy") as opened:
-            return load_file(path), opened.metadata() or {}
-    except Exception as error:  # its library raises a kind of its own
-        raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> RunFolderError:
-    return RunFolderError(f"{path} is damaged", hint="restore it, or give another --out")
+        raise damaged(path) from error
