@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dp_diffusers.class_numbers import BY_POSITION, numbered_for
+from dp_diffusers.class_numbers import numbered_for
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError
 
@@ -49,7 +49,10 @@ def test_other_names_are_matched_by_position_and_that_is_said() -> None:
     found, notes = numbered_for(_data(("x", "y")), 4, BASE)
     assert found.labels is not None
     assert found.labels.tolist() == [0, 1]
-    assert notes == [BY_POSITION]
+    assert notes == [
+        "no class of the images has its name in the base: each starts from the one in its place, "
+        f"'x' from {BASE[0]!r}, 'y' from {BASE[1]!r}"
+    ]
 
 
 def test_guarantee_names_that_only_the_data_know_are_never_matched_by_position() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from dp_diffusers.errors import ParameterError, nearest
 
 KEY: Final = "data.base_classes"
+SHOWN: Final = 3  # classes that a line about all of them names
 Entry = str | int
 _WORDNET: Final = re.compile(r"n\d{8} (.+)")  # ImageNet's names carry their WordNet id
 
@@ -21,6 +22,13 @@ _WORDNET: Final = re.compile(r"n\d{8} (.+)")  # ImageNet's names carry their Wor
 def declared_entries(settings: Mapping[str, Any]) -> list[Entry] | None:
     """The entries of a resolved recipe, or of the settings of `finetune`."""
     return (settings.get("data") or {}).get("base_classes") or settings.get("base_classes")
+
+
+def by_position(own: Sequence[str], names: Sequence[str]) -> str:
+    """What to say where classes share no name with those of the base."""
+    pairs = [f"{one!r} from {other!r}" for one, other in zip(own, names, strict=False)]
+    some = ", ".join(pairs[:SHOWN]) + (", …" if len(pairs) > SHOWN else "")
+    return f"no class of the images has its name in the base: each starts from the one in its place, {some}"
 
 
 def misfit(entries: object, classes: Sequence[str] | None) -> tuple[str, str] | None:

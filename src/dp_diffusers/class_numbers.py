@@ -12,13 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from dp_diffusers.base_classes import by_position
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError
-
-BY_POSITION = (
-    "the images and the base model share no class name: labels are matched by position, "
-    "0 with the base's first class"
-)
 
 
 def numbered_for(
@@ -103,4 +99,4 @@ def _by_position(data: PrivateImages, classes: int, names: tuple[str, ...] | Non
             hint="set data.classes; or give the base its names, a list in classes.json: without it the last "
             "class embedding is taken for that of no class",
         )
-    return [BY_POSITION] if data.class_names and names else []
+    return [by_position(data.class_names, names)] if data.class_names and names else []

@@ -121,7 +121,7 @@ def test_a_run_that_has_not_finished_has_no_verdict(
         code, out, said = called(capsys, "certificate", verb[0], run, *verb[1:])
         assert (code, out) == (2, "")
         assert "has not finished" in said
-        assert "hint: `dp-diffusers train` with the same recipe" in said
+        assert "hint: `dp-diffusers train` with its recipe" in said
     (run / "private" / "run.json").write_text('{"done": true}')
     code, out, _ = called(capsys, "certificate", "verify", run)
     assert (code, out) == (4, "not valid\n"), "a certificate that was taken away is no unfinished training"

@@ -44,6 +44,32 @@ def test_names_where_the_base_has_none(base: Path, label: str) -> None:
     assert said(base.parent, override) == ""
 
 
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        ("[b, a]", ""),
+        (
+            "[v, w, x, y]",
+            "no class of the images has its name in the base: each starts from the one in its place, "
+            "'v' from 'a', 'w' from 'b', 'x' from 'c', …; data.base_classes says otherwise",
+        ),
+        (
+            "[a, y]",
+            "the base has some of data.classes but not 'y': training refuses that; set data.base_classes",
+        ),
+        ("[r, s, t, u, v, w]", "data.classes are 6 and the base has 5 classes: training refuses that"),
+    ],
+)
+def test_how_declared_classes_meet_those_of_a_base_with_names(
+    base: Path, classes: str, expected: str
+) -> None:
+    (base / "classes.json").write_text(json.dumps(list("abcde")))
+    assert said(base.parent, "data.label=finding", f"data.classes={classes}") == expected
+    if classes == "[a, y]":
+        mapped = ("data.label=finding", f"data.classes={classes}", "data.base_classes=[c, d]")
+        assert said(base.parent, *mapped) == ""
+
+
 @pytest.mark.parametrize("decided", ["base", "text", "missing"])
 def test_a_base_without_classes_asks_for_nothing(base: Path, decided: str) -> None:
     (base / "unet" / "config.json").write_text("{}")

@@ -117,8 +117,8 @@ def _require_finished(run: Path) -> None:
     released = os.path.lexists(folder.release / "certificate.json")
     if folder.private.is_dir() and not released and not (folder.read(RUN) or {}).get("done"):
         raise RunFolderError(
-            f"the training in {run} has not finished: there is no certificate yet",
-            hint="`dp-diffusers train` with the same recipe and --out goes on with it",
+            f"the training in {run} has not finished, or never began: there is no certificate",
+            hint="`dp-diffusers train` with its recipe and this --out begins, or goes on with it",
         )
 
 

@@ -206,7 +206,9 @@ def evaluate(
     ] = "efficientnet-lite0-64",
     seeds: Annotated[
         int,
-        typer.Option("--seeds", metavar="N", min=2, max=100, help="Classifiers of each row: its interval."),
+        typer.Option(
+            "--seeds", metavar="N", min=2, max=100, help="Classifiers of each row, two or more: its interval."
+        ),
     ] = 3,
     passes: Annotated[
         int | None,

@@ -98,6 +98,13 @@ def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
         f"One {_name(budget)} moves the sum of a step by at most {record.clip_norm:g} (clip norm); Gaussian "
         f"noise of {record.noise_multiplier:.4f} x that (noise multiplier) is added to the sum."
     )
+    if record.noise_multiplier:
+        signal = math.sqrt(record.steps) * record.expected_units / record.noise_multiplier
+        yield (
+            f"Signal over noise of one number is at most {signal:,.0f}, "
+            "sqrt(steps) x units / noise multiplier; of all trained numbers, that by the root of their "
+            "count. Compare settings by it."
+        )
 
 
 def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
@@ -107,8 +114,8 @@ def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
         f"Whatever anyone believed beforehand about one {_name(budget)} {BELIEF[budget.adjacency]}, the "
         f"model and its images can change the odds by a factor of at most e^{shown:g} = {_factor(shown)}. "
         + _odds_sentence(epsilon),
-        f"This may fail with a probability of at most about delta = {budget.delta:g}, less than one in the "
-        f"{record.population:,} of the data.",
+        f"This may fail with a probability of at most about delta = {budget.delta:g}; one in the "
+        f"{record.population:,} of the data would be {1 / record.population:.1g}.",
         f"Assumed public, and not protected: that the data hold {_how_many(budget, record)} (declared, not "
         "counted), the names of the classes, the settings of the run, the public model and data it starts "
         "from. Not covered: who can reach the private images, logs and memory while the run is on.",

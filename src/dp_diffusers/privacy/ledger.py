@@ -268,8 +268,8 @@ def _what_is_left(epsilon: float, *, others: bool) -> str:
     """What someone may still ask for, once a cap has refused a run."""
     if epsilon < EPSILON_RANGE[0]:
         return (
-            "nothing usable is left of the cap, which the first run fixed for good; images from the releases "
-            "there are cost nothing more"
+            "nothing usable is left of the cap, and no later run can change it; the releases that are there "
+            "can go on giving images at no cost"
         )
     rule = ", less as runs planned after looking at earlier ones add up by a safer rule" if others else ""
     return f"at most epsilon {epsilon:.3g} is left{rule}: lower budget.epsilon"
