@@ -25,7 +25,7 @@ _BLOCK = 512
 
 def chosen(answers: np.ndarray, per_class: int) -> np.ndarray:
     """int64 places of the images kept, of answers `[N, C]`: the largest margins of each class, in order."""
-    labels = answers.argmax(1)
+    labels = np.where(answers.any(1), answers.argmax(1), -1)
     ranked = np.sort(answers, 1)
     margins = ranked[:, -1] - ranked[:, -2]
     order = np.argsort(-margins, kind="stable")
@@ -54,7 +54,7 @@ def main() -> None:
         print(f"{min(start + _BLOCK, len(some)):,} of {len(some):,}", file=sys.stderr)
     found = np.concatenate(answers)
     kept = chosen(found, asked.per_class)
-    labels = found.argmax(1)[kept]
+    labels = found[kept].argmax(1)
     counts = np.bincount(labels, minlength=found.shape[1]).tolist()
     print(json.dumps({"looked_at": len(some), "images_of_each_class": counts}))
     images = np.stack([public[place] for place in some[kept]])

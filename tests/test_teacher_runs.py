@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -97,7 +98,7 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     teacher = saved_teacher(release.path)
     assert teacher is not None
     fresh = np.arange(300) % 3
-    assert (teacher.labels(drawn(fresh, 7)) == fresh).mean() > 0.9
+    assert (teacher.judged(drawn(fresh, 7))[0] == fresh).mean() > 0.9
     answers = teacher.answers(drawn(fresh, 7))
     assert answers.shape == (len(fresh), 3)
     assert answers[np.arange(len(fresh)), fresh].mean() > 0.5 > answers.mean()
@@ -105,10 +106,10 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     images = generate(release, images=30)
     table = pq.read_table(images / images_out.PARQUET)
     made = dpd.PrivateImages.from_parquet(images / images_out.PARQUET).images
-    assert table["label"].to_numpy().tolist() == teacher.labels(made).tolist()
+    assert table["label"].to_numpy().tolist() == teacher.judged(made)[0].tolist()
     kept = json.loads((tmp_path / "run" / "private" / "images.json").read_text())
     assert kept["request"]["teacher"] == "relabel"
-    as_asked = int((teacher.labels(made) == np.arange(30) % 3).sum())
+    as_asked = int((teacher.judged(made)[0] == np.arange(30) % 3).sum())
     assert as_asked in kept["numbers"], "what the card says of the images is no secret"
     assert f"took {as_asked} of 30 images" in (images / "README.md").read_text()
     assert "errs towards frequent classes" in (images / "README.md").read_text()
@@ -124,7 +125,7 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
 
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:  # as for images unlike all that it learnt from
-        patch.setattr(Teacher, "labels", lambda self, images: np.zeros(len(images), np.int64))
+        patch.setattr(Teacher, "judged", lambda self, images: (np.zeros(len(images), np.int64), None))
         alike = GenerationSettings(images=30, steps=3)
         generate(
             release, out=tmp_path / "alike", settings=alike, progress=lambda **line: said.append(str(line))
@@ -140,7 +141,7 @@ def test_guarantee_the_whole_path_with_a_teacher(recipe: Path, tmp_path: Path) -
     folders = generate(Release.open(tmp_path / "run"), images=30, out=tmp_path / "f", format="imagefolder")
     again = dpd.PrivateImages.from_folder(folders, labels="label")
     assert again.labels is not None
-    assert again.labels.tolist() == teacher.labels(again.images).tolist()
+    assert again.labels.tolist() == teacher.judged(again.images)[0].tolist()
 
     for changed, says in (
         ({"noise_multiplier": 0.9 * query["noise_multiplier"]}, "does not follow"),
@@ -180,13 +181,65 @@ def test_a_teacher_by_drawn_images_is_kept_or_paid_again(recipe: Path, tmp_path:
     assert entries_of(recipe).count(("query", "teacher")) == 1, "what another ledger paid for is not used"
 
 
+CLUSTERS = "teacher.clusters=30"
+
+
+@pytest.mark.slow
+def test_guarantee_the_whole_path_with_clusters(recipe: Path, tmp_path: Path) -> None:
+    """Asked once, through kills, and images are then chosen by what was released."""
+    asked = [ASK, CLUSTERS, "generation.candidates=4", "budget.cap={epsilon: 12, delta: 1.0e-4}"]
+    settings = Recipe.load(recipe, asked)
+    for name in ("_keep", "counts_of"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asked_teacher, name, killed)
+            with pytest.raises(KilledError):
+                train(settings, tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_drawn", "clusters_of", "sums_of", "noisy_sums"):
+            patch.setattr(asked_teacher, name, killed)
+        release = train(settings, tmp_path / "run")
+    document = release.certificate.to_dict()
+    steps, query = document["mechanisms"]
+    assert (query["name"], query["clusters"], query["steps_charged"]) == ("teacher", 30, 2)
+    assert document["teacher"]["clusters"] == 30
+    assert Certificate.verify(release.path).problems == ()
+    assert "a count of units of each class in 30 clusters" in (release.path / "README.md").read_text()
+    for changed in ({"clusters": 31}, {"noise_multiplier": 0.9 * query["noise_multiplier"]}):
+        Certificate.from_dict({**document, "mechanisms": [steps, query | changed]}).issue(release.path)
+        assert not Certificate.verify(release.path).valid
+    Certificate.from_dict(document).issue(release.path)
+
+    said: list[str] = []
+    images = generate(release, images=30, progress=lambda **line: said.append(str(line)))
+    made = read_images(images)
+    assert release.teacher is not None
+    answers, weights = release.teacher.judged(np.asarray(made.images))
+    assert weights is not None
+    assert made.labels[answers >= 0].tolist() == answers[answers >= 0].tolist()
+    assert any("keeps" in line and "of 120 images" in line for line in said)
+    request = json.loads((tmp_path / "run" / "private" / "images.json").read_text())["request"]
+    assert (request["count"], request["candidates"]) == (30, 4)
+    public = public_model_images(tmp_path / "run", made)
+    assert public.labels.tolist() == (np.arange(30) % 3).tolist(), "a teacher's answers are not public"
+    assert generate(release, images=30) == images, "the same again does nothing"
+    few = generate(release, images=30, settings=GenerationSettings(steps=3), out=tmp_path / "all")
+    assert len(read_images(few).labels) == 30
+    off = GenerationSettings(steps=3, teacher="off", candidates=2)
+    with pytest.raises(ParameterError, match="candidates needs a teacher with clusters"):
+        generate(release, images=30, settings=off, out=tmp_path / "off")
+    other, plan = Recipe.load(recipe, [ASK, CLUSTERS]), Recipe.load(recipe, [ASK]).plan()
+    base, keys = release.family(adapted=False), other.model_dump()
+    with pytest.raises(ParameterError, match="16 dimensions and 30 clusters, the plan pays for 3 classes"):
+        asked_teacher.require_teacher(plan, other.teacher, base, keys)
+
+
 @pytest.mark.slow
 def test_without_privacy_the_sums_have_no_noise(recipe: Path, tmp_path: Path) -> None:
     release = train(Recipe.load(recipe, [ASK, "mechanism.name=none"]), tmp_path / "run")
     assert release.certificate.not_private
     assert release.teacher is not None
     fresh = np.arange(300) % 3
-    assert (release.teacher.labels(drawn(fresh, 7)) == fresh).mean() > 0.95
+    assert (release.teacher.judged(drawn(fresh, 7))[0] == fresh).mean() > 0.95
     assert Certificate.verify(release.path).valid
 
 
@@ -197,6 +250,12 @@ def test_without_privacy_the_sums_have_no_noise(recipe: Path, tmp_path: Path) ->
         (["teacher={dimension: 16}"], "did you mean 'dimensions'"),
         (["teacher={share: 1}"], "teacher.share < 1"),
         (["teacher={}", "data.label=null"], "teacher to be null for images without labels"),
+        (["generation.candidates=2"], "candidates to be 1 without clusters"),
+        (["teacher={}", "generation.candidates=2"], "candidates to be 1 without clusters"),
+        (
+            ["teacher={clusters: 30}", "generation={candidates: 2, teacher: off}"],
+            "candidates to be 1 with generation.teacher off",
+        ),
     ],
 )
 def test_a_recipe_that_cannot_be_meant_is_refused(text: Path, overrides: list[str], says: str) -> None:
@@ -265,16 +324,16 @@ def test_a_network_of_ones_own_comes_with_the_release(recipe: Path, tmp_path: Pa
     teacher = saved_teacher(release.path)
     assert teacher is not None
     assert teacher.features.startswith("features-")
-    assert set(teacher.labels(drawn(LABELS[:9], 7))) <= {0, 1, 2}
+    assert set(teacher.judged(drawn(LABELS[:9], 7))[0]) <= {0, 1, 2}
     moved = shutil.move(release.path, tmp_path / "elsewhere")
     again = saved_teacher(Path(moved))
     assert again is not None
-    assert set(again.labels(drawn(LABELS[:9], 7))) <= {0, 1, 2}
+    assert set(again.judged(drawn(LABELS[:9], 7))[0]) <= {0, 1, 2}
     (Path(moved) / NETWORK).unlink()
     lost = saved_teacher(Path(moved))
     assert lost is not None
     with pytest.raises(ParameterError, match="unknown features"):
-        lost.labels(drawn(LABELS[:9], 7))
+        lost.judged(drawn(LABELS[:9], 7))
 
 
 def _network(folder: Path, seed: int) -> None:
@@ -308,7 +367,7 @@ def test_guarantee_features_are_those_that_the_sums_were_made_with(recipe: Path,
         release = train(settings, tmp_path / "run")
     assert release.certificate.to_dict()["mechanisms"][1]["steps_charged"] == 1
     assert release.teacher is not None
-    assert set(release.teacher.labels(drawn(LABELS[:9], 7))) <= {0, 1, 2}
+    assert set(release.teacher.judged(drawn(LABELS[:9], 7))[0]) <= {0, 1, 2}
 
 
 def test_features_that_lie_nowhere_are_refused_by_plan(text: Path) -> None:
@@ -319,7 +378,13 @@ def test_features_that_lie_nowhere_are_refused_by_plan(text: Path) -> None:
 SIZES = (1, 2, 30, 1, 7)
 
 
-def summed(sizes: tuple[int, ...], *, without: int | None = None, slots: int | None = None) -> np.ndarray:
+def summed(
+    sizes: tuple[int, ...],
+    *,
+    without: int | None = None,
+    slots: int | None = None,
+    clusters: int | None = None,
+) -> np.ndarray:
     """The exact sums over units of so many equal images each; without: the unit that is not there."""
     owner = np.repeat(np.arange(len(sizes)), sizes)
     images, labels = drawn(owner % 3, 0)[owner], owner % 3
@@ -333,28 +398,32 @@ def summed(sizes: tuple[int, ...], *, without: int | None = None, slots: int | N
         unit_count=int(left.max()) + 1,
         unit="patient",
     )
-    features = features_named("tiny")
+    features, public = features_named("tiny"), drawn(np.arange(300) % 3, 1)
+    whitening = whitening_of(features, public, 16)
     prepared = asked_teacher.PreparedTeacher(
         settings=TeacherSettings(features="tiny", dimensions=16),
         features=features,
         classes=ReleasedClasses(labels=(0, 1, 2)),
-        whitening=whitening_of(features, drawn(np.arange(300) % 3, 1), 16),
+        whitening=whitening,
         shown=None,
         public=None,
+        clusters=asked_teacher._grouped(features, whitening, public, clusters),
     )
     mechanism = SimpleNamespace(max_units=slots, population=slots)
     return asked_teacher.sums_of(SimpleNamespace(not_private=False, mechanism=mechanism), prepared, data)
 
 
-def moved_at_most() -> float:
+def moved_at_most(clusters: int | None = None) -> float:
     """How far the sums move when one unit leaves, of units with 1 to 30 images."""
-    whole = summed(SIZES)
-    return max(float(np.linalg.norm(whole - summed(SIZES, without=unit))) for unit in range(len(SIZES)))
+    whole, without = summed(SIZES, clusters=clusters), partial(summed, SIZES, clusters=clusters)
+    return max(float(np.linalg.norm(whole - without(without=unit))) for unit in range(len(SIZES)))
 
 
-def test_guarantee_a_unit_of_many_images_moves_the_sums_by_at_most_one() -> None:
-    assert 0.9 < moved_at_most() <= 1 + 1e-9
-    assert summed(SIZES, slots=4) == pytest.approx(summed(SIZES[:4])), "a unit without a slot takes no part"
+@pytest.mark.parametrize("clusters", [None, 20])
+def test_guarantee_a_unit_of_many_images_moves_the_sums_by_at_most_one(clusters: int | None) -> None:
+    assert 0.9 < moved_at_most(clusters) <= 1 + 1e-9
+    some = summed(SIZES, slots=4, clusters=clusters)
+    assert some == pytest.approx(summed(SIZES[:4], clusters=clusters)), "a unit without a slot takes no part"
 
 
 @pytest.mark.planted

@@ -31,13 +31,23 @@ from dp_diffusers.evaluation.embedding import kept_of
 from dp_diffusers.evaluation.features import EXTRACTORS, Features, features_named, network_file
 from dp_diffusers.evolution_population import sampling_of
 from dp_diffusers.kept_sums import KeptSums, kept_sums
-from dp_diffusers.mechanisms.teacher import NAME, Sums, noisy_sums, query_of, weights_of
+from dp_diffusers.mechanisms.teacher import (
+    NAME,
+    Sums,
+    cluster_counts,
+    counts_of,
+    noisy_sums,
+    query_of,
+    weights_of,
+)
+from dp_diffusers.public_clusters import MOST_PER_CLUSTER, PER_CLUSTER, Clusters, clusters_of
 from dp_diffusers.public_whitening import Whitening, whitening_of
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.teacher import NETWORK, Teacher
+from dp_diffusers.teacher_kinds import Counted, Kind, Linear
 from dp_diffusers.tenths import by_tenths
 from dp_diffusers.whole_files import replacing
 
@@ -59,6 +69,7 @@ class PreparedTeacher:
     whitening: Whitening
     shown: Shown | None
     public: Mapping[str, Any] | None
+    clusters: Clusters | None = None
 
     def refuse_private(self, data: PrivateImages) -> None:
         """Raises `ParameterError` where a public image is a private one; see `PublicBatches`."""
@@ -71,7 +82,8 @@ class PreparedTeacher:
     def record(self) -> dict[str, Any]:
         """What a certificate says of the teacher beside its query."""
         features = {"features": self.features.name, "sha256": self.features.sha256}
-        return {**features, "dimensions": self.settings.dimensions, "public": self.public}
+        counted = {} if self.clusters is None else {"clusters": len(self.clusters)}
+        return {**features, "dimensions": self.settings.dimensions, "public": self.public, **counted}
 
     @property
     def made_of(self) -> str:
@@ -102,15 +114,21 @@ def require_teacher(
             hint="leave teacher out, or give data.label and data.classes"
             + (" with {label} in data.caption" if family.takes_text else ""),
         )
-    asked = (len(classes.labels), settings.dimensions)
-    if not plan.not_private and (query is None or (query.classes, query.dimensions) != asked):
-        paid = "none" if query is None else f"{query.classes} classes of {query.dimensions} dimensions"
+    asked = (len(classes.labels), settings.dimensions, settings.clusters)
+    paid = None if query is None else (query.classes, query.dimensions, query.clusters)
+    if not plan.not_private and paid != asked:
         raise ParameterError(
-            f"the run asks for a teacher of {asked[0]} classes of {asked[1]} dimensions, "
-            f"the plan pays for {paid}",
-            hint="Plan.calibrate(budget, mechanism, [teacher_query(budget, classes, dimensions=…)])",
+            f"the run asks for a teacher of {_words(*asked)}, "
+            f"the plan pays for {'none' if paid is None else _words(*paid)}",
+            hint="Plan.calibrate(budget, mechanism, "
+            "[teacher_query(budget, classes, dimensions=…, clusters=…)])",
         )
     return classes
+
+
+def _words(classes: int, dimensions: int, clusters: int | None) -> str:
+    counted = "" if clusters is None else f" and {clusters} clusters"
+    return f"{classes} classes of {dimensions} dimensions{counted}"
 
 
 def prepared_teacher(
@@ -142,15 +160,24 @@ def prepared_teacher(
         public = {"name": Path(settings.public).name, "sha256": digest, "images": len(images)}
     known = None if folder is None else _kept_file(folder)
     if known is not None:
-        whitening = Whitening(mean=known.tensors["mean"], projection=known.tensors["projection"])
+        tensors = known.tensors
+        whitening = Whitening(mean=tensors["mean"], projection=tensors["projection"])
+        clusters = Clusters(centres=tensors["centres"]) if "centres" in tensors else None
     else:
         if images is None:
-            progress(message=f"drawing {DRAWN} images of the base, for the teacher")
-            images = _drawn(family, classes, recipe)
-        chosen = images[kept_of(len(images))]
-        whitening = whitening_of(features, chosen, settings.dimensions)
+            count = max(DRAWN, PER_CLUSTER * (settings.clusters or 0))
+            progress(message=f"drawing {count:,} images of the base, for the teacher")
+            images = _drawn(family, classes, recipe, count)
+        whitening = whitening_of(features, images[kept_of(len(images))], settings.dimensions)
+        clusters = _grouped(features, whitening, images, settings.clusters)
     prepared = PreparedTeacher(
-        settings=settings, features=features, classes=classes, whitening=whitening, shown=shown, public=public
+        settings=settings,
+        features=features,
+        classes=classes,
+        whitening=whitening,
+        clusters=clusters,
+        shown=shown,
+        public=public,
     )
     if known is not None and known.made_of != prepared.made_of:
         raise RunFolderError(
@@ -168,13 +195,24 @@ def _opened(path: str, family: Family, recipe: Mapping[str, Any]) -> np.ndarray:
     return load_public([source], family.size, family.channels, 0).images
 
 
-def _drawn(family: Family, classes: ReleasedClasses, recipe: Mapping[str, Any]) -> np.ndarray:
+def _drawn(family: Family, classes: ReleasedClasses, recipe: Mapping[str, Any], count: int) -> np.ndarray:
     """Images of the base as it is: of all of its classes, or of the texts."""
     set_conditions(family, recipe)
-    labels = balanced_labels(DRAWN, len(classes.labels) if family.takes_text else family.classes)
+    labels = balanced_labels(count, len(classes.labels) if family.takes_text else family.classes)
     sampling = sampling_of(GenerationSettings(**(recipe.get("generation") or {})))
     require_sampler(family, sampling)
-    return np.concatenate(list(sample(family, labels, DRAWN, sampling)))
+    return np.concatenate(list(sample(family, labels, count, sampling)))
+
+
+def _grouped(
+    features: Features, whitening: Whitening, images: np.ndarray, count: int | None
+) -> Clusters | None:
+    """Clusters of public images, of a fixed choice where there are many; None where nobody asks for any."""
+    if count is None:
+        return None
+    some = np.sort(np.random.default_rng(0).permutation(len(images))[: MOST_PER_CLUSTER * count])
+    rows = [rows for _, rows in whitening.of_images(features, images[some])]
+    return clusters_of(np.concatenate(rows), count)
 
 
 def released_teacher(
@@ -215,10 +253,17 @@ def sums_of(
     position = np.where(takes_part(plan, data), class_positions(data, classes), -1)
     weight = 1.0 / np.maximum(np.bincount(data.owner, minlength=data.unit_count), 1)[data.owner]
     sums = Sums(prepared.whitening.width, len(classes.labels))
+    cluster = np.full(len(data.owner), -1, np.int64)
     for where, rows in prepared.whitening.of_images(prepared.features, data.images):
-        sums.add(rows, position[where], weight[where])
+        if prepared.clusters is None:
+            sums.add(rows, position[where], weight[where])
+        else:
+            cluster[where] = prepared.clusters.of(rows)
         done(where.stop / len(data.images))
-    return sums.vector
+    if prepared.clusters is None:
+        return sums.vector
+    sizes = (len(prepared.clusters), len(classes.labels))
+    return cluster_counts(*sizes, cluster, position, data.owner, data.unit_count)
 
 
 def _network(folder: RunFolder, prepared: PreparedTeacher) -> Path | None:
@@ -241,26 +286,32 @@ def _network(folder: RunFolder, prepared: PreparedTeacher) -> Path | None:
 
 
 def _taught(plan: Any, prepared: PreparedTeacher, released: np.ndarray, network: Path | None) -> Teacher:
-    query, classes = query_of(plan.queries), prepared.classes
-    weights = weights_of(
-        released,
-        classes=len(classes.labels),
-        population=plan.mechanism.population,
-        noise_multiplier=0.0 if query is None else query.noise_multiplier,
-    )
     return Teacher(
         features=prepared.features.name,
         sha256=prepared.features.sha256,
-        classes=classes,
+        classes=prepared.classes,
         whitening=prepared.whitening,
-        weights=weights,
+        kind=_kind(plan, prepared, released),
         network=network,
+    )
+
+
+def _kind(plan: Any, prepared: PreparedTeacher, released: np.ndarray) -> Kind:
+    query, classes = query_of(plan.queries), len(prepared.classes.labels)
+    noise = 0.0 if query is None else query.noise_multiplier
+    if prepared.clusters is not None:
+        counts = counts_of(released, classes=classes, noise_multiplier=noise)
+        return Counted(clusters=prepared.clusters, counts=counts)
+    population = plan.mechanism.population
+    return Linear(
+        weights=weights_of(released, classes=classes, population=population, noise_multiplier=noise)
     )
 
 
 def _keep(folder: RunFolder, prepared: PreparedTeacher, released: np.ndarray, lane: str) -> None:
     whitening = prepared.whitening
     tensors = {"mean": whitening.mean, "projection": whitening.projection, "released": released}
+    tensors |= {} if prepared.clusters is None else {"centres": prepared.clusters.centres}
     KeptSums(tensors=tensors, lane=lane, made_of=prepared.made_of).save(folder.private / FILE)
 
 

@@ -81,6 +81,13 @@ def headline(certificate: Mapping[str, Any]) -> str:
     return f"epsilon = {rounded_up_text(certificate['epsilon'])}"
 
 
+def _kind_of(teacher: Mapping[str, Any]) -> str:
+    """What classifier a certificate's teacher is."""
+    if clusters := teacher.get("clusters"):
+        return f"a count of units of each class in {clusters:,} clusters"
+    return "a linear classifier"
+
+
 def unprotected(certificate: Mapping[str, Any], what: str) -> str:
     """What a card that is NOT PRIVATE says first. what: this adapter, these images."""
     why = "without noise" if certificate["unit"] is None else "with noise from keys that are known"
@@ -116,7 +123,7 @@ def private_data(certificate: Mapping[str, Any]) -> str:
         lines.append(f"Classes, {whose}: {listed(classes['names'])}.")
     if teacher := certificate.get("teacher"):
         lines.append(
-            "Labels: `teacher.safetensors` is a linear classifier of public features "
+            f"Labels: `teacher.safetensors` is {_kind_of(teacher)} of public features "
             f"({plain(teacher['features'])}), made of sums over the private images"
             f"{'' if certificate['not_private'] else ' that have noise and were charged'}."
         )

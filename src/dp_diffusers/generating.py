@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from dp_diffusers.chosen_images import chosen_images
 from dp_diffusers.devices import device_of
 from dp_diffusers.errors import RunFolderError, counted
 from dp_diffusers.image_job import ImageJob
@@ -31,6 +32,7 @@ from dp_diffusers.ranks import Ranks, ranks_of_environment
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.release import Progress, Release, certify_again, known_secrets, leak_check, silent
 from dp_diffusers.reporting.facts import FILE as REPORT
+from dp_diffusers.requested_images import labels_of
 from dp_diffusers.run_secrets import has_traces
 from dp_diffusers.shares import make_rest, make_share
 
@@ -126,7 +128,7 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
     require_writable(target, format)
     pixels = _sampled(job, ranks, progress)
     names = None if job.classes is None else job.classes.names
-    labels, as_asked = _labelled(job, pixels, progress)
+    pixels, labels, as_asked = _labelled(job, pixels, progress)
     card = ImagesCard(
         certificate=release.certificate.to_dict(),
         request=job.request,
@@ -150,12 +152,21 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
     return target
 
 
-def _labelled(job: ImageJob, pixels: np.ndarray, progress: Progress) -> tuple[np.ndarray | None, int | None]:
-    """int64 `[count]`: the teacher's answers, and how many are as asked; else what was asked."""
+def _labelled(
+    job: ImageJob, pixels: np.ndarray, progress: Progress
+) -> tuple[np.ndarray, np.ndarray | None, int | None]:
+    """The images that are kept; int64 `[count]`, their labels; and how many of them are as asked.
+
+    Labels are the teacher's, or where there is none what was asked for, and then nobody counts.
+    """
     asked = job.labels
     if job.teacher is None or asked is None:
-        return asked, None
-    labels = job.teacher.labels(pixels)
+        return pixels, asked, None
+    answers, weights = job.teacher.judged(pixels)
+    labels = np.where(answers < 0, asked, answers)
+    if job.settings.candidates > 1 and weights is not None:
+        chosen = _chosen(job, answers, weights, progress)
+        pixels, labels, asked = pixels[chosen], labels[chosen], asked[chosen]
     as_asked = int((labels == asked).sum())
     progress(message=f"the teacher sees in {as_asked} of {len(asked)} images the class that was asked for")
     given = [int((labels == label).sum()) for label in np.unique(asked)]
@@ -164,7 +175,25 @@ def _labelled(job: ImageJob, pixels: np.ndarray, progress: Progress) -> tuple[np
             message=f"some class is the label of {counted(min(given), 'image')} alone: the teacher may not "
             "know what to make of these images; --teacher off keeps the classes that were asked for"
         )
-    return labels, as_asked
+    return pixels, labels, as_asked
+
+
+def _chosen(job: ImageJob, answers: np.ndarray, weights: np.ndarray, progress: Progress) -> np.ndarray:
+    """int64 `[count]`: which of the images drawn are kept."""
+    count, teacher = int(job.request["count"]), job.teacher
+    wanted = labels_of(count, job.classes, job.request)
+    assert wanted is not None
+    assert teacher is not None
+    shares = np.bincount(wanted, minlength=len(teacher.classes.labels)) / count
+    chosen = chosen_images(weights * teacher.rarity(shares)[answers], count, job.settings.seed)
+    different = len(np.unique(chosen))
+    progress(message=f"the teacher keeps {different:,} of {len(answers):,} images")
+    if different < count:
+        progress(
+            message=f"{counted(count - different, 'image')} of {count:,} are there more than once: raise "
+            "generation.candidates"
+        )
+    return chosen
 
 
 def _sampled(job: ImageJob, ranks: Ranks, progress: Progress) -> np.ndarray:

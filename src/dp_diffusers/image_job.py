@@ -23,7 +23,7 @@ from dp_diffusers.image_parts import Parts
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.release import Release
 from dp_diffusers.released_classes import ReleasedClasses
-from dp_diffusers.requested_images import labels_of, request_of
+from dp_diffusers.requested_images import drawn_for, labels_of, request_of
 from dp_diffusers.teacher import Teacher
 
 
@@ -57,7 +57,13 @@ class ImageJob:
     def request(self) -> dict[str, Any]:
         """What decides the images, beside the release."""
         relabels = self.teacher is not None
-        return request_of(self.images, self.per_label, self.settings, self.classes, relabels=relabels)
+        request = request_of(self.images, self.per_label, self.settings, self.classes, relabels=relabels)
+        if self.settings.candidates > 1 and not (self.teacher and self.teacher.has_clusters):
+            raise ParameterError(
+                "generation.candidates needs a teacher with clusters, whose answers are the labels",
+                hint="set it to 1; a run asks for clusters (teacher.clusters) before it trains",
+            )
+        return request
 
     @cached_property
     def teacher(self) -> Teacher | None:
@@ -68,14 +74,14 @@ class ImageJob:
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """int64 `[count]`: the class that each image is asked to be, as its place among the classes."""
-        return labels_of(self.request["count"], self.classes, self.request)
+        """int64 `[drawn]`: the class that each image is asked to be, as its place among the classes."""
+        return labels_of(drawn_for(self.request), self.classes, self.request)
 
     @cached_property
     def sampling(self) -> Sampling:
         """How they are drawn: a part at once, filled up where a compiled network knows one shape."""
         found = sampling_of(self.settings)
-        batch = min(images_of_a_part(self.family, found), int(self.request["count"]))
+        batch = min(images_of_a_part(self.family, found), drawn_for(self.request))
         return Sampling(**{**vars(found), "batch": batch, "whole_batches": self.compiled})
 
     def parts(self) -> Parts:

@@ -21,6 +21,7 @@ from typing import IO, Any, Final
 import numpy as np
 
 from dp_diffusers.privacy.canonical import fingerprint
+from dp_diffusers.requested_images import drawn_for
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.whole_files import replacing, write_text
 
@@ -49,7 +50,7 @@ class Parts:
             write_text(self._folder / "request.json", json.dumps(note, sort_keys=True) + "\n")
         except FileNotFoundError as error:
             raise GoneError from error
-        self.count: Final = int(request["count"])
+        self.count: Final = drawn_for(request)
         self.size: Final = size
         self._seen: set[int] = set()
 

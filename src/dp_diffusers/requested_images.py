@@ -6,6 +6,7 @@ labels follow from the request and the released classes alone. May import diffus
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ def request_of(
         fields["dtype"] = settings.dtype
     if relabels:
         fields["teacher"] = "relabel"
+    if settings.candidates > 1:
+        fields["candidates"] = settings.candidates
     if settings.labels == "histogram" and per_label is None:
         fields["labels"] = "histogram"
         _require_histogram(classes)
@@ -44,6 +47,11 @@ def _require_histogram(classes: ReleasedClasses | None) -> None:
             "this run has released no class histogram",
             hint="set generation.labels to uniform; a run asks for the histogram before it trains",
         )
+
+
+def drawn_for(request: Mapping[str, Any]) -> int:
+    """How many images are drawn for a request: all that it keeps, or several for each."""
+    return int(request["count"]) * int(request.get("candidates", 1))
 
 
 def labels_of(count: int, classes: ReleasedClasses | None, request: dict[str, Any]) -> np.ndarray | None:

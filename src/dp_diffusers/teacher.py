@@ -20,6 +20,7 @@ from dp_diffusers.evaluation.features import Features, features_named, network_f
 from dp_diffusers.privacy.certificate import TEACHER_FILE
 from dp_diffusers.public_whitening import Whitening
 from dp_diffusers.released_classes import ReleasedClasses
+from dp_diffusers.teacher_kinds import Counted, Kind, kind_of
 from dp_diffusers.tensor_file import damaged, read_tensors, write_tensors
 
 FILE: Final = TEACHER_FILE  # in a release
@@ -28,7 +29,7 @@ NETWORK: Final = "teacher-features.safetensors"  # beside it, where the features
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Teacher:
-    """weights: float64 `[d + 1, C]`, a column for each of `classes`; features, sha256: of the extractor.
+    """kind: what answers for each of `classes`; features, sha256: of the extractor.
 
     network: where that lies, for one that `pretrain` made.
     """
@@ -37,34 +38,57 @@ class Teacher:
     sha256: str | None
     classes: ReleasedClasses
     whitening: Whitening
-    weights: NDArray[np.float64]
+    kind: Kind
     network: Path | None = None
 
-    def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """int64 `[N]` of uint8 `[N, H, W, C]`: the place of the class with the largest answer.
+    @property
+    def has_clusters(self) -> bool:
+        """Whether it can choose among images."""
+        return isinstance(self.kind, Counted)
 
-        Raises as `answers`.
+    def judged(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float64] | None]:
+        """int64 `[N]` of uint8 `[N, H, W, C]`: the place of each image's class, -1 for none.
+
+        Of a teacher with clusters also weights, float64 `[N]`: images that are chosen in proportion to them
+        are spread over the clusters as the private units are. Raises as `answers`.
         """
-        labels: NDArray[np.int64] = self.answers(images).argmax(1)
-        return labels
+        labels, cluster = np.empty((2, len(images)), np.int64)
+        for where, rows in self.whitening.of_images(self._extractor(), images):
+            labels[where] = self.kind.labels(rows)
+            if isinstance(self.kind, Counted):
+                cluster[where] = self.kind.clusters.of(rows)
+        return labels, self.kind.weights(cluster) if isinstance(self.kind, Counted) else None
+
+    def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """int64 `[N]` of uint8 `[N, H, W, C]`: the place of each image's class, -1 for none. As `answers`."""
+        return self.judged(images)[0]
+
+    def rarity(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """float64 `[C]`: by what the weights of a class grow where its share of the images is to be this one.
+
+        Of a teacher with clusters.
+        """
+        assert isinstance(self.kind, Counted)
+        units = self.kind.counts.sum(0)
+        return np.where(units > 0, shares / np.maximum(units / max(units.sum(), 1.0), 1e-9), 0.0)
 
     def answers(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """float64 `[N, classes]` of uint8 `[N, H, W, C]`: near 1 for an image's class, near 0 for others.
+        """float64 `[N, classes]` of uint8 `[N, H, W, C]`: large for an image's class; zeros for no class.
 
         Raises `ModelError` where the extractor is not there, or has other weights.
         """
-        found = np.empty((len(images), self.weights.shape[1]))
+        found = np.empty((len(images), len(self.classes.labels)))
         for where, rows in self.whitening.of_images(self._extractor(), images):
-            found[where] = rows @ self.weights
+            found[where] = self.kind.answers(rows)
         return found
 
     def save(self, release: Path) -> None:
-        """Writes `teacher.safetensors`: mean, projection, weights, and what they are of."""
+        """Writes `teacher.safetensors`: mean, projection, arrays of its kind, and what they are of."""
         tensors = {"mean": self.whitening.mean, "projection": self.whitening.projection}
         classes = {"labels": list(self.classes.labels), "names": self.classes.names}
         about = {"features": self.features, "sha256": self.sha256, "classes": classes}
         words = {"teacher": json.dumps(about, ensure_ascii=False)}
-        write_tensors(release / FILE, {**tensors, "weights": self.weights}, words)
+        write_tensors(release / FILE, {**tensors, **self.kind.arrays()}, words)
         if self.network is not None:
             shutil.copyfile(network_file(self.network), release / NETWORK)
 
@@ -94,7 +118,7 @@ def saved_teacher(release: Path) -> Teacher | None:
                 labels=tuple(about["classes"]["labels"]), names=None if names is None else tuple(names)
             ),
             whitening=Whitening(mean=tensors["mean"], projection=tensors["projection"]),
-            weights=tensors["weights"],
+            kind=kind_of(tensors),
             network=release / NETWORK if (release / NETWORK).exists() else None,
         )
     except (KeyError, TypeError, ValueError) as error:

@@ -415,7 +415,7 @@ TAKEN = {
 for nothing in ("null", ""):
     TAKEN[nothing] |= {f"mechanism.{key}" for key in ("target_quantile", "quantile_rate", "quantile_noise")}
 for nothing in ("null", ""):
-    TAKEN[nothing] |= {"strategy.fraction", "mechanism.samples", "mechanism.threshold"}
+    TAKEN[nothing] |= {"strategy.fraction", "mechanism.samples", "mechanism.threshold", "teacher.clusters"}
 TAKEN["0"] |= {"training.seed", "generation.seed", "data.0.fonts"}
 TAKEN["1.5"] |= {"training.public.weight", "mechanism.clip_norm", "warmup.learning_rate"}
 TAKEN["1.5"] |= {"generation.guidance", "training.learning_rate", "data.0.weight"}

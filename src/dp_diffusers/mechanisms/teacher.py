@@ -1,9 +1,9 @@
-"""The sums that a linear classifier of public features is made of: released once, paid for beside the steps.
+"""The sums that a classifier of public features is made of: released once, paid for beside the steps.
 
 Guarantees: one unit moves the sums by at most 1 in the Euclidean norm, however many images it has, whatever
 they show and whatever their classes; every number that is released has noise, which needs the ledger's
 receipt for this query. May import numpy. Sources: the Gaussian mechanism (Dwork
-and Roth 2014) on sufficient statistics (Wang 2018, arXiv 1803.02596).
+and Roth 2014) on sufficient statistics (Wang 2018, arXiv 1803.02596), or on a histogram.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.mechanisms.histogram import class_counts
 from dp_diffusers.mechanisms.row_sums import Floats, counted_rows, matrix_of, triangle_of
 from dp_diffusers.mechanisms.side_query import noise_of_share, released_sums
 from dp_diffusers.privacy.budget import Budget
@@ -29,19 +30,66 @@ NAME: Final = "teacher"
 DIMENSIONS: Final = 128
 SHARE: Final = 0.3
 LEAST_RIDGE: Final = 1e-3  # of a unit's mean square in one direction, where there is no noise to balance
+LEAST_COUNT: Final = 1.5  # deviations of the noise: a count below may well be nobody's, and is taken for none
+MOST_NUMBERS: Final = 2**26  # half a GiB, held a few times
 
 
 def teacher_query(
-    budget: Budget, classes: int, *, dimensions: int = DIMENSIONS, share: float = SHARE
+    budget: Budget,
+    classes: int,
+    *,
+    dimensions: int = DIMENSIONS,
+    share: float = SHARE,
+    clusters: int | None = None,
 ) -> TeacherQuery:
-    """The query over `classes` declared classes whose noise costs `share` of the budget's epsilon alone."""
+    """The query over `classes` declared classes whose noise costs `share` of the budget's epsilon alone.
+
+    clusters: how many groups of public images units are counted in; None asks for sums of products.
+    """
     noise = noise_of_share(budget, share)
-    return TeacherQuery(classes=classes, dimensions=dimensions, noise_multiplier=noise)
+    query = TeacherQuery(classes=classes, dimensions=dimensions, noise_multiplier=noise, clusters=clusters)
+    if numbers_of(query) > MOST_NUMBERS:
+        raise ParameterError(
+            f"a teacher of {classes} classes asks for {numbers_of(query):,} numbers, more than "
+            f"{MOST_NUMBERS:,}",
+            hint="lower teacher.dimensions, or teacher.clusters",
+        )
+    return query
 
 
 def query_of(queries: Sequence[object]) -> TeacherQuery | None:
     """The teacher's query among the side queries of a plan, if there is one."""
     return next((query for query in queries if isinstance(query, TeacherQuery)), None)
+
+
+def numbers_of(query: TeacherQuery) -> int:
+    """How many numbers the query releases."""
+    if query.clusters is not None:
+        return query.clusters * query.classes
+    return size_of(query.dimensions + 1, query.classes)
+
+
+def cluster_counts(
+    clusters: int,
+    classes: int,
+    cluster: NDArray[np.int64],
+    position: NDArray[np.int64],
+    owner: NDArray[np.int64],
+    unit_count: int,
+) -> Floats:
+    """float64 `[clusters * classes]`: units by cluster and class, each with its images' share of 1 in all.
+
+    cluster, position: int64 `[N]`, each image's cluster and class, below 0 for none; owner: int64 `[N]`.
+    """
+    known = (cluster >= 0) & (cluster < clusters) & (position >= 0) & (position < classes)
+    place = np.where(known, cluster * classes + position, -1)
+    return class_counts(place, owner, unit_count, clusters * classes)
+
+
+def counts_of(released: Floats, *, classes: int, noise_multiplier: float) -> Floats:
+    """float64 `[clusters, classes]`: post-processing; what may well be noise alone is 0."""
+    counts = released.reshape(-1, classes)
+    return np.where(counts > LEAST_COUNT * noise_multiplier, counts, 0.0)
 
 
 def size_of(width: int, classes: int) -> int:
@@ -88,7 +136,7 @@ def noisy_sums(
     Raises `GuaranteeError` unless the receipt was paid for this query, lane and plan, and the second time
     that the same keys are asked.
     """
-    size = size_of(query.dimensions + 1, query.classes)
+    size = numbers_of(query)
     if sums.shape != (size,):
         raise ParameterError(f"expected {size} sums, got {list(sums.shape)}")
     return released_sums(query, sums, keys, receipt, plan_fingerprint)

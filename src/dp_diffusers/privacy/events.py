@@ -215,11 +215,12 @@ class HistogramQuery(_GaussianQuery):
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherQuery(_GaussianQuery):
-    """Sums of which a linear classifier of `classes` classes is made, `steps` times (planned once).
+    """Sums of which a classifier of `classes` classes is made, `steps` times (planned once).
 
     Every unit adds a vector of Euclidean norm at most 1: products of its `dimensions` public features and one
-    constant, and those features again in the place of its class. `noise_multiplier` is the standard deviation
-    of the noise on each number. Under `replace` two such vectors are taken to be 2 apart, as in a histogram.
+    constant, and those features again in the place of its class; or, with `clusters`, a part of 1 in the
+    place of each image's cluster and class. `noise_multiplier` is the standard deviation of the noise on each
+    number. Under `replace` two such vectors are taken to be 2 apart, as in a histogram.
     Raises `ParameterError` for numbers out of range.
     """
 
@@ -228,11 +229,18 @@ class TeacherQuery(_GaussianQuery):
     classes: int
     dimensions: int
     noise_multiplier: float
+    clusters: int | None = None
 
     def __post_init__(self) -> None:
         whole(0, steps=self.steps)
         whole(1, classes=self.classes, dimensions=self.dimensions)
+        if self.clusters is not None:
+            whole(1, clusters=self.clusters)
         positive(noise_multiplier=self.noise_multiplier)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As for the other queries; without clusters as it was before there were any."""
+        return {name: value for name, value in super().to_dict().items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -201,9 +201,10 @@ def _teacher(certificate: Certificate, records: Sequence[Record]) -> Iterator[st
     described = certificate.further.get("teacher")
     if (described is None) != (TEACHER_FILE not in certificate.files):
         yield f"{TEACHER_FILE} and what the certificate says of a teacher do not belong together"
-    asked = [(query.dimensions, query.classes) for query in records if isinstance(query, TeacherQuery)]
+    queries = [query for query in records if isinstance(query, TeacherQuery)]
+    asked = [(query.dimensions, query.clusters, query.classes) for query in queries]
     told = len((certificate.classes or {}).get("labels") or ())
-    expected = [] if described is None else [(described["dimensions"], told)]
+    expected = [] if described is None else [(described["dimensions"], described.get("clusters"), told)]
     if asked != expected:
         yield "the teacher does not come from a teacher's query of the mechanisms"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from dp_diffusers.recipe.problems import Finding
 
+MOST_CANDIDATES = 100
 SMALLEST_EXPONENT = 14  # delta lies above 1e-15
 
 
@@ -23,6 +24,7 @@ def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
         *_optimizer(recipe),
         *_histogram(recipe),
         *_teacher(recipe),
+        *_candidates(recipe),
         *_ledger(recipe),
         *without_effect_on_evolution(recipe),
         *_saliency(recipe),
@@ -113,6 +115,20 @@ def _teacher(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     if data.get("label", "") is None:
         message = "expected teacher to be null for images without labels (data.label: null)"
         yield ("teacher",), message, "leave teacher out, or name the column that holds the classes"
+
+
+def _candidates(recipe: Mapping[str, Any]) -> Iterator[Finding]:
+    """Images are chosen by the clusters of a teacher, whose answers are the labels."""
+    generation, teacher = recipe.get("generation"), recipe.get("teacher")
+    count = generation.get("candidates") if isinstance(generation, Mapping) else None
+    if not isinstance(generation, Mapping) or type(count) is not int or not 1 < count <= MOST_CANDIDATES:
+        return
+    if not isinstance(teacher, Mapping) or teacher.get("clusters") is None:
+        message = "expected generation.candidates to be 1 without clusters to choose by"
+        yield ("generation", "candidates"), message, "leave it out, or set teacher.clusters"
+    elif generation.get("teacher") in ("off", False):
+        message = "expected generation.candidates to be 1 with generation.teacher off"
+        yield ("generation", "candidates"), message, "leave one of them out"
 
 
 def _ledger(recipe: Mapping[str, Any]) -> Iterator[Finding]:

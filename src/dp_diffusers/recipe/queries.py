@@ -47,7 +47,13 @@ def _teacher(recipe: Recipe, budget: Budget) -> Iterator[Record]:
 
         settings.require_there()
         classes = declared_classes(recipe, "teacher", "leave teacher out")
-        yield teacher_query(budget, classes, dimensions=settings.dimensions, share=settings.share)
+        yield teacher_query(
+            budget,
+            classes,
+            dimensions=settings.dimensions,
+            share=settings.share,
+            clusters=settings.clusters,
+        )
 
 
 def _moments(recipe: Recipe, budget: Budget) -> Iterator[Record]:

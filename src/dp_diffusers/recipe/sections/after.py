@@ -28,6 +28,13 @@ class GenerationSettings(Section):
         description="`relabel`: where the run released a teacher, an image's label is its answer; `off`: the "
         "class that the image was asked to be",
     )
+    candidates: int = Field(
+        default=1,
+        ge=1,
+        le=100,
+        description="images drawn for each that is kept; more than 1 keeps them as the units are spread over "
+        "the clusters of the run's teacher (`teacher.clusters`)",
+    )
     prompts: list[str] | None = Field(
         default=None,
         description="texts to make images of, as many of each, for bases that take text; null: those of "

@@ -16,7 +16,7 @@ from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
 
 
 class TeacherSettings(Section):
-    """A linear classifier of public features, made of sums with noise; `{}` takes the defaults."""
+    """A classifier of public features, made of sums with noise; `{}` takes the defaults."""
 
     features: str = Field(
         default="efficientnet-lite0-64",
@@ -26,11 +26,19 @@ class TeacherSettings(Section):
     public: str | None = Field(
         default=None,
         min_length=1,
-        description="images that anyone may see, like the private ones, which scale the features: as "
-        "data.path; null: 2,000 that the base draws",
+        description="images that anyone may see, like the private ones, which scale the features and make "
+        "the clusters: as data.path; null: 2,000 that the base draws, or five for each cluster",
     )
     dimensions: int = Field(
         default=128, ge=8, le=1024, description="directions of the features that are kept"
+    )
+    clusters: int | None = Field(
+        default=None,
+        ge=10,
+        le=100_000,
+        description="groups of public images in which units are counted by class: the commonest is the "
+        "label, and `generation.candidates` can draw images as the units are spread; null: a linear "
+        "classifier",
     )
     share: float = Field(
         default=0.3, gt=0, lt=1, description="of budget.epsilon that the query would cost alone"

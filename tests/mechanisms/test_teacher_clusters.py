@@ -1,0 +1,178 @@
+"""Units counted by cluster and class: what one unit can change, what is released, what it costs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.errors import GuaranteeError, ParameterError
+from dp_diffusers.mechanisms import teacher
+from dp_diffusers.mechanisms.teacher import (
+    cluster_counts,
+    counts_of,
+    noisy_sums,
+    numbers_of,
+    size_of,
+    teacher_query,
+)
+from dp_diffusers.privacy.accountant import epsilon
+from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.events import TeacherQuery, record_from_dict
+from dp_diffusers.privacy.receipt import Receipt
+from dp_diffusers.public_clusters import FINE, Clusters, clusters_of
+from dp_diffusers.teacher_kinds import Counted, Linear, kind_of
+
+CLUSTERS, CLASSES = 12, 3
+SIZES = (1, 2, 30, 1, 5)
+KINDS = ("one cluster", "spread", "no cluster", "no class", "beyond")
+
+
+def units(kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cluster and class of the images of each unit; the last unit is of the kind."""
+    rng = np.random.default_rng(1)
+    found = [(rng.integers(0, CLUSTERS, size), rng.integers(0, CLASSES, size)) for size in SIZES]
+    cluster, position = found[-1]
+    one, far = np.full_like(cluster, 4), np.full_like(cluster, CLUSTERS + 100)
+    found[-1] = {
+        "one cluster": (one, np.ones_like(position)),
+        "spread": (cluster, position),
+        "no cluster": (-one, position),
+        "no class": (one, -np.ones_like(position)),
+        "beyond": (far, position),
+    }[kind]
+    return found
+
+
+def counts(of: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    owner = np.repeat(np.arange(len(of)), [len(cluster) for cluster, _ in of])
+    cluster, position = (np.concatenate(parts).astype(np.int64) for parts in zip(*of, strict=True))
+    return cluster_counts(CLUSTERS, CLASSES, cluster, position, owner, len(of))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guarantee_one_unit_moves_the_counts_by_at_most_one(kind: str) -> None:
+    everyone = units(kind)
+    moved = np.abs(counts(everyone) - counts(everyone[:-1]))
+    assert moved.sum() <= 1.0, "exactly: shares are multiples of 2^-30"
+    assert moved.sum() == pytest.approx(1.0 if kind in ("one cluster", "spread") else 0.0, abs=1e-8)
+
+
+@pytest.mark.planted
+def test_planted_images_counted_as_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    def each(place: np.ndarray, owner: np.ndarray, unit_count: int, cells: int) -> np.ndarray:
+        return np.bincount(place[place >= 0], minlength=cells).astype(float)
+
+    monkeypatch.setattr(teacher, "class_counts", each)
+    everyone = units("one cluster")
+    assert np.linalg.norm(counts(everyone) - counts(everyone[:-1])) > 4
+
+
+def test_counts_are_those_of_one_image_at_a_time() -> None:
+    expected = np.zeros((CLUSTERS, CLASSES))
+    for cluster, position in units("spread"):
+        for place, label in zip(cluster, position, strict=True):
+            expected[place, label] += 1 / len(cluster)
+    assert counts(units("spread")).reshape(CLUSTERS, CLASSES) == pytest.approx(expected, abs=1e-7)
+
+
+def noisy(size: int, **changed: Any) -> np.ndarray:
+    """Counts of nobody, released by a receipt for just that, or a changed one."""
+    query, keys = (
+        TeacherQuery(classes=50, dimensions=8, noise_multiplier=4.0, clusters=400),
+        RunKeys.for_tests(3),
+    )
+    facts = {"step": 0, "lane": keys.lane, "plan_fingerprint": "plan", "mechanism": "teacher", **changed}
+    return noisy_sums(query, np.zeros(size), keys, Receipt(**facts), "plan")
+
+
+def test_guarantee_every_count_has_noise_empty_ones_too() -> None:
+    released = noisy(20_000)
+    assert (released != 0).all()
+    assert stats.kstest(released / 4.0, "norm").pvalue > 1e-4
+    assert stats.kstest(released / 3.6, "norm").pvalue < 1e-9, "a tenth less would be seen"
+    with pytest.raises(ParameterError, match="expected 20000 sums"):
+        noisy(20_001)
+    for changed in ({"mechanism": "histogram"}, {"plan_fingerprint": "x"}):
+        with pytest.raises(GuaranteeError):
+            noisy(20_000, **changed)
+
+
+def test_guarantee_it_costs_what_the_gaussian_mechanism_costs() -> None:
+    budget = Budget(epsilon=1.0, delta=1e-5, unit="image")
+    query = teacher_query(budget, CLASSES, share=0.3, clusters=CLUSTERS)
+    assert epsilon([query], 1e-5, budget.adjacency) == pytest.approx(0.3, abs=1e-3)
+    linear = teacher_query(budget, CLASSES, share=0.3)
+    assert query.noise_multiplier == linear.noise_multiplier
+    assert (numbers_of(query), numbers_of(linear)) == (CLUSTERS * CLASSES, size_of(129, CLASSES))
+    assert "clusters" not in linear.to_dict(), "plans without clusters keep their fingerprint"
+    for one in (query, linear):
+        assert record_from_dict(one.to_dict()) == one
+    with pytest.raises(ParameterError, match=r"asks for 100,000,000 numbers"):
+        teacher_query(budget, 1000, clusters=100_000)
+    with pytest.raises(ParameterError, match="clusters"):
+        TeacherQuery(classes=2, dimensions=8, noise_multiplier=1.0, clusters=0)
+
+
+def test_what_may_be_noise_is_no_count() -> None:
+    released = np.array([[2.9, 100.0], [-50.0, teacher.LEAST_COUNT * 2.0 + 0.1]])
+    found = counts_of(released.ravel(), classes=2, noise_multiplier=2.0)
+    assert found.shape == (2, 2)
+    assert found[0, 1] == 100.0
+    assert found[1, 0] == 0.0
+    assert found[1, 1] == released[1, 1]
+    exact = counts_of(np.array([0.5, 0.0]), classes=2, noise_multiplier=0.0)
+    assert exact.tolist() == [[0.5, 0.0]]
+
+
+def rows(count: int, seed: int = 0) -> np.ndarray:
+    found = np.random.default_rng(seed).normal(size=(count, 9))
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def test_clusters_are_the_nearest_centres_and_nobody_else_moves_them() -> None:
+    clusters = clusters_of(rows(400), 20)
+    assert len(clusters) == 20
+    found = clusters.of(rows(50, 1))
+    fine = np.rint(rows(50, 1) * FINE)[:, None] - np.rint(clusters.centres * FINE)
+    assert found.tolist() == (fine**2).sum(2).argmin(1).tolist()
+    alone = [int(clusters.of(rows(50, 1)[place : place + 1])[0]) for place in range(50)]
+    assert found.tolist() == alone
+    none = np.stack([np.zeros(9), np.full(9, np.nan)])
+    assert clusters.of(none).tolist() == [-1, -1], "features that are not finite make a row of zeros"
+    with pytest.raises(ParameterError, match="20 clusters need as many public images at least, got 7"):
+        clusters_of(rows(7), 20)
+
+
+def counted() -> Counted:
+    return Counted(
+        clusters=Clusters(centres=np.eye(3)), counts=np.array([[6.0, 2.0], [0.0, 0.0], [0.0, 30.0]])
+    )
+
+
+def test_answers_are_parts_of_a_cluster_and_its_commonest_class_the_label() -> None:
+    kind, asked = counted(), np.concatenate([np.eye(3), np.zeros((1, 3))])
+    assert kind.answers(asked).tolist() == [[0.75, 0.25], [0, 0], [0, 1], [0, 0]]
+    assert kind.labels(asked).tolist() == [0, -1, 1, -1]
+
+
+def test_weights_spread_images_over_clusters_as_the_units_are() -> None:
+    cluster = np.repeat([0, 1, 2, -1], [10, 50, 5, 2])
+    weights = counted().weights(cluster)
+    assert [weights[cluster == place].sum() for place in (0, 1, 2, -1)] == pytest.approx([6, 0, 30, 0])
+    assert math.isfinite(weights.sum())
+
+
+def test_either_kind_comes_back_from_its_arrays() -> None:
+    again = kind_of(counted().arrays())
+    assert isinstance(again, Counted)
+    assert again.counts.tolist() == counted().counts.tolist()
+    linear = kind_of(Linear(weights=np.ones((4, 2))).arrays())
+    assert isinstance(linear, Linear)
+    assert linear.labels(np.array([[1.0, 0, 0, 0]])).tolist() == [0]
+    with pytest.raises(KeyError):
+        kind_of({"mean": np.zeros(3)})
