@@ -217,6 +217,7 @@ def test_guarantee_the_whole_path_with_clusters(recipe: Path, tmp_path: Path) ->
     assert weights is not None
     assert made.labels[answers >= 0].tolist() == answers[answers >= 0].tolist()
     assert any("keeps" in line and "of 120 images" in line for line in said)
+    assert "Kept of 120 that were drawn" in (images / "README.md").read_text()
     request = json.loads((tmp_path / "run" / "private" / "images.json").read_text())["request"]
     assert (request["count"], request["candidates"]) == (30, 4)
     public = public_model_images(tmp_path / "run", made)

@@ -19,11 +19,11 @@ from dp_diffusers.diffusion.generation import Sampling, images_of_a_part, sample
 from dp_diffusers.drawing_model import drawing_model
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.evolution_population import more_images, sampling_of
-from dp_diffusers.image_parts import Parts
+from dp_diffusers.image_parts import Parts, drawn_for
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.release import Release
 from dp_diffusers.released_classes import ReleasedClasses
-from dp_diffusers.requested_images import drawn_for, labels_of, request_of
+from dp_diffusers.requested_images import labels_of, request_of
 from dp_diffusers.teacher import Teacher
 
 

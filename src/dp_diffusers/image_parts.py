@@ -21,7 +21,6 @@ from typing import IO, Any, Final
 import numpy as np
 
 from dp_diffusers.privacy.canonical import fingerprint
-from dp_diffusers.requested_images import drawn_for
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.whole_files import replacing, write_text
 
@@ -32,6 +31,11 @@ _HELD: Final = (errno.EACCES, errno.EAGAIN)
 
 class GoneError(Exception):
     """The parts were taken away: whoever puts images together is done, or makes others."""
+
+
+def drawn_for(request: Mapping[str, Any]) -> int:
+    """How many images are drawn for a request: all that it keeps, or several for each."""
+    return int(request["count"]) * int(request.get("candidates", 1))
 
 
 class Parts:

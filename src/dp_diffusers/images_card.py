@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from dp_diffusers import card_parts as parts
+from dp_diffusers.image_parts import drawn_for
 from dp_diffusers.model_card import alarm
 from dp_diffusers.privacy.earlier_releases import earlier_releases
 
@@ -103,6 +104,7 @@ class ImagesCard:
             *self.size,
             *self._counts,
             *relabelled,
+            drawn_for(self.request),
             *(self.request[name] for name in ("count", "steps", "seed")),
         ]
 
@@ -200,7 +202,7 @@ class ImagesCard:
             f"Model: {parts.plain(base['id'])} (sha256 `{base['sha256']}`), with {source}.",
             f"Sampler {request['sampler']}, {request['steps']} steps, guidance {request['guidance']:g}, "
             f"seed {request['seed']}{_number_type(request)}.",
-            "None was selected or left out.",
+            self._choice(),
             f"Software: {self.certificate['software']}.",
         ]
         if self.as_asked is not None:
@@ -214,6 +216,14 @@ class ImagesCard:
                 2, "Images of each class in proportion to the released class counts, which have noise."
             )
         return "\n".join(f"- {line}" for line in lines)
+
+    def _choice(self) -> str:
+        if "candidates" not in self.request:
+            return "None was selected or left out."
+        return (
+            f"Kept of {drawn_for(self.request)} that were drawn, as many in each cluster of "
+            "`teacher.safetensors` as the released counts of units, which have noise, say."
+        )
 
     def _hint(self) -> str:
         if self.format == "imagefolder" and self.names:

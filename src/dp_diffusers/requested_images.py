@@ -6,7 +6,6 @@ labels follow from the request and the released classes alone. May import diffus
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,11 +46,6 @@ def _require_histogram(classes: ReleasedClasses | None) -> None:
             "this run has released no class histogram",
             hint="set generation.labels to uniform; a run asks for the histogram before it trains",
         )
-
-
-def drawn_for(request: Mapping[str, Any]) -> int:
-    """How many images are drawn for a request: all that it keeps, or several for each."""
-    return int(request["count"]) * int(request.get("candidates", 1))
 
 
 def labels_of(count: int, classes: ReleasedClasses | None, request: dict[str, Any]) -> np.ndarray | None:
