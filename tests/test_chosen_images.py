@@ -25,7 +25,7 @@ def test_as_many_as_wanted_in_proportion_to_the_weights() -> None:
 def test_no_image_without_a_weight() -> None:
     weights = np.where(np.arange(COUNT) % 4 == 0, 1.0, 0.0)
     assert weights[chosen_images(weights, 1400, 0)].all()
-    with pytest.raises(ParameterError, match="no image drawn is in a cluster"):
+    with pytest.raises(ParameterError, match="no image drawn lies where"):
         chosen_images(np.zeros(5), 2, 0)
 
 

@@ -33,6 +33,7 @@ from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.recipe.sections import TeacherSettings
 from dp_diffusers.release import Release
 from dp_diffusers.released_classes import ReleasedClasses
+from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.teacher import FILE, NETWORK, Teacher, saved_teacher
 from loop_support import cheap_trainings
 from teacher_support import (
@@ -225,13 +226,51 @@ def test_guarantee_the_whole_path_with_clusters(recipe: Path, tmp_path: Path) ->
     assert generate(release, images=30) == images, "the same again does nothing"
     few = generate(release, images=30, settings=GenerationSettings(steps=3), out=tmp_path / "all")
     assert len(read_images(few).labels) == 30
-    off = GenerationSettings(steps=3, teacher="off", candidates=2)
-    with pytest.raises(ParameterError, match="candidates needs a teacher with clusters"):
-        generate(release, images=30, settings=off, out=tmp_path / "off")
+    plain = generate(
+        release,
+        images=30,
+        settings=GenerationSettings(steps=3, teacher="off", candidates=2),
+        out=tmp_path / "o",
+    )
+    assert read_images(plain).labels.tolist() == (np.arange(30) % 3).tolist(), "nothing is chosen then"
+    said.clear()
+    with pytest.MonkeyPatch.context() as patch:  # a class that lies where nobody was counted
+        right = Teacher.judged
+
+        def without_the_last(self: Teacher, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            found, weights = right(self, images)
+            assert weights is not None
+            found[np.arange(len(images)) % 3 == 2], weights[np.arange(len(images)) % 3 == 2] = -1, 0.0
+            return np.where(found < 0, -1, np.arange(len(images)) % 3), weights
+
+        patch.setattr(Teacher, "judged", without_the_last)
+        four, one = (GenerationSettings(steps=3, candidates=count) for count in (4, 1))
+        tell = partial(said.append)
+        generate(
+            release, images=30, settings=four, out=tmp_path / "4", progress=lambda **line: tell(str(line))
+        )
+        assert any("label of 0 images alone" in line for line in said), "also where none of it is kept"
+        kept = generate(
+            release, images=30, settings=one, out=tmp_path / "1", progress=lambda **line: tell(str(line))
+        )
+    assert read_images(kept).labels.tolist() == (np.arange(30) % 3).tolist(), "unknown: as asked for"
+    assert any("it knows no class: they keep what was asked for" in line for line in said)
+    assert any("sees in" in line and "sees in 30 " not in line for line in said), "and counted by nobody"
     other, plan = Recipe.load(recipe, [ASK, CLUSTERS]), Recipe.load(recipe, [ASK]).plan()
     base, keys = release.family(adapted=False), other.model_dump()
     with pytest.raises(ParameterError, match="16 dimensions and 30 clusters, the plan pays for 3 classes"):
         asked_teacher.require_teacher(plan, other.teacher, base, keys)
+    prepare = partial(
+        asked_teacher.prepared_teacher,
+        classes=ReleasedClasses(labels=(0, 1, 2)),
+        family=base,
+        recipe=keys,
+        folder=RunFolder(tmp_path / "run"),
+        progress=lambda **_: None,
+    )
+    assert prepare(other.teacher).clusters is not None
+    with pytest.raises(RunFolderError, match="made with other features"):
+        prepare(TeacherSettings(features="tiny", dimensions=16, clusters=40))
 
 
 @pytest.mark.slow

@@ -82,7 +82,8 @@ class PreparedTeacher:
     def record(self) -> dict[str, Any]:
         """What a certificate says of the teacher beside its query."""
         features = {"features": self.features.name, "sha256": self.features.sha256}
-        counted = {} if self.clusters is None else {"clusters": len(self.clusters)}
+        clusters = self.settings.clusters
+        counted = {} if clusters is None else {"clusters": clusters}
         return {**features, "dimensions": self.settings.dimensions, "public": self.public, **counted}
 
     @property

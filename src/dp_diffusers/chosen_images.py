@@ -28,8 +28,8 @@ def chosen_images(weights: Floats, count: int, seed: int) -> Integers:
     places = np.flatnonzero(weights > 0)
     if not len(places):
         raise ParameterError(
-            "no image drawn is in a cluster that has private units",
-            hint="set generation.candidates to 1; the training needs more steps, or another base",
+            "no image drawn lies where the teacher counted units of a class that was asked for",
+            hint="ask for more images, or set generation.candidates to 1",
         )
     rng = np.random.default_rng([STREAM, seed])
     rounds, rest = divmod(count, len(places))

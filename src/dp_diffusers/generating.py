@@ -3,7 +3,8 @@
 Guarantees:
 - a process may die at any instant: the same call again ends with the same files, and makes no part twice;
 - several processes make the parts between them, the first one alone puts them together, and the files are
-  those of one process (up to the last bits of the arithmetic);
+  those of one process (up to the last bits of the arithmetic; where images are chosen, a last bit may move
+  which ones);
 - images are looked through before they get their name; making them reads nothing private and costs nothing.
 May import torch, peft and diffusers.
 """
@@ -163,13 +164,16 @@ def _labelled(
     if job.teacher is None or asked is None:
         return pixels, asked, None
     answers, weights = job.teacher.judged(pixels)
-    labels = np.where(answers < 0, asked, answers)
-    if job.settings.candidates > 1 and weights is not None:
+    classes = np.unique(asked)
+    if job.candidates > 1 and weights is not None:
         chosen = _chosen(job, answers, weights, progress)
-        pixels, labels, asked = pixels[chosen], labels[chosen], asked[chosen]
-    as_asked = int((labels == asked).sum())
+        pixels, answers, asked = pixels[chosen], answers[chosen], asked[chosen]
+    labels = np.where(answers < 0, asked, answers)
+    as_asked = int((answers == asked).sum())
     progress(message=f"the teacher sees in {as_asked} of {len(asked)} images the class that was asked for")
-    given = [int((labels == label).sum()) for label in np.unique(asked)]
+    if (unknown := int((answers < 0).sum())) > 0:
+        progress(message=f"of {counted(unknown, 'image')} it knows no class: they keep what was asked for")
+    given = [int((labels == label).sum()) for label in classes]
     if min(given) < RARE * len(asked) / len(given):
         progress(
             message=f"some class is the label of {counted(min(given), 'image')} alone: the teacher may not "

@@ -56,14 +56,29 @@ class ImageJob:
     @cached_property
     def request(self) -> dict[str, Any]:
         """What decides the images, beside the release."""
-        relabels = self.teacher is not None
-        request = request_of(self.images, self.per_label, self.settings, self.classes, relabels=relabels)
-        if self.settings.candidates > 1 and not (self.teacher and self.teacher.has_clusters):
+        return request_of(
+            self.images,
+            self.per_label,
+            self.settings,
+            self.classes,
+            relabels=self.teacher is not None,
+            candidates=self.candidates,
+        )
+
+    @property
+    def candidates(self) -> int:
+        """Images drawn for each that is kept; 1 where nobody asks the teacher.
+
+        Raises `ParameterError` for more than 1 of a run without clusters.
+        """
+        if self.settings.candidates == 1 or self.settings.teacher == "off" or self.settings.prompts:
+            return 1
+        if self.teacher is None or not self.teacher.has_clusters:
             raise ParameterError(
-                "generation.candidates needs a teacher with clusters, whose answers are the labels",
+                "generation.candidates needs a teacher with clusters, and this run has none",
                 hint="set it to 1; a run asks for clusters (teacher.clusters) before it trains",
             )
-        return request
+        return self.settings.candidates
 
     @cached_property
     def teacher(self) -> Teacher | None:

@@ -221,8 +221,8 @@ class ImagesCard:
         if "candidates" not in self.request:
             return "None was selected or left out."
         return (
-            f"Kept of {drawn_for(self.request)} that were drawn, as many in each cluster of "
-            "`teacher.safetensors` as the released counts of units, which have noise, say."
+            f"Kept of {drawn_for(self.request)} that were drawn, towards the released counts of units in the "
+            "clusters of `teacher.safetensors`, which have noise."
         )
 
     def _hint(self) -> str:

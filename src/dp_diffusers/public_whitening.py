@@ -49,14 +49,15 @@ class Whitening:
     def of_images(self, features: Features, images: NDArray[np.uint8]) -> Iterator[tuple[slice, Floats]]:
         """Which images, and their rows, of uint8 `[N, H, W, C]` one block at a time.
 
-        Each block has the same number of images, the last one filled up: a network rounds otherwise in a
-        block of another size, and whether someone is there must not change the rows of others.
+        Each block has the same number of images until its rows are there, the last one filled up: networks
+        and products of matrices round otherwise in a block of another size, and whether someone is there must
+        not change the rows of others, not in their last bit.
         """
         for start in range(0, len(images), BLOCK):
             block = np.asarray(images[start : start + BLOCK])
             blank = np.zeros((BLOCK - len(block), *block.shape[1:]), np.uint8)
-            found = features.of(np.concatenate([block, blank]), finite=False)[: len(block)]
-            yield slice(start, start + len(block)), self.rows(found)
+            rows = self.rows(features.of(np.concatenate([block, blank]), finite=False))
+            yield slice(start, start + len(block)), rows[: len(block)]
 
 
 def whitening_of(features: Features, images: NDArray[np.uint8], dimensions: int) -> Whitening:

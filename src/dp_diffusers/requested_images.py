@@ -23,16 +23,20 @@ def request_of(
     classes: ReleasedClasses | None,
     *,
     relabels: bool = False,
+    candidates: int = 1,
 ) -> dict[str, Any]:
-    """What decides the images of a run, beside its adapter. relabels: whether a teacher gives the labels."""
+    """What decides the images of a run, beside its adapter. relabels: whether a teacher gives the labels.
+
+    candidates: images drawn for each that is kept.
+    """
     count = _count(images, per_label, settings.images, 0 if classes is None else len(classes.labels))
     fields = settings.model_dump(mode="json", include={"sampler", "steps", "guidance", "seed"})
     if settings.dtype != "float32":  # the other bits of an image; requests from before have no such field
         fields["dtype"] = settings.dtype
     if relabels:
         fields["teacher"] = "relabel"
-    if settings.candidates > 1:
-        fields["candidates"] = settings.candidates
+    if candidates > 1:
+        fields["candidates"] = candidates
     if settings.labels == "histogram" and per_label is None:
         fields["labels"] = "histogram"
         _require_histogram(classes)

@@ -52,21 +52,22 @@ class Teacher:
         Of a teacher with clusters also weights, float64 `[N]`: images that are chosen in proportion to them
         are spread over the clusters as the private units are. Raises as `answers`.
         """
-        labels, cluster = np.empty((2, len(images)), np.int64)
+        kind, found = self.kind, np.empty(len(images), np.int64)
         for where, rows in self.whitening.of_images(self._extractor(), images):
-            labels[where] = self.kind.labels(rows)
-            if isinstance(self.kind, Counted):
-                cluster[where] = self.kind.clusters.of(rows)
-        return labels, self.kind.weights(cluster) if isinstance(self.kind, Counted) else None
+            found[where] = kind.clusters.of(rows) if isinstance(kind, Counted) else kind.labels(rows)
+        if isinstance(kind, Counted):
+            return kind.labels_in(found), kind.weights(found)
+        return found, None
 
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """int64 `[N]` of uint8 `[N, H, W, C]`: the place of each image's class, -1 for none. As `answers`."""
         return self.judged(images)[0]
 
     def rarity(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        """float64 `[C]`: by what the weights of a class grow where its share of the images is to be this one.
+        """float64 `[C]`: each class's share of the images, `shares`, over its share of the units that count.
 
-        Of a teacher with clusters.
+        Weights times these lean towards that share; they meet it where no cluster is of several classes. Of a
+        teacher with clusters.
         """
         assert isinstance(self.kind, Counted)
         units = self.kind.counts.sum(0)

@@ -51,14 +51,17 @@ class Counted:
 
     def answers(self, rows: Floats) -> Floats:
         """float64 `[N, C]`: the part of each class in the image's cluster; zeros where it has no units."""
-        cluster = self.clusters.of(rows)
+        return self.answers_in(self.clusters.of(rows))
+
+    def answers_in(self, cluster: Integers) -> Floats:
+        """The answers for images of these clusters, int64 `[N]`, -1 for none."""
         counts = np.where(cluster[:, None] >= 0, self.counts[cluster], 0.0)
         found: Floats = counts / np.maximum(counts.sum(1, keepdims=True), np.finfo(float).tiny)
         return found
 
-    def labels(self, rows: Floats) -> Integers:
-        """int64 `[N]`: the place of the commonest class; -1 where there are no units."""
-        answers = self.answers(rows)
+    def labels_in(self, cluster: Integers) -> Integers:
+        """int64 `[N]` of clusters: the place of the commonest class; -1 where there are no units."""
+        answers = self.answers_in(cluster)
         return np.where(answers.any(1), answers.argmax(1), -1)
 
     def weights(self, cluster: Integers) -> Floats:

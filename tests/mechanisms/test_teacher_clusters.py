@@ -25,6 +25,9 @@ from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import TeacherQuery, record_from_dict
 from dp_diffusers.privacy.receipt import Receipt
 from dp_diffusers.public_clusters import FINE, Clusters, clusters_of
+from dp_diffusers.public_whitening import Whitening
+from dp_diffusers.released_classes import ReleasedClasses
+from dp_diffusers.teacher import Teacher
 from dp_diffusers.teacher_kinds import Counted, Linear, kind_of
 
 CLUSTERS, CLASSES = 12, 3
@@ -157,7 +160,7 @@ def counted() -> Counted:
 def test_answers_are_parts_of_a_cluster_and_its_commonest_class_the_label() -> None:
     kind, asked = counted(), np.concatenate([np.eye(3), np.zeros((1, 3))])
     assert kind.answers(asked).tolist() == [[0.75, 0.25], [0, 0], [0, 1], [0, 0]]
-    assert kind.labels(asked).tolist() == [0, -1, 1, -1]
+    assert kind.labels_in(kind.clusters.of(asked)).tolist() == [0, -1, 1, -1]
 
 
 def test_weights_spread_images_over_clusters_as_the_units_are() -> None:
@@ -165,6 +168,20 @@ def test_weights_spread_images_over_clusters_as_the_units_are() -> None:
     weights = counted().weights(cluster)
     assert [weights[cluster == place].sum() for place in (0, 1, 2, -1)] == pytest.approx([6, 0, 30, 0])
     assert math.isfinite(weights.sum())
+
+
+def test_classes_lean_towards_the_shares_that_are_asked_for() -> None:
+    """Twice as many units of a class that is to be as frequent: half the weight."""
+    teacher = Teacher(
+        features="tiny",
+        sha256=None,
+        classes=ReleasedClasses(labels=(0, 1)),
+        whitening=Whitening(mean=np.zeros(2, np.float32), projection=np.eye(2, dtype=np.float32)),
+        kind=Counted(clusters=Clusters(centres=np.eye(3)), counts=np.array([[40.0, 0], [0, 20], [0, 60]])),
+    )
+    assert teacher.rarity(np.array([0.5, 0.5])) == pytest.approx([1.5, 0.75])
+    assert teacher.rarity(np.array([1 / 3, 2 / 3])) == pytest.approx([1.0, 1.0])
+    assert teacher.rarity(np.array([1.0, 0.0])).tolist() == pytest.approx([3.0, 0.0])
 
 
 def test_either_kind_comes_back_from_its_arrays() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,46 @@ def test_guarantee_the_row_of_an_image_does_not_depend_on_the_others() -> None:
     assert np.array_equal(whole[1:], less)
     assert set(seen) == {512}
     assert np.linalg.norm(whole, axis=1) == pytest.approx(np.ones(530))
+
+
+def rows_that_move() -> list[tuple[int, int]]:
+    """(images there, dimensions) with which some image's row has other bits than among many."""
+    rng, moved = np.random.default_rng(2), []
+    shown = rng.normal(size=(512, 1280)).astype(np.float32)
+
+    def network(images: np.ndarray) -> np.ndarray:
+        return shown[images[:, 0, 0, 0].astype(int) + 256 * images[:, 0, 0, 1].astype(int)]
+
+    features = Features(name="x", dim=1280, function=network)
+    numbers = np.arange(512)
+    images = np.stack([numbers % 256, numbers // 256], 1).astype(np.uint8).reshape(512, 1, 1, 2)
+    for dimensions in (64, 128):
+        projection = rng.normal(size=(1280, dimensions)).astype(np.float32)
+        whitening = Whitening(mean=shown.mean(0), projection=projection)
+        ((_, whole),) = whitening.of_images(features, images)
+        for there in (*range(1, 14), 511):
+            ((_, rows),) = whitening.of_images(features, images[:there])
+            if not np.array_equal(rows, whole[:there]):
+                moved.append((there, dimensions))
+    return moved
+
+
+def test_guarantee_a_row_has_the_same_bits_whoever_else_is_there() -> None:
+    """A cluster is decided by rounded rows: one bit could move a whole count of another unit."""
+    assert rows_that_move() == []
+
+
+@pytest.mark.planted
+def test_planted_rows_of_what_is_left_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_images(
+        self: Whitening, features: Features, images: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        blank = np.zeros((512 - len(images), *images.shape[1:]), np.uint8)
+        found = features.of(np.concatenate([images, blank]), finite=False)[: len(images)]
+        yield slice(0, len(images)), self.rows(found)
+
+    monkeypatch.setattr(Whitening, "of_images", of_images)
+    assert rows_that_move(), "the planted defect must be visible"
 
 
 def receipt(keys: RunKeys, **changed: Any) -> Receipt:

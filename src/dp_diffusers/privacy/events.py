@@ -240,7 +240,8 @@ class TeacherQuery(_GaussianQuery):
 
     def to_dict(self) -> dict[str, Any]:
         """As for the other queries; without clusters as it was before there were any."""
-        return {name: value for name, value in super().to_dict().items() if value is not None}
+        found = super().to_dict()
+        return found if self.clusters is not None else {k: v for k, v in found.items() if k != "clusters"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dp_diffusers.recipe.problems import Finding
+from dp_diffusers.recipe.sections.limits import MOST_CANDIDATES
 
-MOST_CANDIDATES = 100
 SMALLEST_EXPONENT = 14  # delta lies above 1e-15
 
 
@@ -128,6 +128,9 @@ def _candidates(recipe: Mapping[str, Any]) -> Iterator[Finding]:
         yield ("generation", "candidates"), message, "leave it out, or set teacher.clusters"
     elif generation.get("teacher") in ("off", False):
         message = "expected generation.candidates to be 1 with generation.teacher off"
+        yield ("generation", "candidates"), message, "leave one of them out"
+    elif generation.get("prompts"):
+        message = "expected generation.candidates to be 1 with generation.prompts, which no teacher knows"
         yield ("generation", "candidates"), message, "leave one of them out"
 
 

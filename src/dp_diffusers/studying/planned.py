@@ -102,6 +102,6 @@ def _decides_public_images(recipe: Recipe) -> dict[str, Any]:
     asked = {"classes", "base_classes", "caption", "caption_column", "size"}
     return {
         "base": recipe.base,
-        "generation": recipe.generation.model_dump(exclude={"seed", "teacher"}),
+        "generation": recipe.generation.model_dump(exclude={"seed", "teacher", "candidates"}),
         "data": recipe.data.model_dump(include=asked),
     }

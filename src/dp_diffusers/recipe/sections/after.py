@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from dp_diffusers.recipe.problems import RefusedValueError, Section, shown
-from dp_diffusers.recipe.sections.limits import MOST_ROWS, SEEDS
+from dp_diffusers.recipe.sections.limits import MOST_CANDIDATES, MOST_ROWS, SEEDS
 
 
 class GenerationSettings(Section):
@@ -31,7 +31,7 @@ class GenerationSettings(Section):
     candidates: int = Field(
         default=1,
         ge=1,
-        le=100,
+        le=MOST_CANDIDATES,
         description="images drawn for each that is kept; more than 1 keeps them as the units are spread over "
         "the clusters of the run's teacher (`teacher.clusters`)",
     )

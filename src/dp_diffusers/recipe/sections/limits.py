@@ -14,3 +14,4 @@ MOST_ROWS = 10**6
 SEEDS = 2**63 - 1
 DEVICES: Final = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 Timesteps = Literal["uniform", "logit_normal", "high_noise", "low_noise"]
+MOST_CANDIDATES: Final = 100  # images drawn for each that is kept

@@ -35,7 +35,7 @@ class TeacherSettings(Section):
     clusters: int | None = Field(
         default=None,
         ge=10,
-        le=100_000,
+        le=20_000,
         description="groups of public images in which units are counted by class: the commonest is the "
         "label, and `generation.candidates` can draw images as the units are spread; null: a linear "
         "classifier",
