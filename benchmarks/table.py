@@ -76,7 +76,7 @@ class Maker:
         origin, kept = self.table.origin(row), self._kept(row, repeat)
         run = self._run_of(origin, repeat)
         train, paid = self._trained(origin, repeat)
-        images = run / "release" / "images" if row.of is None else kept / "images"
+        images = run / "release" / "images" if row.draws else kept / "images"
         generate = self._images(row, kept, run, images, digest(train))
         evaluate = self._scores(row, kept, images, digest(generate))
         made = dict(zip(PARTS, (train, generate, evaluate), strict=True))
@@ -156,7 +156,7 @@ class Maker:
         return self.commands.run(done, asked)
 
     def _images(self, row: Row, kept: Path, run: Path, images: Path, after: str) -> dict[str, Any]:
-        done, where = kept / "generate.json", [] if row.of is None else ["--out", str(images)]
+        done, where = kept / "generate.json", [] if row.draws else ["--out", str(images)]
         if where and not done.exists():  # of a start that was killed before its answer was kept
             shutil.rmtree(images, ignore_errors=True)
         verb, asked = "generate", [str(run), *where, *options(row.generate)]

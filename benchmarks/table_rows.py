@@ -23,7 +23,8 @@ class Row:
 
     change: dotted keys and values; a section's name replaces the section, null removes it. of: another row,
     whose run is used. generate, evaluate: options of these commands, as `{images: 30000, teacher: "off"}`.
-    label: instead of `generate`, a file of public images to be labelled, and options of label_public.py.
+    label: instead of `generate`, a file of public images to be labelled, and options of label_public.py; with
+    a recipe, the row is of a run whose own images are not looked at.
     moments: instead of `generate`, options of draw_moments.py, which draws what a warm-up learnt from.
     after: a row whose adapter is merged into the base that this recipe starts from, both in one ledger, whose
     ε is the row's.
@@ -40,12 +41,17 @@ class Row:
     after: str | None = None
     evaluate: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def draws(self) -> bool:
+        """Whether its images are those of its own run, in the release."""
+        return self.of is None and self.label is None
+
     def require_whole(self) -> None:
         """Raises `SystemExit` for a row that cannot be made."""
         if (self.recipe is None) == (self.of is None):
             raise SystemExit(f"error: row {self.name} needs a recipe, or `of`, the row whose run it shows")
-        if self.of is None and (self.label is not None or self.moments is not None):
-            raise SystemExit(f"error: row {self.name}: `label` and `moments` go with `of`")
+        if self.of is None and self.moments is not None:
+            raise SystemExit(f"error: row {self.name}: `moments` goes with `of`")
         if self.of is not None and (self.change or self.repeats != 1 or self.after):
             raise SystemExit(f"error: row {self.name}: `change`, `repeats` and `after` go with a recipe")
 

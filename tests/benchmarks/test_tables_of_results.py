@@ -176,6 +176,15 @@ def test_images_of_another_row_lie_beside_its_release(
     assert scored[:2] == ["evaluate", kept]
 
 
+def test_public_images_with_labels_need_no_images_of_their_own_run(tmp_path: Path, program: Program) -> None:
+    made = maker(tmp_path, {**ONE, "label": {"images": "more.parquet"}})
+    made.row(made.table.rows[0])
+    run, kept = str(tmp_path / "out/runs/one/0"), str(tmp_path / "out/done/one/0/images")
+    assert program.verbs() == ["train", "label_public.py", "evaluate"]
+    assert program.asked[1] == ["label_public.py", run, str(tmp_path / "data/more.parquet"), "--out", kept]
+    assert program.asked[2][:2] == ["evaluate", kept]
+
+
 def test_images_whose_answer_was_not_kept_are_made_again(tmp_path: Path, program: Program) -> None:
     """Killed between the end of the command and the file that says so: `generate` refuses a folder."""
     made = maker(tmp_path, ONE, {"name": "two", "of": "one"})
@@ -267,7 +276,6 @@ def test_the_document_has_all_rows_that_are_done_and_no_path_of_this_machine(
         {"name": "a"},
         {"name": "a", "of": "b"},
         {"name": "a", "of": "a", "recipe": "r"},
-        {"name": "a", "recipe": "r", "label": {"images": "x"}},
         {"name": "a", "recipe": "r", "moments": {"images": 7}},
         {"name": "a", "of": "b", "repeats": 2},
         {"name": "a", "recipe": "r", "after": "b"},
