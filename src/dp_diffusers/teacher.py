@@ -53,11 +53,14 @@ class Teacher:
         are spread over the clusters as the private units are. Raises as `answers`.
         """
         kind, found = self.kind, np.empty(len(images), np.int64)
+        cluster = np.full(len(images), -1)
         for where, rows in self.whitening.of_images(self._extractor(), images):
-            found[where] = kind.clusters.of(rows) if isinstance(kind, Counted) else kind.labels(rows)
-        if isinstance(kind, Counted):
-            return kind.labels_in(found), kind.weights(found)
-        return found, None
+            if isinstance(kind, Counted):
+                cluster[where] = kind.clusters.of(rows)
+                found[where] = kind.labels_in(rows, cluster[where])
+            else:
+                found[where] = kind.labels(rows)
+        return found, kind.weights(cluster) if isinstance(kind, Counted) else None
 
     def labels(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """int64 `[N]` of uint8 `[N, H, W, C]`: the place of each image's class, -1 for none. As `answers`."""

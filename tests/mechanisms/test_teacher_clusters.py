@@ -157,16 +157,61 @@ def counted() -> Counted:
     )
 
 
-def test_answers_are_parts_of_a_cluster_and_its_commonest_class_the_label() -> None:
-    kind, asked = counted(), np.concatenate([np.eye(3), np.zeros((1, 3))])
-    assert kind.answers(asked).tolist() == [[0.75, 0.25], [0, 0], [0, 1], [0, 0]]
-    assert kind.labels_in(kind.clusters.of(asked)).tolist() == [0, -1, 1, -1]
+def test_answers_are_chances_and_none_where_no_units_are() -> None:
+    kind = Counted(clusters=Clusters(centres=np.eye(3)), counts=100 * counted().counts)
+    asked = np.concatenate([np.eye(3), np.zeros((1, 3))])
+    answers = kind.answers(asked)
+    assert answers.sum(1) == pytest.approx([1, 0, 1, 0])
+    assert answers[0, 0] > 0.5 > answers[2, 0]
+    assert kind.labels_in(asked, kind.clusters.of(asked)).tolist() == [0, -1, 1, -1]
+
+
+def of_two_halves(*wrong: int) -> Counted:
+    """Forty clusters on a half circle, twenty units of the class of its side in each but some."""
+    angles = (np.arange(40) + 0.5) * np.pi / 40
+    left = (np.arange(40) < 20) ^ np.isin(np.arange(40), wrong)
+    centres = np.stack([np.cos(angles), np.sin(angles)], 1)
+    return Counted(clusters=Clusters(centres=centres), counts=np.stack([20.0 * left, 20.0 * ~left], 1))
+
+
+def test_neighbours_say_what_noise_hid_in_one_cluster() -> None:
+    kind = of_two_halves(5, 30)
+    centres = kind.clusters.centres
+    assert kind.labels_in(centres, kind.clusters.of(centres)).tolist() == [0] * 20 + [1] * 20
+
+
+def test_images_of_one_cluster_may_be_of_two_classes() -> None:
+    """The commonest class of the cluster alone would name both alike."""
+    kind = Counted(
+        clusters=Clusters(centres=np.array([[1.0, 0], [-1, 0], [0, 1]])),
+        counts=np.array([[30.0, 0], [0, 30], [4, 3]]),
+    )
+    rows = np.array([[0.3, 0.9], [-0.3, 0.9]])
+    assert kind.clusters.of(rows).tolist() == [2, 2]
+    assert kind.labels_in(rows, np.array([2, 2])).tolist() == [0, 1]
+
+
+def test_a_class_without_units_is_nobodys_and_one_alone_is_everybodys() -> None:
+    three = Counted(clusters=Clusters(centres=np.eye(2)), counts=np.array([[9.0, 0, 0], [0, 0, 9]]))
+    assert three.answers(np.eye(2))[:, 1].tolist() == [0, 0]
+    assert three.labels_in(np.eye(2), np.array([0, 1])).tolist() == [0, 2]
+    alone = Counted(clusters=Clusters(centres=np.eye(2)), counts=np.array([[0.0, 9], [0, 0]]))
+    assert alone.answers(np.eye(2)).tolist() == [[0, 1], [0, 0]]
+    none = Counted(clusters=Clusters(centres=np.eye(2)), counts=np.zeros((2, 2)))
+    assert none.labels_in(np.eye(2), np.array([0, 1])).tolist() == [-1, -1]
+
+
+def test_counts_that_came_back_label_the_same() -> None:
+    kind = of_two_halves(5, 30)
+    again = kind_of(kind.arrays())
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    assert again.answers(rows).tolist() == kind.answers(rows).tolist()
 
 
 def test_weights_spread_images_over_clusters_as_the_units_are() -> None:
     cluster = np.repeat([0, 1, 2, -1], [10, 50, 5, 2])
     weights = counted().weights(cluster)
-    assert [weights[cluster == place].sum() for place in (0, 1, 2, -1)] == pytest.approx([6, 0, 30, 0])
+    assert [weights[cluster == place].sum() for place in (0, 1, 2, -1)] == pytest.approx([8, 0, 30, 0])
     assert math.isfinite(weights.sum())
 
 
