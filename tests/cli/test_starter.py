@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from dp_diffusers.cli.main import main
 from dp_diffusers.recipe import Recipe
@@ -51,6 +55,29 @@ def test_an_answer_goes_before_what_the_images_say(tmp_path: Path) -> None:
 
 def test_null_is_no_labels(tmp_path: Path) -> None:
     assert started(tmp_path, "hf://clinic/xrays", "--label", "null").data.label is None
+
+
+def keys_of(model: type[BaseModel]) -> set[str]:
+    return {name for field in model.model_fields for name in (field, *keys_in(model.model_fields[field]))}
+
+
+def keys_in(field: FieldInfo) -> Iterable[str]:
+    kind = field.annotation
+    return kind.model_fields if isinstance(kind, type) and issubclass(kind, BaseModel) else ()
+
+
+def test_it_lists_what_one_decides_and_with_all_every_key(tmp_path: Path) -> None:
+    short = started(tmp_path, "hf://clinic/xrays")
+    text = (tmp_path / "new.yaml").read_text()
+    (tmp_path / "new.yaml").unlink()
+    assert started(tmp_path, "hf://clinic/xrays", "--all") == short, "the other keys have their defaults"
+    every = (tmp_path / "new.yaml").read_text()
+    listed = {match[1] for match in re.finditer(r"^ *(?:# )?([a-z_]+):", every, re.M)}
+    assert keys_of(Recipe) - listed == set()
+    assert len(text.splitlines()) < 40 < len(every.splitlines())
+    assert {"  # cap", "  epsilon", "# teacher"} <= {line.partition(":")[0] for line in text.splitlines()}
+    assert "init --all" in text
+    assert "init --all" not in every
 
 
 def test_what_images_can_be_is_said_in_one_line(

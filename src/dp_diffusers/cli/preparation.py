@@ -53,6 +53,7 @@ def init(
     epsilon: Annotated[
         float, typer.Option("--epsilon", metavar="EPSILON", help="Privacy budget of a run.")
     ] = 1.0,
+    every: Annotated[bool, typer.Option("--all", help="List all other keys, too, as comments.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -71,6 +72,7 @@ def init(
         label=label,
         unit=unit,
         classes=classes,
+        every=every,
     )
     write_starter(path, answers)
     say(f"next: dp-diffusers plan {path}")

@@ -20,7 +20,8 @@ from dp_diffusers.errors import DataError, InputError
 from dp_diffusers.recipe import Recipe
 
 HEAD = "# A private fine-tuning: `dp-diffusers plan {name}` says what it costs.\n"
-# The keys that one changes first; the others are listed as comments with their defaults.
+TAIL = "\n# All other keys and their defaults: `dp-diffusers init --all`, or docs/reference/recipe.md.\n"
+# The keys that one changes first, and those that one has to have seen: comments with their defaults.
 WRITTEN = {
     "base",
     "data.path",
@@ -36,6 +37,7 @@ WRITTEN = {
     "training.learning_rate",
     "generation.images",
 }
+SEEN = {"data.resize", "budget.delta", "budget.ledger", "budget.cap", "teacher", "warmup"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Answers:
     """What the recipe says from the start; label, unit and classes None where the kind of images decides.
 
     images: a path or hf://owner/name[:split]. label: as in a recipe, where `null` is no labels. classes:
-    names with commas between them.
+    names with commas between them. every: all other keys as comments, too.
     """
 
     images: str
@@ -53,6 +55,7 @@ class Answers:
     label: str | None = None
     unit: str | None = None
     classes: str | None = None
+    every: bool = False
 
 
 def write_starter(path: Path, answers: Answers) -> None:
@@ -69,8 +72,9 @@ def write_starter(path: Path, answers: Answers) -> None:
     value = _value(path, answers)
     recipe = _checked(path, value)
     written = WRITTEN | {f"{name}.{key}" for name, part in value.items() if name != "base" for key in part}
-    lines = _section(recipe, "", written)
-    path.write_text(HEAD.format(name=path.name) + "\n".join(lines) + "\n", encoding="utf-8")
+    lines = _section(recipe, "", written, None if answers.every else written | SEEN)
+    text = HEAD.format(name=path.name) + "\n".join(lines) + "\n"
+    path.write_text(text + ("" if answers.every else TAIL), encoding="utf-8")
 
 
 def _value(path: Path, answers: Answers) -> dict[str, Any]:
@@ -127,14 +131,17 @@ def _relative(images: Path, folder: Path) -> str:
         return str(images.resolve())
 
 
-def _section(model: BaseModel, prefix: str, written: Set[str]) -> Iterator[str]:
-    """The lines of a section: what to look at first as keys, the rest as comments."""
+def _section(model: BaseModel, prefix: str, written: Set[str], shown: Set[str] | None) -> Iterator[str]:
+    """The lines of a section: what is written as keys, the rest of what is shown as comments; None is all."""
     indent = "  " if prefix else ""
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)
         if isinstance(value, BaseModel) and not prefix:
-            yield f"\n{name}:"
-            yield from _section(value, f"{name}.", written)
+            if lines := list(_section(value, f"{name}.", written, shown)):
+                yield f"\n{name}:"
+                yield from lines
+            continue
+        if shown is not None and prefix + name not in shown:
             continue
         plain = value.model_dump() if isinstance(value, BaseModel) else value
         text = (
