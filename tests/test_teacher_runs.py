@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
-from dp_diffusers import asked_teacher, images_out
+from dp_diffusers import asked_teacher, generating, images_out
 from dp_diffusers.errors import InputError, ParameterError, RecipeError, RunFolderError
 from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
 from dp_diffusers.evaluation.features import features_named
@@ -25,6 +25,7 @@ from dp_diffusers.evaluation.public_model import public_model_images
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
+from dp_diffusers.image_job import ImageJob
 from dp_diffusers.mechanisms.teacher import teacher_query
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
@@ -226,6 +227,18 @@ def test_guarantee_the_whole_path_with_clusters(recipe: Path, tmp_path: Path) ->
     assert generate(release, images=30) == images, "the same again does nothing"
     few = generate(release, images=30, settings=GenerationSettings(steps=3), out=tmp_path / "all")
     assert len(read_images(few).labels) == 30
+    chosen = GenerationSettings(steps=3, candidates=4)
+    whole = read_images(generate(release, images=30, settings=chosen, out=tmp_path / "whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generating, "chosen_images", killed)
+        with pytest.raises(KilledError):
+            generate(release, images=30, settings=chosen, out=tmp_path / "again")
+        assert not (tmp_path / "again").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageJob, "draw", killed)
+        again = read_images(generate(release, images=30, settings=chosen, out=tmp_path / "again"))
+    assert np.array_equal(again.images, whole.images), "all 120 were kept, and the choice is the same"
+    assert np.array_equal(again.labels, whole.labels)
     plain = generate(
         release,
         images=30,
