@@ -52,6 +52,8 @@ class Row:
             raise SystemExit(f"error: row {self.name} needs a recipe, or `of`, the row whose run it shows")
         if self.of is None and self.moments is not None:
             raise SystemExit(f"error: row {self.name}: `moments` goes with `of`")
+        if sum(map(bool, (self.generate, self.label, self.moments))) > 1:
+            raise SystemExit(f"error: row {self.name} has one of `generate`, `label` and `moments`")
         if self.of is not None and (self.change or self.repeats != 1 or self.after):
             raise SystemExit(f"error: row {self.name}: `change`, `repeats` and `after` go with a recipe")
 

@@ -240,6 +240,8 @@ def released_teacher(
             receipt = account.charge_query(NAME)  # pay, then noise
             released = noisy_sums(query, released, keys, receipt, plan.fingerprint)
             _keep(folder, prepared, released, keys.lane.hex())
+    if prepared.clusters is not None:
+        progress(message=f"fitting labels to the counts of {len(prepared.clusters):,} clusters")
     return _taught(plan, prepared, released, network)
 
 
@@ -302,7 +304,7 @@ def _kind(plan: Any, prepared: PreparedTeacher, released: np.ndarray) -> Kind:
     noise = 0.0 if query is None else query.noise_multiplier
     if prepared.clusters is not None:
         counts = counts_of(released, classes=classes, noise_multiplier=noise)
-        return Counted(clusters=prepared.clusters, counts=counts)
+        return Counted.of(prepared.clusters, counts)
     population = plan.mechanism.population
     return Linear(
         weights=weights_of(released, classes=classes, population=population, noise_multiplier=noise)

@@ -1,25 +1,21 @@
 """The two kinds of teachers: a linear classifier of rows, and counts of units in clusters of public images.
 
-Guarantee: an answer is a function of a row and of the released arrays alone. May import numpy and
-scikit-learn.
+Guarantee: an answer is a function of a row and of the released arrays alone. May import numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_diffusers.count_regression import chances, regression_of
 from dp_diffusers.public_clusters import Clusters
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-PENALTY: Final = 0.1  # scikit-learn's C, for counts as they are: many units are smoothed less
-_MOST_ROUNDS: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,33 +43,55 @@ class Linear:
 class Counted:
     """counts: float64 `[K, C]`, units of each class in each cluster; 0 where noise hides them.
 
-    Labels are those of a logistic regression on the centres, each weighted by its counts: what the counts of
-    one cluster leave open, its neighbours know, and images of one cluster may be of several classes.
+    regression: float64 `[width + 1, C]`, of these counts on the centres; it gives the labels.
     """
 
     clusters: Clusters
     counts: Floats
+    regression: Floats
+
+    @classmethod
+    def of(cls, clusters: Clusters, counts: Floats) -> Counted:
+        """With a regression that is fitted here."""
+        return cls(clusters=clusters, counts=counts, regression=regression_of(clusters.centres, counts))
 
     def arrays(self) -> dict[str, Floats]:
         """By the names that they have in a file."""
-        return {"centres": self.clusters.centres, "counts": self.counts}
+        return {"centres": self.clusters.centres, "counts": self.counts, "regression": self.regression}
 
     def answers(self, rows: Floats) -> Floats:
-        """float64 `[N, C]`: chances of each class; zeros for an image whose cluster has no units."""
+        """float64 `[N, C]`: chances of each class, were all that have units equally frequent.
+
+        Zeros for an image whose cluster has no units.
+        """
         return self.answers_in(rows, self.clusters.of(rows))
 
     def answers_in(self, rows: Floats, cluster: Integers) -> Floats:
         """The answers for images of these clusters, int64 `[N]`, -1 for none."""
         found = np.zeros((len(rows), self.counts.shape[1]))
-        known = (cluster >= 0) & (self._units[cluster] > 0)
+        known = (cluster >= 0) & (self.counts.sum(1)[cluster] > 0)
         if known.any():
-            found[np.ix_(known, self._fitted.classes)] = self._fitted.chances(rows[known])
+            there = np.where(self.counts.sum(0) > 0, 1.0, 0.0)
+            found[known] = chances(self.regression, rows[known], there)
         return found
 
     def labels_in(self, rows: Floats, cluster: Integers) -> Integers:
         """int64 `[N]`: the place of the likeliest class; -1 where there are no units."""
         answers = self.answers_in(rows, cluster)
         return np.where(answers.any(1), answers.argmax(1), -1)
+
+    def units(self) -> Floats:
+        """float64 `[K]`: units of each cluster, of all classes.
+
+        By least squares from its counts, its classes being as frequent as the regression says: a plain sum
+        would add up what noise left in classes that nobody there is of.
+        """
+        share = self.counts.sum(0)
+        if not share.any():
+            return np.zeros(len(self.counts))
+        part = chances(self.regression, self.clusters.centres, share)
+        found: Floats = (self.counts * part).sum(1) / (part**2).sum(1)
+        return found
 
     def weights(self, cluster: Integers) -> Floats:
         """float64 `[N]`: units of each image's cluster, for each of the images there.
@@ -83,34 +101,7 @@ class Counted:
         """
         known = cluster >= 0
         there = np.maximum(np.bincount(cluster[known], minlength=len(self.counts)), 1)
-        return np.where(known, self._units[cluster] / there[cluster], 0.0)
-
-    @cached_property
-    def _units(self) -> Floats:
-        found: Floats = self.counts.sum(1)
-        return found
-
-    @cached_property
-    def _fitted(self) -> _Chances:
-        return _Chances(self.clusters.centres, self.counts)
-
-
-class _Chances:
-    """Logistic regression of the classes that have units, on centres weighted by counts."""
-
-    def __init__(self, centres: Floats, counts: Floats) -> None:
-        from sklearn.linear_model import LogisticRegression
-
-        where, labels = np.nonzero(counts)
-        self.classes = np.unique(labels)
-        self._of: LogisticRegression | None = None
-        if len(self.classes) > 1:
-            self._of = LogisticRegression(C=PENALTY, max_iter=_MOST_ROUNDS)
-            self._of.fit(centres[where], labels, sample_weight=counts[where, labels])
-
-    def chances(self, rows: Floats) -> Floats:
-        """float64 `[N, len(classes)]`, each row adds up to 1."""
-        return np.ones((len(rows), 1)) if self._of is None else np.asarray(self._of.predict_proba(rows))
+        return np.where(known, self.units()[cluster] / there[cluster], 0.0)
 
 
 Kind = Linear | Counted
@@ -120,4 +111,7 @@ def kind_of(arrays: Mapping[str, np.ndarray]) -> Kind:
     """From the arrays of a file. Raises `KeyError` where there are none of either kind."""
     if "weights" in arrays:
         return Linear(weights=arrays["weights"])
-    return Counted(clusters=Clusters(centres=arrays["centres"]), counts=arrays["counts"])
+    clusters, counts = Clusters(centres=arrays["centres"]), arrays["counts"]
+    if "regression" not in arrays:  # of a release that labelled by the commonest class
+        return Counted.of(clusters, counts)
+    return Counted(clusters=clusters, counts=counts, regression=arrays["regression"])

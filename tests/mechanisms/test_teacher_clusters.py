@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dp_diffusers import count_regression
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError, ParameterError
 from dp_diffusers.mechanisms import teacher
@@ -152,14 +153,11 @@ def test_clusters_are_the_nearest_centres_and_nobody_else_moves_them() -> None:
 
 
 def counted() -> Counted:
-    return Counted(
-        clusters=Clusters(centres=np.eye(3)), counts=np.array([[6.0, 2.0], [0.0, 0.0], [0.0, 30.0]])
-    )
+    return Counted.of(Clusters(centres=np.eye(3)), np.array([[6.0, 2.0], [0.0, 0.0], [0.0, 30.0]]))
 
 
 def test_answers_are_chances_and_none_where_no_units_are() -> None:
-    kind = Counted(clusters=Clusters(centres=np.eye(3)), counts=100 * counted().counts)
-    asked = np.concatenate([np.eye(3), np.zeros((1, 3))])
+    kind, asked = counted(), np.concatenate([np.eye(3), np.zeros((1, 3))])
     answers = kind.answers(asked)
     assert answers.sum(1) == pytest.approx([1, 0, 1, 0])
     assert answers[0, 0] > 0.5 > answers[2, 0]
@@ -171,7 +169,7 @@ def of_two_halves(*wrong: int) -> Counted:
     angles = (np.arange(40) + 0.5) * np.pi / 40
     left = (np.arange(40) < 20) ^ np.isin(np.arange(40), wrong)
     centres = np.stack([np.cos(angles), np.sin(angles)], 1)
-    return Counted(clusters=Clusters(centres=centres), counts=np.stack([20.0 * left, 20.0 * ~left], 1))
+    return Counted.of(Clusters(centres=centres), np.stack([20.0 * left, 20.0 * ~left], 1))
 
 
 def test_neighbours_say_what_noise_hid_in_one_cluster() -> None:
@@ -182,9 +180,8 @@ def test_neighbours_say_what_noise_hid_in_one_cluster() -> None:
 
 def test_images_of_one_cluster_may_be_of_two_classes() -> None:
     """The commonest class of the cluster alone would name both alike."""
-    kind = Counted(
-        clusters=Clusters(centres=np.array([[1.0, 0], [-1, 0], [0, 1]])),
-        counts=np.array([[30.0, 0], [0, 30], [4, 3]]),
+    kind = Counted.of(
+        Clusters(centres=np.array([[1.0, 0], [-1, 0], [0, 1]])), np.array([[30.0, 0], [0, 30], [4, 3]])
     )
     rows = np.array([[0.3, 0.9], [-0.3, 0.9]])
     assert kind.clusters.of(rows).tolist() == [2, 2]
@@ -192,26 +189,67 @@ def test_images_of_one_cluster_may_be_of_two_classes() -> None:
 
 
 def test_a_class_without_units_is_nobodys_and_one_alone_is_everybodys() -> None:
-    three = Counted(clusters=Clusters(centres=np.eye(2)), counts=np.array([[9.0, 0, 0], [0, 0, 9]]))
+    three = Counted.of(Clusters(centres=np.eye(2)), np.array([[9.0, 0, 0], [0, 0, 9]]))
     assert three.answers(np.eye(2))[:, 1].tolist() == [0, 0]
     assert three.labels_in(np.eye(2), np.array([0, 1])).tolist() == [0, 2]
-    alone = Counted(clusters=Clusters(centres=np.eye(2)), counts=np.array([[0.0, 9], [0, 0]]))
+    alone = Counted.of(Clusters(centres=np.eye(2)), np.array([[0.0, 9], [0, 0]]))
     assert alone.answers(np.eye(2)).tolist() == [[0, 1], [0, 0]]
-    none = Counted(clusters=Clusters(centres=np.eye(2)), counts=np.zeros((2, 2)))
+    none = Counted.of(Clusters(centres=np.eye(2)), np.zeros((2, 2)))
     assert none.labels_in(np.eye(2), np.array([0, 1])).tolist() == [-1, -1]
+
+
+def test_a_rare_class_keeps_its_clusters() -> None:
+    """Forty units of one in eighteen hundred of the other: all of its own clusters are called by it."""
+    kind = of_two_halves()
+    right = np.arange(40) >= 36
+    few = Counted.of(kind.clusters, np.stack([50.0 * ~right, 10.0 * right], 1))
+    labels = few.labels_in(kind.clusters.centres, np.arange(40))
+    assert labels[right].tolist() == [1] * 4
+    assert labels[:30].tolist() == [0] * 30, "and those far from it are not"
 
 
 def test_counts_that_came_back_label_the_same() -> None:
     kind = of_two_halves(5, 30)
-    again = kind_of(kind.arrays())
     rows = np.random.default_rng(0).normal(size=(50, 2))
-    assert again.answers(rows).tolist() == kind.answers(rows).tolist()
+    before = {name: array for name, array in kind.arrays().items() if name != "regression"}
+    for again in (kind_of(kind.arrays()), kind_of(before)):
+        assert again.answers(rows).tolist() == kind.answers(rows).tolist()
+
+
+def test_of_very_many_counts_the_largest_of_each_class_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, right = of_two_halves(), np.arange(40) >= 36
+    counts = np.stack([50.0 * ~right, 10.0 * right], 1)
+    monkeypatch.setattr(count_regression, "MOST_COUNTS", 8)
+    fitted = Counted.of(kind.clusters, counts + np.array([0, 1e-9]))
+    assert fitted.labels_in(kind.clusters.centres, np.arange(40)).tolist()[36:] == [1] * 4
+
+
+def test_units_of_a_cluster_are_those_of_its_classes() -> None:
+    """As the regression says they are mixed: what noise left in a class of elsewhere adds nothing."""
+    sure = Counted(
+        clusters=Clusters(centres=np.eye(3)),
+        counts=np.array([[6.0, 2], [0, 0], [9, 30]]),
+        regression=np.array([[90.0, 0], [0, 90], [0, 90], [0, 0]]),
+    )
+    assert sure.units() == pytest.approx([6, 0, 30])
+    unsure = Counted(
+        clusters=Clusters(centres=np.eye(3)),
+        counts=np.array([[8.0, 12], [0, 0], [7, 3]]),
+        regression=np.zeros((4, 2)),
+    )
+    assert unsure.units() == pytest.approx([20, 0, 10])
+    assert Counted.of(unsure.clusters, np.zeros((3, 2))).units().tolist() == [0, 0, 0]
 
 
 def test_weights_spread_images_over_clusters_as_the_units_are() -> None:
     cluster = np.repeat([0, 1, 2, -1], [10, 50, 5, 2])
-    weights = counted().weights(cluster)
-    assert [weights[cluster == place].sum() for place in (0, 1, 2, -1)] == pytest.approx([8, 0, 30, 0])
+    kind = Counted(
+        clusters=Clusters(centres=np.eye(3)),
+        counts=np.array([[8.0, 12], [0, 0], [7, 3]]),
+        regression=np.zeros((4, 2)),
+    )
+    weights = kind.weights(cluster)
+    assert [weights[cluster == place].sum() for place in (0, 1, 2, -1)] == pytest.approx([20, 0, 10, 0])
     assert math.isfinite(weights.sum())
 
 
@@ -222,7 +260,7 @@ def test_classes_lean_towards_the_shares_that_are_asked_for() -> None:
         sha256=None,
         classes=ReleasedClasses(labels=(0, 1)),
         whitening=Whitening(mean=np.zeros(2, np.float32), projection=np.eye(2, dtype=np.float32)),
-        kind=Counted(clusters=Clusters(centres=np.eye(3)), counts=np.array([[40.0, 0], [0, 20], [0, 60]])),
+        kind=Counted.of(Clusters(centres=np.eye(3)), np.array([[40.0, 0], [0, 20], [0, 60]])),
     )
     assert teacher.rarity(np.array([0.5, 0.5])) == pytest.approx([1.5, 0.75])
     assert teacher.rarity(np.array([1 / 3, 2 / 3])) == pytest.approx([1.0, 1.0])
