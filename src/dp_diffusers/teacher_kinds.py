@@ -83,14 +83,15 @@ class Counted:
     def units(self) -> Floats:
         """float64 `[K]`: units of each cluster, of all classes.
 
-        By least squares from its counts, its classes being as frequent as the regression says: a plain sum
-        would add up what noise left in classes that nobody there is of.
+        By least squares from its counts, its classes being as frequent as the regression says, and never more
+        than the sum: that alone would add up what noise left in classes that nobody there is of.
         """
         share = self.counts.sum(0)
         if not share.any():
             return np.zeros(len(self.counts))
         part = chances(self.regression, self.clusters.centres, share)
-        found: Floats = (self.counts * part).sum(1) / (part**2).sum(1)
+        fitted = (self.counts * part).sum(1) / (part**2).sum(1)
+        found: Floats = np.minimum(fitted, self.counts.sum(1))
         return found
 
     def weights(self, cluster: Integers) -> Floats:

@@ -238,6 +238,10 @@ def test_units_of_a_cluster_are_those_of_its_classes() -> None:
         regression=np.zeros((4, 2)),
     )
     assert unsure.units() == pytest.approx([20, 0, 10])
+    leaning = Counted(
+        clusters=Clusters(centres=np.eye(2)), counts=10 * np.eye(2), regression=np.vstack([np.eye(2), [0, 0]])
+    )
+    assert leaning.units() == pytest.approx([10, 10]), "not 12, though a quarter should be of the other class"
     assert Counted.of(unsure.clusters, np.zeros((3, 2))).units().tolist() == [0, 0, 0]
 
 
