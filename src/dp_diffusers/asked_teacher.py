@@ -304,7 +304,8 @@ def _kind(plan: Any, prepared: PreparedTeacher, released: np.ndarray) -> Kind:
     noise = 0.0 if query is None else query.noise_multiplier
     if prepared.clusters is not None:
         counts = counts_of(released, classes=classes, noise_multiplier=noise)
-        return Counted.of(prepared.clusters, counts)
+        totals = released.reshape(-1, classes).sum(0)
+        return Counted.of(prepared.clusters, counts, totals, noise)
     population = plan.mechanism.population
     return Linear(
         weights=weights_of(released, classes=classes, population=population, noise_multiplier=noise)

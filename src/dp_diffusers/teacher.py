@@ -73,7 +73,7 @@ class Teacher:
         cluster counts. Of a teacher with clusters.
         """
         assert isinstance(self.kind, Counted)
-        units = self.kind.counts.sum(0)
+        units = self.kind.of_class
         return np.where(units > 0, shares / np.maximum(units / max(units.sum(), 1.0), 1e-9), 0.0)
 
     def answers(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -5,8 +5,10 @@ Guarantee: an answer is a function of a row and of the released arrays alone. Ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from dp_diffusers.public_clusters import Clusters
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+PRIOR: Final = 10.0  # deviations of the noise: units that the regression stands for in each cluster
+LEAST_TOTAL: Final = 3.0  # deviations of all noise of a class: below, its units may be nobody's
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,24 +47,36 @@ class Linear:
 class Counted:
     """counts: float64 `[K, C]`, units of each class in each cluster; 0 where noise hides them.
 
-    regression: float64 `[width + 1, C]`, of these counts on the centres; it gives the labels.
+    regression: float64 `[width + 1, C]`, of these counts on the centres. prior: for how many units it stands
+    in each cluster, beside the counted ones; 0 without noise. of_class: float64 `[C]`, units of each class.
     """
 
     clusters: Clusters
     counts: Floats
     regression: Floats
+    prior: float
+    of_class: Floats
 
     @classmethod
-    def of(cls, clusters: Clusters, counts: Floats) -> Counted:
-        """With a regression that is fitted here."""
-        return cls(clusters=clusters, counts=counts, regression=regression_of(clusters.centres, counts))
+    def of(cls, clusters: Clusters, counts: Floats, totals: Floats, noise: float) -> Counted:
+        """totals: float64 `[C]`, all released numbers of a class added up; noise: deviation of each."""
+        hidden = LEAST_TOTAL * noise * math.sqrt(len(clusters))  # noise alone seldom adds up to more
+        seen = np.where(totals > hidden, counts, 0.0)
+        return cls(
+            clusters=clusters,
+            counts=counts,
+            regression=regression_of(clusters.centres, seen),
+            prior=PRIOR * noise,
+            of_class=np.where(counts.any(0), np.maximum(totals, hidden), 0.0),
+        )
 
     def arrays(self) -> dict[str, Floats]:
         """By the names that they have in a file."""
-        return {"centres": self.clusters.centres, "counts": self.counts, "regression": self.regression}
+        smoothed = {"regression": self.regression, "prior": np.array([self.prior]), "of_class": self.of_class}
+        return {"centres": self.clusters.centres, "counts": self.counts, **smoothed}
 
     def answers(self, rows: Floats) -> Floats:
-        """float64 `[N, C]`: chances of each class, were all that have units equally frequent.
+        """float64 `[N, C]`: the part of each class, by counts of the image's cluster and by the regression.
 
         Zeros for an image whose cluster has no units.
         """
@@ -70,9 +86,7 @@ class Counted:
         """The answers for images of these clusters, int64 `[N]`, -1 for none."""
         found = np.zeros((len(rows), self.counts.shape[1]))
         known = (cluster >= 0) & (self.counts.sum(1)[cluster] > 0)
-        if known.any():
-            there = np.where(self.counts.sum(0) > 0, 1.0, 0.0)
-            found[known] = chances(self.regression, rows[known], there)
+        found[known] = self._parts(self.counts[cluster[known]], rows[known])
         return found
 
     def labels_in(self, rows: Floats, cluster: Integers) -> Integers:
@@ -83,15 +97,13 @@ class Counted:
     def units(self) -> Floats:
         """float64 `[K]`: units of each cluster, of all classes.
 
-        By least squares from its counts, its classes being as frequent as the regression says, and never more
-        than the sum: that alone would add up what noise left in classes that nobody there is of.
+        By least squares from its counts, its classes being mixed as the answers at its centre say, and never
+        more than the sum, which alone would add up what noise left in classes that nobody there is of.
         """
-        share = self.counts.sum(0)
-        if not share.any():
-            return np.zeros(len(self.counts))
-        part = chances(self.regression, self.clusters.centres, share)
-        fitted = (self.counts * part).sum(1) / (part**2).sum(1)
-        found: Floats = np.minimum(fitted, self.counts.sum(1))
+        found, some = np.zeros(len(self.counts)), self.counts.any(1)
+        counts = self.counts[some]
+        parts = self._parts(counts, self.clusters.centres[some])
+        found[some] = np.minimum((counts * parts).sum(1) / (parts**2).sum(1), counts.sum(1))
         return found
 
     def weights(self, cluster: Integers) -> Floats:
@@ -104,15 +116,37 @@ class Counted:
         there = np.maximum(np.bincount(cluster[known], minlength=len(self.counts)), 1)
         return np.where(known, self.units()[cluster] / there[cluster], 0.0)
 
+    def _parts(self, counts: Floats, rows: Floats) -> Floats:
+        """float64 `[N, C]`, adding up to 1: counts of the rows' clusters, and the regression for the rest."""
+        found: Floats = counts + self.prior * chances(self.regression, rows)
+        found /= found.sum(1, keepdims=True)
+        return found
+
 
 Kind = Linear | Counted
 
 
 def kind_of(arrays: Mapping[str, np.ndarray]) -> Kind:
-    """From the arrays of a file. Raises `KeyError` where there are none of either kind."""
+    """From the arrays of a file.
+
+    Raises `KeyError` where there are none of either kind, `ValueError` where they do not fit together.
+    """
     if "weights" in arrays:
         return Linear(weights=arrays["weights"])
     clusters, counts = Clusters(centres=arrays["centres"]), arrays["counts"]
-    if "regression" not in arrays:  # of a release that labelled by the commonest class
-        return Counted.of(clusters, counts)
-    return Counted(clusters=clusters, counts=counts, regression=arrays["regression"])
+    plain = {"regression": np.zeros((clusters.centres.shape[1] + 1, counts.shape[1])), "prior": np.zeros(1)}
+    found = {**plain, "of_class": counts.sum(0), **arrays}  # of a release that labelled by counts alone
+    for name, shape in (
+        ("regression", plain["regression"].shape),
+        ("prior", (1,)),
+        ("of_class", counts.shape[1:]),
+    ):
+        if found[name].shape != shape or not np.isfinite(found[name]).all():
+            raise ValueError(f"{name} does not fit the counts")
+    return Counted(
+        clusters=clusters,
+        counts=counts,
+        regression=found["regression"],
+        prior=float(found["prior"][0]),
+        of_class=found["of_class"],
+    )

@@ -152,108 +152,126 @@ def test_clusters_are_the_nearest_centres_and_nobody_else_moves_them() -> None:
         clusters_of(rows(7), 20)
 
 
+def fitted(centres: np.ndarray, counts: np.ndarray, noise: float = 0.0) -> Counted:
+    return Counted.of(Clusters(centres=centres), counts, counts.sum(0), noise)
+
+
 def counted() -> Counted:
-    return Counted.of(Clusters(centres=np.eye(3)), np.array([[6.0, 2.0], [0.0, 0.0], [0.0, 30.0]]))
+    return fitted(np.eye(3), np.array([[6.0, 2.0], [0.0, 0.0], [0.0, 30.0]]))
 
 
-def test_answers_are_chances_and_none_where_no_units_are() -> None:
-    kind, asked = counted(), np.concatenate([np.eye(3), np.zeros((1, 3))])
-    answers = kind.answers(asked)
-    assert answers.sum(1) == pytest.approx([1, 0, 1, 0])
-    assert answers[0, 0] > 0.5 > answers[2, 0]
-    assert kind.labels_in(asked, kind.clusters.of(asked)).tolist() == [0, -1, 1, -1]
-
-
-def of_two_halves(*wrong: int) -> Counted:
+def of_two_halves(*wrong: int, noise: float = 5.0) -> Counted:
     """Forty clusters on a half circle, twenty units of the class of its side in each but some."""
     angles = (np.arange(40) + 0.5) * np.pi / 40
     left = (np.arange(40) < 20) ^ np.isin(np.arange(40), wrong)
     centres = np.stack([np.cos(angles), np.sin(angles)], 1)
-    return Counted.of(Clusters(centres=centres), np.stack([20.0 * left, 20.0 * ~left], 1))
+    return fitted(centres, np.stack([20.0 * left, 20.0 * ~left], 1), noise)
+
+
+def labels_at_centres(kind: Counted) -> list[int]:
+    centres = kind.clusters.centres
+    found: list[int] = kind.labels_in(centres, kind.clusters.of(centres)).tolist()
+    return found
+
+
+def test_without_noise_answers_are_the_parts_of_a_cluster() -> None:
+    kind, asked = counted(), np.concatenate([np.eye(3), np.zeros((1, 3))])
+    assert kind.answers(asked).tolist() == [[0.75, 0.25], [0, 0], [0, 1], [0, 0]]
+    assert kind.labels_in(asked, kind.clusters.of(asked)).tolist() == [0, -1, 1, -1]
 
 
 def test_neighbours_say_what_noise_hid_in_one_cluster() -> None:
-    kind = of_two_halves(5, 30)
-    centres = kind.clusters.centres
-    assert kind.labels_in(centres, kind.clusters.of(centres)).tolist() == [0] * 20 + [1] * 20
+    assert labels_at_centres(of_two_halves(5, 30)) == [0] * 20 + [1] * 20
+    exact = labels_at_centres(of_two_halves(5, 30, noise=0.0))
+    assert (exact[5], exact[30]) == (1, 0), "where there is no noise they are asked nothing"
 
 
 def test_images_of_one_cluster_may_be_of_two_classes() -> None:
     """The commonest class of the cluster alone would name both alike."""
-    kind = Counted.of(
-        Clusters(centres=np.array([[1.0, 0], [-1, 0], [0, 1]])), np.array([[30.0, 0], [0, 30], [4, 3]])
-    )
+    kind = fitted(np.array([[1.0, 0], [-1, 0], [0, 1]]), np.array([[30.0, 0], [0, 30], [4, 3]]), noise=1.0)
     rows = np.array([[0.3, 0.9], [-0.3, 0.9]])
     assert kind.clusters.of(rows).tolist() == [2, 2]
     assert kind.labels_in(rows, np.array([2, 2])).tolist() == [0, 1]
 
 
 def test_a_class_without_units_is_nobodys_and_one_alone_is_everybodys() -> None:
-    three = Counted.of(Clusters(centres=np.eye(2)), np.array([[9.0, 0, 0], [0, 0, 9]]))
+    three = fitted(np.eye(2), np.array([[9.0, 0, 0], [0, 0, 9]]), noise=1.0)
     assert three.answers(np.eye(2))[:, 1].tolist() == [0, 0]
-    assert three.labels_in(np.eye(2), np.array([0, 1])).tolist() == [0, 2]
-    alone = Counted.of(Clusters(centres=np.eye(2)), np.array([[0.0, 9], [0, 0]]))
+    assert labels_at_centres(three) == [0, 2]
+    alone = fitted(np.eye(2), np.array([[0.0, 9], [0, 0]]), noise=1.0)
     assert alone.answers(np.eye(2)).tolist() == [[0, 1], [0, 0]]
-    none = Counted.of(Clusters(centres=np.eye(2)), np.zeros((2, 2)))
-    assert none.labels_in(np.eye(2), np.array([0, 1])).tolist() == [-1, -1]
+    none = fitted(np.eye(2), np.zeros((2, 2)), noise=1.0)
+    assert labels_at_centres(none) == [-1, -1]
+    assert none.units().tolist() == [0, 0]
 
 
 def test_a_rare_class_keeps_its_clusters() -> None:
-    """Forty units of one in eighteen hundred of the other: all of its own clusters are called by it."""
-    kind = of_two_halves()
+    """Forty units of one beside eighteen hundred of the other."""
     right = np.arange(40) >= 36
-    few = Counted.of(kind.clusters, np.stack([50.0 * ~right, 10.0 * right], 1))
-    labels = few.labels_in(kind.clusters.centres, np.arange(40))
-    assert labels[right].tolist() == [1] * 4
-    assert labels[:30].tolist() == [0] * 30, "and those far from it are not"
+    few = fitted(of_two_halves().clusters.centres, np.stack([50.0 * ~right, 10.0 * right], 1), noise=2.0)
+    assert labels_at_centres(few) == [0] * 36 + [1] * 4
 
 
-def test_counts_that_came_back_label_the_same() -> None:
-    kind = of_two_halves(5, 30)
-    rows = np.random.default_rng(0).normal(size=(50, 2))
-    before = {name: array for name, array in kind.arrays().items() if name != "regression"}
-    for again in (kind_of(kind.arrays()), kind_of(before)):
-        assert again.answers(rows).tolist() == kind.answers(rows).tolist()
+def test_a_class_that_may_be_noise_alone_is_not_spread() -> None:
+    """A few counts passed the limit, others were below 0: nobody is of it, and a regression cannot tell."""
+    centres, noise = of_two_halves().clusters.centres, 2.0
+    counts = np.stack([np.full(40, 12.0), np.where(np.arange(40) % 4 == 3, 3.5, 0.0)], 1)
+    totals = np.array([480.0, 4.0])
+    kind = Counted.of(Clusters(centres=centres), counts, totals, noise)
+    assert labels_at_centres(kind) == [0] * 40
+    assert kind.of_class.tolist() == pytest.approx([480, 3 * 2 * math.sqrt(40)]), "nor is it made frequent"
+    shown = Counted.of(Clusters(centres=centres), counts, counts.sum(0) + np.array([0, 100]), noise)
+    assert shown.answers(centres)[:, 1].max() > kind.answers(centres)[:, 1].max()
 
 
 def test_of_very_many_counts_the_largest_of_each_class_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    kind, right = of_two_halves(), np.arange(40) >= 36
-    counts = np.stack([50.0 * ~right, 10.0 * right], 1)
-    monkeypatch.setattr(count_regression, "MOST_COUNTS", 8)
-    fitted = Counted.of(kind.clusters, counts + np.array([0, 1e-9]))
-    assert fitted.labels_in(kind.clusters.centres, np.arange(40)).tolist()[36:] == [1] * 4
+    """One class lies in many clusters, each of a small part of it; it is there all the same."""
+    right = np.arange(40) >= 36
+    counts = np.stack([50.0 * ~right, 10.0 * right, np.zeros(40)], 1)
+    monkeypatch.setattr(count_regression, "MOST_COUNTS", 15)
+    seen: list[int] = np.bincount(count_regression._largest(counts)[1], minlength=3).tolist()
+    assert seen == [5, 4, 0]
+    chosen = count_regression.regression_of(of_two_halves().clusters.centres, counts)
+    labels = count_regression.chances(chosen, of_two_halves().clusters.centres).argmax(1)
+    assert labels[right].tolist() == [1] * 4
+    assert labels[:5].tolist() == [0] * 5
+
+
+def test_what_came_back_from_a_file_labels_the_same() -> None:
+    kind = of_two_halves(5, 30)
+    again = kind_of(kind.arrays())
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    assert again.answers(rows).tolist() == kind.answers(rows).tolist()
+    before = {name: array for name, array in kind.arrays().items() if name in ("centres", "counts")}
+    old = kind_of(before)
+    assert isinstance(old, Counted)
+    assert (labels_at_centres(old)[5], labels_at_centres(old)[30]) == (1, 0), "by counts alone, as it did"
+    for name, wrong in (
+        ("regression", np.zeros((2, 2))),
+        ("prior", np.array([np.nan])),
+        ("of_class", np.ones(3)),
+    ):
+        with pytest.raises(ValueError, match=f"{name} does not fit"):
+            kind_of({**kind.arrays(), name: wrong})
 
 
 def test_units_of_a_cluster_are_those_of_its_classes() -> None:
-    """As the regression says they are mixed: what noise left in a class of elsewhere adds nothing."""
-    sure = Counted(
-        clusters=Clusters(centres=np.eye(3)),
-        counts=np.array([[6.0, 2], [0, 0], [9, 30]]),
-        regression=np.array([[90.0, 0], [0, 90], [0, 90], [0, 0]]),
-    )
+    """As the answers say they are mixed: what noise left in a class of elsewhere adds nothing."""
+    centres, exact = np.eye(3), np.array([[6.0, 2], [0, 0], [9, 30]])
+    assert fitted(centres, exact).units() == pytest.approx([8, 0, 39])
+    rule = {"clusters": Clusters(centres=centres), "prior": 1e9, "of_class": np.ones(2)}
+    sure = Counted(counts=exact, regression=np.array([[90.0, 0], [0, 90], [0, 90], [0, 0]]), **rule)
     assert sure.units() == pytest.approx([6, 0, 30])
-    unsure = Counted(
-        clusters=Clusters(centres=np.eye(3)),
-        counts=np.array([[8.0, 12], [0, 0], [7, 3]]),
-        regression=np.zeros((4, 2)),
-    )
+    unsure = Counted(counts=np.array([[8.0, 12], [0, 0], [7, 3]]), regression=np.zeros((4, 2)), **rule)
     assert unsure.units() == pytest.approx([20, 0, 10])
-    leaning = Counted(
-        clusters=Clusters(centres=np.eye(2)), counts=10 * np.eye(2), regression=np.vstack([np.eye(2), [0, 0]])
-    )
-    assert leaning.units() == pytest.approx([10, 10]), "not 12, though a quarter should be of the other class"
-    assert Counted.of(unsure.clusters, np.zeros((3, 2))).units().tolist() == [0, 0, 0]
+    leaning = Counted(counts=10.0 * np.eye(3)[:, :2], regression=np.eye(4)[:, :2], **rule)
+    assert leaning.units() == pytest.approx([10, 10, 0]), "not 12, though a quarter should be of the other"
 
 
 def test_weights_spread_images_over_clusters_as_the_units_are() -> None:
     cluster = np.repeat([0, 1, 2, -1], [10, 50, 5, 2])
-    kind = Counted(
-        clusters=Clusters(centres=np.eye(3)),
-        counts=np.array([[8.0, 12], [0, 0], [7, 3]]),
-        regression=np.zeros((4, 2)),
-    )
-    weights = kind.weights(cluster)
-    assert [weights[cluster == place].sum() for place in (0, 1, 2, -1)] == pytest.approx([20, 0, 10, 0])
+    weights = counted().weights(cluster)
+    assert [weights[cluster == place].sum() for place in (0, 1, 2, -1)] == pytest.approx([8, 0, 30, 0])
     assert math.isfinite(weights.sum())
 
 
@@ -264,7 +282,7 @@ def test_classes_lean_towards_the_shares_that_are_asked_for() -> None:
         sha256=None,
         classes=ReleasedClasses(labels=(0, 1)),
         whitening=Whitening(mean=np.zeros(2, np.float32), projection=np.eye(2, dtype=np.float32)),
-        kind=Counted.of(Clusters(centres=np.eye(3)), np.array([[40.0, 0], [0, 20], [0, 60]])),
+        kind=fitted(np.eye(3), np.array([[40.0, 0], [0, 20], [0, 60]])),
     )
     assert teacher.rarity(np.array([0.5, 0.5])) == pytest.approx([1.5, 0.75])
     assert teacher.rarity(np.array([1 / 3, 2 / 3])) == pytest.approx([1.0, 1.0])
