@@ -38,6 +38,17 @@ def test_the_larger_one_sees_the_same_images_larger() -> None:
     assert np.abs(large.of(images) - features_named(DEFAULT).of(images)).max() > 0.1
 
 
+@pytest.mark.parametrize("name", [DEFAULT, "efficientnet-lite0-128"])
+def test_guarantee_an_image_has_the_same_features_to_the_bit_in_any_place(name: str) -> None:
+    """Of full blocks; whom a private image is nearest to must not hang on who else is there."""
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    features, order = features_named(name), np.random.default_rng(1).permutation(64)
+    found = features.of(images)
+    assert np.array_equal(features.of(images[order]), found[order])
+    others = np.where(np.arange(64)[:, None, None, None] % 2 == 0, images, 0)
+    assert np.array_equal(features.of(others)[::2], found[::2])
+
+
 def test_only_inception_is_called_fid() -> None:
     assert set(EXTRACTORS) == {DEFAULT, "efficientnet-lite0-128", "inception-v3"}
     assert PIXELS.frechet_name == "FD-pixels-4"
