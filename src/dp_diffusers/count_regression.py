@@ -24,18 +24,20 @@ def regression_of(centres: Floats, counts: Floats) -> Floats:
     """float64 `[width + 1, C]`, a column for each class, its constant below.
 
     centres: float64 `[K, width]`; counts: float64 `[K, C]`, none below 0. Classes weigh alike in it, so that
-    a rare one does not go under; one without units has no chance.
+    a rare one does not go under; one without units has no chance, unless none has any.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     found = np.zeros((centres.shape[1] + 1, counts.shape[1]))
-    of_class = counts.sum(0)
-    found[-1, of_class <= 0] = NEVER
-    if np.count_nonzero(of_class > 0) < 2:
+    there = counts.any(0)
+    found[-1, ~there] = NEVER
+    if np.count_nonzero(there) < 2:
         return found
     place, label = _largest(counts)
-    alike = counts[place, label] * (of_class.sum() / np.count_nonzero(of_class > 0) / of_class[label])
+    seen = counts[place, label]
+    of_class = np.bincount(label, weights=seen, minlength=counts.shape[1])
+    alike = seen * (seen.sum() / np.count_nonzero(there) / of_class[label])
     fitted = LogisticRegression(C=INVERSE_PENALTY, max_iter=_MOST_ROUNDS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is kept as it is then

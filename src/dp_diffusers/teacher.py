@@ -69,8 +69,8 @@ class Teacher:
     def rarity(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
         """float64 `[C]`: each class's share of the images, `shares`, over its share of the units that count.
 
-        Weights times these lean towards that share; they meet it where every image has the one class that its
-        cluster counts. Of a teacher with clusters.
+        Weights times these lean towards that share; they meet it where there is no noise and every image has
+        the one class that its cluster counts. Of a teacher with clusters.
         """
         assert isinstance(self.kind, Counted)
         units = self.kind.of_class

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 PRIOR: Final = 10.0  # deviations of the noise: units that the regression stands for in each cluster
 LEAST_TOTAL: Final = 3.0  # deviations of all noise of a class: below, its units may be nobody's
+COUNTS: Final = ("counts", "prior", "of_class")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,13 +62,16 @@ class Counted:
     def of(cls, clusters: Clusters, counts: Floats, totals: Floats, noise: float) -> Counted:
         """totals: float64 `[C]`, all released numbers of a class added up; noise: deviation of each."""
         hidden = LEAST_TOTAL * noise * math.sqrt(len(clusters))  # noise alone seldom adds up to more
-        seen = np.where(totals > hidden, counts, 0.0)
+        largest = math.sqrt(2 * math.log(counts.size)) * noise  # of all of the noise, about (Gumbel)
+        sure = np.where(counts > largest + noise, counts, 0.0).sum(0)
+        seen = (totals > hidden) | (sure > 0)
+        floor = np.where(seen, sure, hidden)
         return cls(
             clusters=clusters,
             counts=counts,
-            regression=regression_of(clusters.centres, seen),
+            regression=regression_of(clusters.centres, np.where(seen, counts, 0.0)),
             prior=PRIOR * noise,
-            of_class=np.where(counts.any(0), np.maximum(totals, hidden), 0.0),
+            of_class=np.where(counts.any(0), np.maximum(totals, floor), 0.0),
         )
 
     def arrays(self) -> dict[str, Floats]:
@@ -133,20 +137,25 @@ def kind_of(arrays: Mapping[str, np.ndarray]) -> Kind:
     """
     if "weights" in arrays:
         return Linear(weights=arrays["weights"])
-    clusters, counts = Clusters(centres=arrays["centres"]), arrays["counts"]
-    plain = {"regression": np.zeros((clusters.centres.shape[1] + 1, counts.shape[1])), "prior": np.zeros(1)}
-    found = {**plain, "of_class": counts.sum(0), **arrays}  # of a release that labelled by counts alone
-    for name, shape in (
-        ("regression", plain["regression"].shape),
-        ("prior", (1,)),
-        ("of_class", counts.shape[1:]),
-    ):
-        if found[name].shape != shape or not np.isfinite(found[name]).all():
-            raise ValueError(f"{name} does not fit the counts")
+    centres, counts = arrays["centres"], arrays["counts"]
+    if centres.ndim != 2 or counts.ndim != 2 or not len(counts):
+        raise ValueError("expected centres [K, width] and counts [K, C]")
+    (width, classes) = (centres.shape[1], counts.shape[1])
+    plain = {"regression": np.zeros((width + 1, classes)), "prior": np.zeros(1), "of_class": counts.sum(0)}
+    found = {**plain, **arrays}  # a release without them labelled by counts alone
+    shapes = {"centres": (len(counts), width), "counts": counts.shape}
+    for name, shape in {**shapes, **{name: array.shape for name, array in plain.items()}}.items():
+        _require_sound(name, found[name], shape)
     return Counted(
-        clusters=clusters,
+        clusters=Clusters(centres=centres),
         counts=counts,
         regression=found["regression"],
         prior=float(found["prior"][0]),
         of_class=found["of_class"],
     )
+
+
+def _require_sound(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises `ValueError` for another shape, for what is not finite, and for a count below 0."""
+    if array.shape != shape or not np.isfinite(array).all() or (name in COUNTS and (array < 0).any()):
+        raise ValueError(f"{name} does not fit")

@@ -224,6 +224,17 @@ def test_a_class_that_may_be_noise_alone_is_not_spread() -> None:
     assert shown.answers(centres)[:, 1].max() > kind.answers(centres)[:, 1].max()
 
 
+def test_a_class_in_few_clusters_is_seen_where_all_noise_together_is_larger() -> None:
+    """Seven hundred clusters with noise of seven: 500 units are less than three deviations of their sum's."""
+    noise, where = 7.0, np.arange(700) >= 690
+    angles = np.arange(700) * np.pi / 700
+    counts = np.stack([70.0 * ~where, 50.0 * where], 1)
+    kind = fitted(np.stack([np.cos(angles), np.sin(angles)], 1), counts, noise)
+    assert counts[:, 1].sum() < 3 * noise * math.sqrt(700)
+    assert labels_at_centres(kind) == [0] * 690 + [1] * 10
+    assert kind.of_class.tolist() == [70 * 690, 500]
+
+
 def test_of_very_many_counts_the_largest_of_each_class_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """One class lies in many clusters, each of a small part of it; it is there all the same."""
     right = np.arange(40) >= 36
@@ -247,6 +258,9 @@ def test_what_came_back_from_a_file_labels_the_same() -> None:
     assert isinstance(old, Counted)
     assert (labels_at_centres(old)[5], labels_at_centres(old)[30]) == (1, 0), "by counts alone, as it did"
     for name, wrong in (
+        ("centres", np.zeros((39, 2))),
+        ("counts", -np.ones((40, 2))),
+        ("counts", np.full((40, 2), np.nan)),
         ("regression", np.zeros((2, 2))),
         ("prior", np.array([np.nan])),
         ("of_class", np.ones(3)),

@@ -36,9 +36,9 @@ class TeacherSettings(Section):
         default=None,
         ge=10,
         le=20_000,
-        description="groups of public images in which units are counted by class: a classifier of their "
-        "centres gives the labels, and `generation.candidates` can draw images as the units are spread; "
-        "null: a linear classifier",
+        description="groups of public images in which units are counted by class: the counts give the "
+        "labels, and `generation.candidates` can draw images as the units are spread; null: a linear "
+        "classifier",
     )
     share: float = Field(
         default=0.3, gt=0, lt=1, description="of budget.epsilon that the query would cost alone"
