@@ -89,7 +89,7 @@ class Counted:
     def answers_in(self, rows: Floats, cluster: Integers) -> Floats:
         """The answers for images of these clusters, int64 `[N]`, -1 for none."""
         found = np.zeros((len(rows), self.counts.shape[1]))
-        known = (cluster >= 0) & (self.counts.sum(1)[cluster] > 0)
+        known = (cluster >= 0) & (self.counts[cluster].sum(1) > 0)
         found[known] = self._parts(self.counts[cluster[known]], rows[known])
         return found
 
