@@ -12,11 +12,12 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from dp_diffusers import checkpoint
 from dp_diffusers.data.public_images import PublicImages
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.errors import RunFolderError
-from dp_diffusers.pretraining import pretrain
+from dp_diffusers.pretraining import STATE, pretrain
 from dp_diffusers.pretraining_autoencoder import AutoencoderLoss, detail_error, fill_codebook, set_scale
 from dp_diffusers.pretraining_diffusion import DiffusionLoss
 from dp_diffusers.pretraining_networks import new_autoencoder, new_base
@@ -127,6 +128,21 @@ def test_the_work_of_another_recipe_is_not_gone_on_with(recipe: Any, tmp_path: P
         pretrain(recipe(), tmp_path / "out", stopping(4))
     with pytest.raises(RunFolderError, match="the work of another recipe"):
         pretrain(recipe(training=", seed: 1"), tmp_path / "out", silent)
+
+
+def test_work_that_began_before_a_key_was_there_is_gone_on_with(recipe: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(StoppedError):
+        pretrain(recipe(None), out, stopping(4))
+    state = checkpoint.load(out / STATE)
+    assert state is not None
+    settings = json.loads(state["settings"])
+    del settings["training"]["flip"], settings["model"]["conditional"]
+    checkpoint.save_atomic({**state, "settings": json.dumps(settings)}, out / STATE)
+    steps: list[int] = []
+    pretrain(recipe(None), out, lambda **facts: steps.append(facts.get("step", 0)))
+    assert 1 not in steps, "it begins where it stopped"
+    assert max(steps) == 4
 
 
 def test_a_model_without_classes(recipe: Any, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
-from dp_diffusers import asked_teacher, generating, images_out
-from dp_diffusers.errors import InputError, ParameterError, RecipeError, RunFolderError
+from dp_diffusers import asked_teacher, generating, images_out, prepared_teacher
+from dp_diffusers.errors import InputError, ParameterError, RecipeError, RunClosed, RunFolderError
 from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
 from dp_diffusers.evaluation.features import features_named
 from dp_diffusers.evaluation.public_model import public_model_images
@@ -54,7 +54,7 @@ ASK = "teacher={features: tiny, dimensions: 16}"
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch)
-    monkeypatch.setattr(asked_teacher, "DRAWN", 60)
+    monkeypatch.setattr(prepared_teacher, "DRAWN", 60)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -169,7 +169,8 @@ def test_a_teacher_by_drawn_images_is_kept_or_paid_again(recipe: Path, tmp_path:
                 train(settings, tmp_path / "run")
         assert entries_of(recipe).count(("query", "teacher")) == paid
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_drawn", "sums_of", "noisy_sums"):
+        patch.setattr(prepared_teacher, "drawn_teacher", killed)
+        for name in ("sums_of", "noisy_sums"):
             patch.setattr(asked_teacher, name, killed)
         release = train(settings, tmp_path / "run")
     assert release.certificate.to_dict()["mechanisms"][1]["steps_charged"] == 2
@@ -177,7 +178,7 @@ def test_a_teacher_by_drawn_images_is_kept_or_paid_again(recipe: Path, tmp_path:
     assert Certificate.verify(release.path).valid
     other = tmp_path / "other" / "private"
     other.mkdir(parents=True)
-    shutil.copy(tmp_path / "run" / "private" / asked_teacher.FILE, other / asked_teacher.FILE)
+    shutil.copy(tmp_path / "run" / "private" / prepared_teacher.FILE, other / prepared_teacher.FILE)
     (tmp_path / "tiny.ledger").unlink()
     train(settings, tmp_path / "other")
     assert entries_of(recipe).count(("query", "teacher")) == 1, "what another ledger paid for is not used"
@@ -197,7 +198,9 @@ def test_guarantee_the_whole_path_with_clusters(recipe: Path, tmp_path: Path) ->
             with pytest.raises(KilledError):
                 train(settings, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_drawn", "clusters_of", "sums_of", "noisy_sums"):
+        for name in ("drawn_teacher", "clusters_of"):
+            patch.setattr(prepared_teacher, name, killed)
+        for name in ("sums_of", "noisy_sums"):
             patch.setattr(asked_teacher, name, killed)
         release = train(settings, tmp_path / "run")
     document = release.certificate.to_dict()
@@ -272,18 +275,111 @@ def test_guarantee_the_whole_path_with_clusters(recipe: Path, tmp_path: Path) ->
     other, plan = Recipe.load(recipe, [ASK, CLUSTERS]), Recipe.load(recipe, [ASK]).plan()
     base, keys = release.family(adapted=False), other.model_dump()
     with pytest.raises(ParameterError, match="16 dimensions and 30 clusters, the plan pays for 3 classes"):
-        asked_teacher.require_teacher(plan, other.teacher, base, keys)
+        prepared_teacher.require_teacher(plan, other.teacher, base, keys)
     prepare = partial(
-        asked_teacher.prepared_teacher,
+        prepared_teacher.prepared_teacher,
         classes=ReleasedClasses(labels=(0, 1, 2)),
         family=base,
         recipe=keys,
         folder=RunFolder(tmp_path / "run"),
         progress=lambda **_: None,
     )
-    assert prepare(other.teacher).clusters is not None
+    scaling = prepare(other.teacher).scaling
+    assert scaling is not None
+    assert scaling.clusters is not None
     with pytest.raises(RunFolderError, match="made with other features"):
         prepare(TeacherSettings(features="tiny", dimensions=16, clusters=40))
+
+
+TRAINED = "teacher={features: tiny, dimensions: 16, clusters: 30, drawn_by: trained}"
+
+
+@pytest.mark.slow
+def test_guarantee_a_teacher_of_the_trained_model_is_asked_after_the_last_step(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """Killed while it draws, and once the answer is kept: no step is done again, nothing paid twice."""
+    settings = Recipe.load(recipe, [TRAINED])
+    drawn_with: list[int] = []
+    right = prepared_teacher.sample
+
+    def drawn_and_told(family: Any, labels: np.ndarray, *args: Any, **how: Any) -> Any:
+        drawn_with.append(sum(parameter.requires_grad for parameter in family.network.parameters()))
+        assert set(labels) == {0, 1, 2}
+        return right(family, labels, *args, **how)
+
+    for module, name, paid in ((prepared_teacher, "grouped", 0), (asked_teacher, "counts_of", 1)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(prepared_teacher, "sample", drawn_and_told)
+            patch.setattr(module, name, killed)
+            with pytest.raises(KilledError):
+                train(settings, tmp_path / "run")
+        kinds = entries_of(recipe)
+        assert kinds.count(("query", "teacher")) == paid
+        assert kinds.count(("charge", "")) == 2
+    assert len(drawn_with) == 2
+    assert all(drawn_with), "by the adapted network"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("sample", "clusters_of"):
+            patch.setattr(prepared_teacher, name, killed)
+        for name in ("sums_of", "noisy_sums"):
+            patch.setattr(asked_teacher, name, killed)
+        release = train(settings, tmp_path / "run")
+    kinds = entries_of(recipe)
+    last_step = max(place for place, kind in enumerate(kinds) if kind == ("charge", ""))
+    assert last_step < kinds.index(("query", "teacher"))
+    document = release.certificate.to_dict()
+    assert [entry["steps_charged"] for entry in document["mechanisms"]] == [2, 1]
+    assert document["teacher"]["drawn_by"] == "trained"
+    assert Certificate.verify(release.path).problems == ()
+    assert release.teacher is not None
+    assert release.teacher.has_clusters
+
+
+@pytest.mark.slow
+def test_guarantee_an_answer_lost_after_the_steps_costs_the_teacher_and_nothing_more(
+    recipe: Path, tmp_path: Path
+) -> None:
+    settings = Recipe.load(recipe, [TRAINED, "teacher.share=0.6"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asked_teacher, "_keep", killed)
+        with pytest.raises(KilledError):
+            train(settings, tmp_path / "run")
+    said: list[str] = []
+    release = train(settings, tmp_path / "run", lambda **line: said.append(str(line)))
+    assert any("no budget is left to ask again" in line for line in said)
+    document = release.certificate.to_dict()
+    assert [(entry["name"], entry["steps_charged"]) for entry in document["mechanisms"]] == [
+        ("dpsgd", 2),
+        ("teacher", 1),
+    ]
+    assert document["epsilon"] <= 8
+    assert document["teacher"]["lost"] is True
+    assert Certificate.verify(release.path).problems == ()
+    assert release.teacher is None
+    assert "teacher.safetensors" not in (release.path / "README.md").read_text()
+    assert "charged and lost" in json.dumps(document)
+    images = generate(release, images=6)
+    assert read_images(images).labels.tolist() == [0, 1, 2, 0, 1, 2]
+    told = {name: value for name, value in document["teacher"].items() if name != "lost"}
+    Certificate.from_dict({**document, "teacher": told}).issue(release.path)
+    assert "do not belong together" in " ".join(Certificate.verify(release.path).problems)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_closed_before_its_teacher_asks_nothing(recipe: Path, tmp_path: Path) -> None:
+    settings = Recipe.load(recipe, [TRAINED])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared_teacher, "grouped", killed)
+        with pytest.raises(KilledError):
+            train(settings, tmp_path / "run")
+    with Ledger.open(tmp_path / "tiny.ledger") as ledger:
+        run = ledger.runs()[0]
+        assert run.is_early
+        ledger.settle(run.run_id)
+    with pytest.raises(RunClosed):
+        train(settings, tmp_path / "run")
+    assert ("query", "teacher") not in entries_of(recipe)
 
 
 @pytest.mark.slow
@@ -303,6 +399,12 @@ def test_without_privacy_the_sums_have_no_noise(recipe: Path, tmp_path: Path) ->
         (["teacher={dimension: 16}"], "did you mean 'dimensions'"),
         (["teacher={share: 1}"], "teacher.share < 1"),
         (["teacher={}", "data.label=null"], "teacher to be null for images without labels"),
+        (["teacher={drawn_by: model}"], "expected teacher.drawn_by to be"),
+        (["teacher={public: x.parquet, drawn_by: trained}"], "since teacher.public is given"),
+        (
+            ["teacher={drawn_by: trained}", "mechanism={name: pe, steps: 2, population: 30}"],
+            "drawn_by to be base with mechanism.name pe",
+        ),
         (["generation.candidates=2"], "candidates to be 1 without clusters"),
         (["teacher={}", "generation.candidates=2"], "candidates to be 1 without clusters"),
         (
@@ -453,14 +555,14 @@ def summed(
     )
     features, public = features_named("tiny"), drawn(np.arange(300) % 3, 1)
     whitening = whitening_of(features, public, 16)
-    prepared = asked_teacher.PreparedTeacher(
+    groups = prepared_teacher.grouped(features, whitening, public, clusters)
+    prepared = prepared_teacher.PreparedTeacher(
         settings=TeacherSettings(features="tiny", dimensions=16),
         features=features,
         classes=ReleasedClasses(labels=(0, 1, 2)),
-        whitening=whitening,
         shown=None,
         public=None,
-        clusters=asked_teacher._grouped(features, whitening, public, clusters),
+        scaling=prepared_teacher.Scaling(whitening=whitening, clusters=groups),
     )
     mechanism = SimpleNamespace(max_units=slots, population=slots)
     return asked_teacher.sums_of(SimpleNamespace(not_private=False, mechanism=mechanism), prepared, data)

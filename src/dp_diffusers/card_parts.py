@@ -121,7 +121,8 @@ def private_data(certificate: Mapping[str, Any]) -> str:
     if classes.get("names"):
         whose = "declared by whoever ran this" if classes.get("declared") else "those of the base model"
         lines.append(f"Classes, {whose}: {listed(classes['names'])}.")
-    if teacher := certificate.get("teacher"):
+    teacher = certificate.get("teacher")
+    if teacher and not teacher.get("lost"):
         lines.append(
             f"Labels: `teacher.safetensors` is {_kind_of(teacher)} of public features "
             f"({plain(teacher['features'])}), made of sums over the private images"

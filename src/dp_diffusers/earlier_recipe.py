@@ -11,6 +11,7 @@ from typing import Any
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.recipe.file import differing_keys
+from dp_diffusers.recipe.new_keys import with_new_keys
 from dp_diffusers.run_folder import RunFolder
 
 
@@ -19,7 +20,8 @@ def require_same_recipe(folder: RunFolder, settings: dict[str, Any]) -> None:
     if not folder.recipe.exists():
         return
     free = tuple(f"generation.{key}" for key in GenerationSettings.model_fields if key != "labels")
-    different = differing_keys(folder.settings(), settings, ("runtime.", *free))
+    before, now = with_new_keys(folder.settings()), with_new_keys(settings)
+    different = differing_keys(before, now, ("runtime.", *free))
     if different:
         verb = "differs" if len(different) == 1 else "differ"
         raise RunFolderError(

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from torch import nn
 
 from dp_diffusers.augmentation import augment, variants
@@ -35,6 +34,7 @@ from dp_diffusers.pretraining_features import FeaturesLoss, new_features
 from dp_diffusers.pretraining_networks import new_autoencoder, new_base
 from dp_diffusers.pretraining_stage import Progress, Stage
 from dp_diffusers.recipe import FeaturesSettings, PretrainRecipe
+from dp_diffusers.recipe.new_keys import pretraining_with_new_keys
 from dp_diffusers.row_store import forget
 from dp_diffusers.run_folder import make_folder
 
@@ -145,7 +145,7 @@ class _Work:
             warmup_steps=settings.warmup_steps,
             ema=settings.ema,
             path=self.out / state,
-            settings=json.dumps(document, sort_keys=True),
+            settings=document,
             save_every_seconds=self.recipe.training.save_every_seconds,
             progress=self.progress,
             **more,
@@ -183,7 +183,7 @@ def _finished(out: Path, settings: Any) -> bool:
     if not record.exists():
         return False
     try:
-        earlier = _with_defaults(json.loads(record.read_text())["recipe"])
+        earlier = pretraining_with_new_keys(json.loads(record.read_text())["recipe"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(
             f"{record} is damaged", hint="give another --out, or delete the folder"
@@ -193,15 +193,6 @@ def _finished(out: Path, settings: Any) -> bool:
             f"{out} holds the model of another recipe", hint="give another --out, or delete it"
         )
     return True
-
-
-def _with_defaults(document: Any) -> Any:
-    """A recorded recipe with the keys that came after it; what is no recipe stays as it is."""
-    try:
-        recipe = PretrainRecipe.model_validate(document)
-    except ValidationError:
-        return document
-    return recipe.model_dump(mode="json", exclude={"runtime"})
 
 
 def _write(base: Base, out: Path) -> None:

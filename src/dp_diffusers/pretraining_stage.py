@@ -7,9 +7,10 @@ one that never stopped. May import torch, never the engine or the accountant. Ad
 
 from __future__ import annotations
 
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import nn
 from dp_diffusers import checkpoint
 from dp_diffusers.averaging import Average
 from dp_diffusers.errors import RunFolderError
+from dp_diffusers.recipe.new_keys import pretraining_with_new_keys
 
 Progress = Callable[..., None]
 LARGEST_GRADIENT = 1.0
@@ -30,7 +32,7 @@ class Stage:
     """What is trained, by which loss, for how long, and where its state is kept.
 
     loss: the mean loss of a step, given its number. before: called before a step's loss, to change the module
-    at steps of its choice. settings: of the whole recipe, as text: a state of other settings is refused.
+    at steps of its choice. settings: the whole recipe as a plain document: a state of another is refused.
     """
 
     module: nn.Module
@@ -40,7 +42,7 @@ class Stage:
     warmup_steps: int
     ema: float
     path: Path
-    settings: str
+    settings: Mapping[str, Any]
     save_every_seconds: float
     progress: Progress
     before: Callable[[int], None] = lambda step: None
@@ -91,7 +93,7 @@ class Stage:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "settings": self.settings,
+            "settings": json.dumps(self.settings, sort_keys=True),
             "step": self.done,
             "network": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -102,7 +104,7 @@ class Stage:
         state = checkpoint.load(self.path)
         if state is None:
             return
-        if state["settings"] != self.settings:
+        if pretraining_with_new_keys(json.loads(state["settings"])) != self.settings:
             raise RunFolderError(
                 f"{self.path.parent} holds the work of another recipe",
                 hint="give another --out, or delete it",

@@ -15,12 +15,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from dp_diffusers.accounts import OWNERSHIP
 from dp_diffusers.arrangement import arrange, rehearse_arranged, undone
 from dp_diffusers.asked_moments import Moments, released_moments, require_moments
-from dp_diffusers.asked_teacher import PreparedTeacher, prepared_teacher, released_teacher, require_teacher
+from dp_diffusers.asked_teacher import released_teacher
 from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.compiled_parts import uncompiled
 from dp_diffusers.conditions import classes_of, conditioned, set_conditions
@@ -40,6 +41,7 @@ from dp_diffusers.pass_size import PassSize, pass_size, sized
 from dp_diffusers.paying import Paying
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_first
+from dp_diffusers.prepared_teacher import PreparedTeacher, drawn_teacher, prepared_teacher, require_teacher
 from dp_diffusers.processes import ALONE, Team, team
 from dp_diffusers.processes.one_folder import require_one_folder, require_same_images
 from dp_diffusers.processes.sharding import require_shardable, shard_frozen
@@ -195,14 +197,14 @@ def _teacher(
         return None
     if job.runtime.shard_base and job.teacher.public is None:
         raise ParameterError(
-            "with runtime.shard_base no process holds the base, which is to draw images for the teacher",
+            "with runtime.shard_base no process holds the model, which is to draw images for the teacher",
             hint="set teacher.public",
         )
     if not together.first:
         return None
     home = next(family.network.parameters()).device  # adapters begin alike in every process and start
     try:
-        if job.teacher.public is None:
+        if job.teacher.public is None and job.teacher.drawn_by == "base":
             family.network.to(device)
         return prepared_teacher(
             job.teacher, classes, family, job.settings, folder=folder, progress=job.progress
@@ -225,11 +227,13 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
                 plan, classes_of(model.family, job.settings), data=data, progress=job.progress, **shared
             )
         )
-        teacher = together.first_does(lambda: _taught(job, model, data=data, **shared))
+        taught = partial(_taught, job, model, data=data, **shared)
+        teacher = together.first_does(lambda: taught(trained=False))
         _choose_layers(job, model, together, data=data, **shared)
         warmup = _warmup(job, model, together, data=data, **shared)
         loop = _loop(job, model, together, warmup, data=data, **shared)
         loop.run()
+        teacher = together.first_does(lambda: taught(trained=True)) or teacher
     except BaseException:
         if together.first and not folder.checkpoint.exists():
             paying.forget()
@@ -242,11 +246,15 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
     return Release.open(folder.root, base=base) if release is None else release
 
 
-def _taught(job: Job, model: Model, **shared: Any) -> Teacher | None:
-    """What the private images teach about their classes, for a run that asks."""
-    if model.teacher is None:
+def _taught(job: Job, model: Model, *, trained: bool, **shared: Any) -> Teacher | None:
+    """What the private images teach about their classes, for a run that asks now."""
+    prepared = model.teacher
+    if prepared is None or prepared.after_the_steps is not trained:
         return None
-    return released_teacher(job.plan, model.teacher, progress=job.progress, **shared)
+    if prepared.scaling is None:
+        with uncompiled(job.runtime.compile):
+            prepared = drawn_teacher(prepared, model.family, job.settings, job.progress)
+    return released_teacher(job.plan, prepared, progress=job.progress, **shared)
 
 
 def _warmup(job: Job, model: Model, together: Team, **shared: Any) -> Warmup | None:
@@ -347,7 +355,7 @@ def _finish(
         level=None if job.evolution is None else job.evolution.variation[1],
         public_images=None if model.public is None else model.public.record(),
         teacher=teacher,
-        taught_by=None if model.teacher is None else model.teacher.record(),
+        taught_by=None if model.teacher is None else model.teacher.record(lost=teacher is None),
         warmed_by=None if model.moments is None else model.moments.record(),
     )
     release.base = job.base if job.base.in_memory else None

@@ -87,7 +87,8 @@ class Certificate:
         `account`: the run's reservation, None without privacy. `base_model`: {id, sha256}; `adapter`:
         {trainable_parameters}; `classes`: public ones only; `public_images`: {name, sha256, images, weight,
         batch_size} of those mixed in without noise, None without; `teacher`: {features, sha256, dimensions,
-        public} of a released classifier, public being {name, sha256, images} or None; `warmup`: {dimensions,
+        public} of a released classifier, public being {name, sha256, images} or None, with `drawn_by` where
+        the trained model drew in their place, and `lost` where its answer was; `warmup`: {dimensions,
         images, steps, batch_size, learning_rate} of one; `multi_owner`: images
         of several people, each of whom is in one unit only. Raises `GuaranteeError` if plan and account do
         not belong together or the run is not settled.

@@ -199,7 +199,8 @@ def _warmup(certificate: Certificate, records: Sequence[Record]) -> Iterator[str
 def _teacher(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
     """A released classifier is made of a query among the mechanisms, of its directions and classes."""
     described = certificate.further.get("teacher")
-    if (described is None) != (TEACHER_FILE not in certificate.files):
+    there = described is not None and not described.get("lost")
+    if there != (TEACHER_FILE in certificate.files):
         yield f"{TEACHER_FILE} and what the certificate says of a teacher do not belong together"
     queries = [query for query in records if isinstance(query, TeacherQuery)]
     asked = [(query.dimensions, query.clusters, query.classes) for query in queries]

@@ -108,11 +108,18 @@ def _histogram(recipe: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _teacher(recipe: Mapping[str, Any]) -> Iterator[Finding]:
-    """A teacher learns from labels."""
-    data = recipe.get("data")
-    if not isinstance(recipe.get("teacher"), Mapping) or not isinstance(data, Mapping):
+    """A teacher learns from labels, and looks at what a model draws."""
+    data, teacher, mechanism = (recipe.get(name) for name in ("data", "teacher", "mechanism"))
+    if not isinstance(teacher, Mapping):
         return
-    if data.get("label", "") is None:
+    if (
+        teacher.get("drawn_by") == "trained"
+        and isinstance(mechanism, Mapping)
+        and mechanism.get("name") == "pe"
+    ):
+        message = "expected teacher.drawn_by to be base with mechanism.name pe, which trains nothing"
+        yield ("teacher", "drawn_by"), message, "leave it out: the base draws the images then"
+    if isinstance(data, Mapping) and data.get("label", "") is None:
         message = "expected teacher to be null for images without labels (data.label: null)"
         yield ("teacher",), message, "leave teacher out, or name the column that holds the classes"
 

@@ -16,6 +16,7 @@ from dp_diffusers.errors import RunFolderError
 from dp_diffusers.evaluation import Features
 from dp_diffusers.evaluation.classifiers import DEFAULT, classifier_named
 from dp_diffusers.recipe.file import differing_keys
+from dp_diffusers.recipe.new_keys import with_new_keys
 from dp_diffusers.recipe.study import ScoreSettings
 from dp_diffusers.studying.contents import sha256_of_base, sha256_of_images
 from dp_diffusers.studying.planned import Run
@@ -81,7 +82,8 @@ def known(run: Run, out: Path, scoring: Scoring) -> RunRecord | None:
         contents, schedule = dict(document["contents"]), _schedule(document.get(SCORED))
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} is damaged", hint="delete it: the run is scored again") from error
-    different = differing_keys(before, json.loads(json.dumps(asked(run, out, scoring))), "")
+    now = json.loads(json.dumps(asked(run, out, scoring)))
+    different = differing_keys(_whole(before), _whole(now), "")
     if different:
         raise RunFolderError(
             f"cell {run.cell} in {out} was run with another {', '.join(different)}",
@@ -90,6 +92,11 @@ def known(run: Run, out: Path, scoring: Scoring) -> RunRecord | None:
     _refuse_another_schedule(run, out, scoring, schedule)
     _refuse_other_contents(run, out, scoring, contents)
     return record
+
+
+def _whole(asked_for: dict[str, Any]) -> dict[str, Any]:
+    """With the keys of a recipe that came after it."""
+    return {**asked_for, "recipe": with_new_keys(asked_for.get("recipe"))}
 
 
 def _schedule(document: dict[str, Any] | None) -> Schedule | None:

@@ -7,8 +7,9 @@ torch at the top. The keys mirror the recipe contract of the design.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import ParameterError, nearest
@@ -27,7 +28,13 @@ class TeacherSettings(Section):
         default=None,
         min_length=1,
         description="images that anyone may see, like the private ones, which scale the features and make "
-        "the clusters: as data.path; null: 2,000 that the base draws, or five for each cluster",
+        "the clusters: as data.path; null: 2,000 that a model draws, or five for each cluster",
+    )
+    drawn_by: Literal["base", "trained"] = Field(
+        default="base",
+        description="who draws those images where `public` is null: `base`, before it is trained, and the "
+        "query is asked before the first step; `trained`, the model after its last step, and the query is "
+        "asked then",
     )
     dimensions: int = Field(
         default=128, ge=8, le=1024, description="directions of the features that are kept"
@@ -57,6 +64,16 @@ class TeacherSettings(Section):
                 f"did you mean {close!r}?",
             )
         return name
+
+    @field_validator("drawn_by")
+    @classmethod
+    def _drawn_at_all(cls, who: str, info: ValidationInfo) -> str:
+        if who == "trained" and info.data.get("public") is not None:
+            raise RefusedValueError(
+                "expected teacher.drawn_by to be base, since teacher.public is given; got 'trained'",
+                "leave one of them out: given images stand in the place of drawn ones",
+            )
+        return who
 
     def require_there(self) -> None:
         """Raises `ParameterError` for features that are no extractor and lie nowhere."""

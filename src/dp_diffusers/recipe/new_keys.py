@@ -1,0 +1,44 @@
+"""Settings that an earlier version wrote, with the keys that came after it.
+
+Guarantee: a key that is not there has its default, which is what that version did. May import pydantic;
+never numpy, never torch.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from dp_diffusers.recipe import PretrainRecipe, Recipe
+
+
+def with_new_keys(settings: Any, model: type[BaseModel] = Recipe) -> Any:
+    """The sections of a recipe that are there, as plain data, each with all of its keys."""
+    if not isinstance(settings, dict):
+        return settings
+    filled = dict(settings)
+    for name, field in model.model_fields.items():
+        section = _section(field)
+        if section is not None and isinstance(filled.get(name), dict):
+            filled[name] = with_new_keys(filled[name], section)
+        elif section is None and name not in filled and not field.is_required():
+            filled[name] = json.loads(json.dumps(field.get_default(call_default_factory=True)))
+    return filled
+
+
+def pretraining_with_new_keys(settings: Any) -> Any:
+    """A recorded recipe of a pre-training; what is none stays as it is."""
+    try:
+        recipe = PretrainRecipe.model_validate(settings)
+    except ValidationError:
+        return settings
+    return recipe.model_dump(mode="json", exclude={"runtime"})
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """The section that a key holds, or may hold."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

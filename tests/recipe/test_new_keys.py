@@ -1,0 +1,55 @@
+"""Work that an earlier version began, before a key of the recipe was there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dp_diffusers.earlier_recipe import require_same_recipe
+from dp_diffusers.errors import RunFolderError
+from dp_diffusers.recipe import Recipe
+from dp_diffusers.run_folder import RunFolder
+from teacher_support import unopened_recipe
+
+GONE = (("teacher", "drawn_by"), ("teacher", "clusters"), ("training", "augmentations"), ("budget", "cap"))
+
+
+def begun(folder: Path, without: tuple[tuple[str, str], ...]) -> tuple[RunFolder, dict[str, Any]]:
+    """A run folder whose recipe lacks some keys, and the recipe as it is written today."""
+    recipe = Recipe.load(unopened_recipe(folder), ["teacher={}", "data.classes=[a, b]"])
+    settings = recipe.model_dump(mode="json")
+    older = recipe.model_dump(mode="json")
+    for section, key in without:
+        older[section].pop(key)
+    run = RunFolder(folder / "run")
+    run.root.mkdir()
+    run.recipe.write_text(yaml.safe_dump(older))
+    return run, settings
+
+
+def test_a_key_that_came_later_has_its_default(tmp_path: Path) -> None:
+    run, settings = begun(tmp_path, GONE[:3])
+    require_same_recipe(run, settings)
+    settings["teacher"]["drawn_by"] = "trained"
+    with pytest.raises(RunFolderError, match=r"another recipe: teacher\.drawn_by differs"):
+        require_same_recipe(run, settings)
+
+
+def test_a_key_that_has_another_value_than_its_default_is_missed(tmp_path: Path) -> None:
+    run, settings = begun(tmp_path, GONE[3:])
+    with pytest.raises(RunFolderError, match=r"another recipe: budget\.cap differs"):
+        require_same_recipe(run, settings)
+
+
+def test_what_a_call_in_python_wrote_is_compared_as_well(tmp_path: Path) -> None:
+    run, settings = begun(tmp_path, ())
+    called = {"base": "b", "data": {"sha256": "x"}, "teacher": settings["teacher"], "training": None}
+    run.recipe.write_text(
+        yaml.safe_dump({**called, "teacher": {"features": settings["teacher"]["features"]}})
+    )
+    require_same_recipe(run, called)
+    with pytest.raises(RunFolderError, match=r"another recipe: data\.sha256 differs"):
+        require_same_recipe(run, {**called, "data": {"sha256": "y"}})
