@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
-from dp_diffusers import asked_teacher, generating, images_out, prepared_teacher
+from dp_diffusers import asked_teacher, generating, images_out, prepared_teacher, running
 from dp_diffusers.errors import InputError, ParameterError, RecipeError, RunClosed, RunFolderError
 from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
 from dp_diffusers.evaluation.features import features_named
@@ -39,6 +39,7 @@ from dp_diffusers.teacher import FILE, NETWORK, Teacher, saved_teacher
 from loop_support import cheap_trainings
 from teacher_support import (
     LABELS,
+    SIDE,
     KilledError,
     drawn,
     entries_of,
@@ -169,7 +170,7 @@ def test_a_teacher_by_drawn_images_is_kept_or_paid_again(recipe: Path, tmp_path:
                 train(settings, tmp_path / "run")
         assert entries_of(recipe).count(("query", "teacher")) == paid
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared_teacher, "drawn_teacher", killed)
+        patch.setattr(prepared_teacher, "drawn_scaling", killed)
         for name in ("sums_of", "noisy_sums"):
             patch.setattr(asked_teacher, name, killed)
         release = train(settings, tmp_path / "run")
@@ -198,7 +199,7 @@ def test_guarantee_the_whole_path_with_clusters(recipe: Path, tmp_path: Path) ->
             with pytest.raises(KilledError):
                 train(settings, tmp_path / "run")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("drawn_teacher", "clusters_of"):
+        for name in ("drawn_scaling", "clusters_of"):
             patch.setattr(prepared_teacher, name, killed)
         for name in ("sums_of", "noisy_sums"):
             patch.setattr(asked_teacher, name, killed)
@@ -340,30 +341,123 @@ def test_guarantee_a_teacher_of_the_trained_model_is_asked_after_the_last_step(
 def test_guarantee_an_answer_lost_after_the_steps_costs_the_teacher_and_nothing_more(
     recipe: Path, tmp_path: Path
 ) -> None:
+    """Also where the process dies once more, after the run was settled; and nothing is looked at again."""
     settings = Recipe.load(recipe, [TRAINED, "teacher.share=0.6"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asked_teacher, "_keep", killed)
-        with pytest.raises(KilledError):
-            train(settings, tmp_path / "run")
+    for module, name in ((asked_teacher, "_keep"), (running, "write_release")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, killed)
+            with pytest.raises(KilledError):
+                train(settings, tmp_path / "run")
     said: list[str] = []
-    release = train(settings, tmp_path / "run", lambda **line: said.append(str(line)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asked_teacher, "sums_of", killed)
+        patch.setattr(prepared_teacher, "sample", killed)
+        release = train(settings, tmp_path / "run", lambda **line: said.append(str(line)))
     assert any("no budget is left to ask again" in line for line in said)
     document = release.certificate.to_dict()
-    assert [(entry["name"], entry["steps_charged"]) for entry in document["mechanisms"]] == [
-        ("dpsgd", 2),
-        ("teacher", 1),
-    ]
+    steps, query = document["mechanisms"]
+    assert (steps["steps_charged"], query["name"], query["steps_charged"]) == (2, "teacher", 1)
     assert document["epsilon"] <= 8
-    assert document["teacher"]["lost"] is True
+    assert document["lost_queries"] == ["teacher"]
     assert Certificate.verify(release.path).problems == ()
     assert release.teacher is None
     assert "teacher.safetensors" not in (release.path / "README.md").read_text()
-    assert "charged and lost" in json.dumps(document)
+    assert "nothing of them was released" in json.dumps(document)
+    with pytest.raises(ParameterError, match="this run has none"):
+        generate(release, images=6, settings=GenerationSettings(steps=3, candidates=2))
+    for changed, says in (
+        ({"lost_queries": []}, "does not come from a teacher's query"),
+        ({"lost_queries": ["histogram"]}, "not lost ones"),
+        ({"mechanisms": [steps]}, "not lost ones"),
+        ({"teacher": {"dimensions": 16}}, "do not belong together"),
+    ):
+        Certificate.from_dict({**document, **changed}).issue(release.path)
+        assert says in " ".join(Certificate.verify(release.path).problems)
+    Certificate.from_dict(document).issue(release.path)
     images = generate(release, images=6)
     assert read_images(images).labels.tolist() == [0, 1, 2, 0, 1, 2]
-    told = {name: value for name, value in document["teacher"].items() if name != "lost"}
-    Certificate.from_dict({**document, "teacher": told}).issue(release.path)
-    assert "do not belong together" in " ".join(Certificate.verify(release.path).problems)
+
+
+@pytest.mark.slow
+def test_a_model_whose_images_are_all_alike_costs_the_teacher_and_not_the_run(
+    recipe: Path, tmp_path: Path
+) -> None:
+    settings = Recipe.load(recipe, [TRAINED])
+    said: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        grey = [np.full((60, SIDE, SIDE, 1), 128, np.uint8)]
+        patch.setattr(prepared_teacher, "sample", lambda *_, **__: grey)
+        patch.setattr(asked_teacher, "sums_of", killed)
+        release = train(settings, tmp_path / "run", lambda **line: said.append(str(line)))
+    assert any("look alike" in line and "has no teacher" in line for line in said)
+    assert release.certificate.to_dict()["lost_queries"] == ["teacher"]
+    assert entries_of(recipe).count(("query", "teacher")) == 1
+    assert Certificate.verify(release.path).problems == ()
+
+
+@pytest.mark.slow
+def test_guarantee_clusters_of_a_model_that_this_ledger_did_not_pay_for_are_not_used(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """They are what another run released: a certificate of this one would not count it."""
+    settings = Recipe.load(recipe, [TRAINED])
+    train(settings, tmp_path / "run")
+    other = tmp_path / "other" / "private"
+    other.mkdir(parents=True)
+    shutil.copy(tmp_path / "run" / "private" / prepared_teacher.FILE, other / prepared_teacher.FILE)
+    (tmp_path / "tiny.ledger").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared_teacher, "grouped", killed)
+        with pytest.raises(KilledError):
+            train(settings, tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_guarantee_another_query_paid_twice_leaves_the_late_teacher_its_own(
+    recipe: Path, tmp_path: Path
+) -> None:
+    cap = "budget.cap={epsilon: 12, delta: 1.0e-4}"
+    settings = Recipe.load(recipe, [TRAINED, "generation.labels=histogram", cap])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write", _without_the_histogram(RunFolder.write))
+        with pytest.raises(KilledError):
+            train(settings, tmp_path / "run")
+    release = train(settings, tmp_path / "run")
+    assert entries_of(recipe).count(("query", "histogram")) == 2
+    assert entries_of(recipe).count(("query", "teacher")) == 1
+    assert release.teacher is not None
+    assert Certificate.verify(release.path).problems == ()
+
+
+def _without_the_histogram(right: Any) -> Any:
+    """Dies where it would be kept."""
+
+    def write(folder: RunFolder, name: str, document: Any) -> None:
+        if "noisy" in document:
+            raise KilledError
+        right(folder, name, document)
+
+    return write
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_may_be_gone_when_the_trained_model_has_drawn(
+    recipe: Path, tmp_path: Path
+) -> None:
+    own = recipe.parent / "own"
+    _network(own, 0)
+    settings = Recipe.load(recipe, ["teacher={features: own, dimensions: 16, drawn_by: trained}"])
+    right = prepared_teacher.sample
+
+    def gone(*args: Any, **how: Any) -> Any:
+        shutil.rmtree(own)
+        return right(*args, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepared_teacher, "sample", gone)
+        release = train(settings, tmp_path / "run")
+    assert release.teacher is not None
+    assert NETWORK in release.certificate.to_dict()["files"]
 
 
 @pytest.mark.slow
@@ -556,16 +650,18 @@ def summed(
     features, public = features_named("tiny"), drawn(np.arange(300) % 3, 1)
     whitening = whitening_of(features, public, 16)
     groups = prepared_teacher.grouped(features, whitening, public, clusters)
+    scaling = prepared_teacher.Scaling(whitening=whitening, clusters=groups)
     prepared = prepared_teacher.PreparedTeacher(
         settings=TeacherSettings(features="tiny", dimensions=16),
         features=features,
         classes=ReleasedClasses(labels=(0, 1, 2)),
         shown=None,
         public=None,
-        scaling=prepared_teacher.Scaling(whitening=whitening, clusters=groups),
+        scaling=scaling,
     )
     mechanism = SimpleNamespace(max_units=slots, population=slots)
-    return asked_teacher.sums_of(SimpleNamespace(not_private=False, mechanism=mechanism), prepared, data)
+    plan = SimpleNamespace(not_private=False, mechanism=mechanism)
+    return asked_teacher.sums_of(plan, prepared, scaling, data)
 
 
 def moved_at_most(clusters: int | None = None) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 
 from dp_diffusers.class_histogram import class_positions, takes_part
 from dp_diffusers.data.private_images import PrivateImages
-from dp_diffusers.errors import BudgetError, ModelError, RunClosed
+from dp_diffusers.errors import ModelError, ParameterError
 from dp_diffusers.evaluation.features import EXTRACTORS, network_file
 from dp_diffusers.kept_sums import KeptSums
 from dp_diffusers.mechanisms.teacher import (
@@ -28,11 +28,13 @@ from dp_diffusers.mechanisms.teacher import (
     query_of,
     weights_of,
 )
-from dp_diffusers.prepared_teacher import FILE, PreparedTeacher, Scaling, kept_file
+from dp_diffusers.prepared_teacher import FILE, PreparedTeacher, Scaling, kept_by, scaling_of
+from dp_diffusers.public_clusters import Clusters
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.teacher import NETWORK, Teacher
 from dp_diffusers.teacher_kinds import Counted, Kind, Linear
 from dp_diffusers.tenths import by_tenths
+from dp_diffusers.undisturbed import undisturbed
 from dp_diffusers.whole_files import replacing
 
 LOST: Final = (
@@ -44,6 +46,7 @@ LOST: Final = (
 def released_teacher(
     plan: Any,
     prepared: PreparedTeacher,
+    scale: Callable[[], Scaling],
     *,
     data: PrivateImages,
     account: Any,
@@ -53,41 +56,54 @@ def released_teacher(
 ) -> Teacher | None:
     """The classifier, from sums with their noise; without noise for a plan that is not private.
 
-    prepared: with its scaling. data: labels in the numbering of the base. account: the run's reservation,
-    with the lane of `keys` open. The first call pays and draws; later ones, of any process, use what it kept.
-    None where that was lost after the steps, which have left nothing to pay with again.
+    scale: how features become rows, asked where no earlier start has kept it. data: labels in the numbering
+    of the base. account: the run's reservation, with the lane of `keys` open. The first call pays and draws;
+    later ones, of any process, use what it kept. None where there is none and, after the steps, nothing to
+    pay with again: what was trained is not lost with it.
     """
-    network, released = _network(folder, prepared), _kept(folder, account)
-    if released is None:
-        what = f"looking at the features {prepared.features.name} of all images, for the teacher"
-        progress(message=what)
-        released = sums_of(plan, prepared, data, by_tenths(lambda line: progress(message=line), what))
-        if (query := query_of(plan.queries)) is not None:
-            try:
-                receipt = account.charge_query(NAME)  # pay, then noise
-            except RunClosed:
-                raise
-            except BudgetError:  # the first time is reserved: it was asked before, and the answer lost
-                if not prepared.after_the_steps:
-                    raise
-                progress(message=LOST)
-                return None
+    network = kept_network(folder, prepared)
+    known = None if account is None else kept_by(prepared, folder)
+    if known is not None and account.has_paid(NAME, known.lane):
+        return _of(plan, prepared, scaling_of(known), known.released, network, progress)
+    if prepared.after_the_steps and account is not None and account.has_lost(NAME):
+        progress(message=LOST)
+        return None
+    try:
+        scaling = scale()
+    except ParameterError as error:
+        if not prepared.after_the_steps:
+            raise
+        _pay_for_nothing(plan, account, error, progress)
+        return None
+    what = f"looking at the features {prepared.features.name} of all images, for the teacher"
+    progress(message=what)
+    done = by_tenths(lambda line: progress(message=line), what)
+    released = sums_of(plan, prepared, scaling, data, done)
+    if (query := query_of(plan.queries)) is not None:
+        with undisturbed():  # what is lost from here on was paid for
+            receipt = account.charge_query(NAME)  # pay, then noise
             released = noisy_sums(query, released, keys, receipt, plan.fingerprint)
-            _keep(folder, prepared, released, keys.lane.hex())
-    scaling = _scaling(prepared)
-    if scaling.clusters is not None:
-        progress(message=f"fitting labels to the counts of {len(scaling.clusters):,} clusters")
-    return _taught(plan, prepared, released, network)
+            _keep(folder, prepared, scaling, released, keys.lane.hex())
+    return _of(plan, prepared, scaling, released, network, progress)
+
+
+def _pay_for_nothing(plan: Any, account: Any, error: ParameterError, progress: Callable[..., None]) -> None:
+    """A model whose images scale nothing cannot be asked by, and its run ends as planned all the same: it
+    may not end early because of what the steps released."""
+    progress(message=f"the release has no teacher: {error.message}")
+    if query_of(plan.queries) is not None:
+        account.charge_query(NAME)
 
 
 def sums_of(
     plan: Any,
     prepared: PreparedTeacher,
+    scaling: Scaling,
     data: PrivateImages,
     done: Callable[[float], None] = lambda share: None,
 ) -> np.ndarray:
     """The sums over all units, without noise: private. done: gets the share of images seen."""
-    classes, scaling = prepared.classes, _scaling(prepared)
+    classes = prepared.classes
     position = np.where(takes_part(plan, data), class_positions(data, classes), -1)
     weight = 1.0 / np.maximum(np.bincount(data.owner, minlength=data.unit_count), 1)[data.owner]
     sums = Sums(scaling.whitening.width, len(classes.labels))
@@ -104,18 +120,16 @@ def sums_of(
     return cluster_counts(*sizes, cluster, position, data.owner, data.unit_count)
 
 
-def _scaling(prepared: PreparedTeacher) -> Scaling:
-    assert prepared.scaling is not None
-    return prepared.scaling
-
-
-def _network(folder: RunFolder, prepared: PreparedTeacher) -> Path | None:
+def kept_network(folder: RunFolder, prepared: PreparedTeacher) -> Path | None:
     """A network of one's own, copied to the safe: it is as it was when the release is written, days later.
 
-    Raises `ModelError` where it is not any more what the features were opened from.
+    Raises `ModelError` where it is not any more what the features were opened from, and there is no copy.
     """
     if prepared.settings.features in EXTRACTORS:
         return None
+    kept = folder.private / NETWORK
+    if kept.exists() and hashlib.sha256(kept.read_bytes()).hexdigest() == prepared.features.sha256:
+        return kept
     place = Path(prepared.settings.features)
     try:
         content = network_file(place).read_bytes()
@@ -123,25 +137,34 @@ def _network(folder: RunFolder, prepared: PreparedTeacher) -> Path | None:
         content = b""
     if hashlib.sha256(content).hexdigest() != prepared.features.sha256:
         raise ModelError(f"teacher.features: {place} was changed meanwhile", hint="run the command again")
-    with replacing(folder.private / NETWORK) as stream:
+    with replacing(kept) as stream:
         stream.write(content)
-    return folder.private / NETWORK
+    return kept
 
 
-def _taught(plan: Any, prepared: PreparedTeacher, released: np.ndarray, network: Path | None) -> Teacher:
+def _of(
+    plan: Any,
+    prepared: PreparedTeacher,
+    scaling: Scaling,
+    released: np.ndarray,
+    network: Path | None,
+    progress: Callable[..., None],
+) -> Teacher:
+    if scaling.clusters is not None:
+        progress(message=f"fitting labels to the counts of {len(scaling.clusters):,} clusters")
     return Teacher(
         features=prepared.features.name,
         sha256=prepared.features.sha256,
         classes=prepared.classes,
-        whitening=_scaling(prepared).whitening,
-        kind=_kind(plan, prepared, released),
+        whitening=scaling.whitening,
+        kind=_kind(plan, prepared, scaling.clusters, released),
         network=network,
     )
 
 
-def _kind(plan: Any, prepared: PreparedTeacher, released: np.ndarray) -> Kind:
+def _kind(plan: Any, prepared: PreparedTeacher, clusters: Clusters | None, released: np.ndarray) -> Kind:
     query, classes = query_of(plan.queries), len(prepared.classes.labels)
-    noise, clusters = 0.0 if query is None else query.noise_multiplier, _scaling(prepared).clusters
+    noise = 0.0 if query is None else query.noise_multiplier
     if clusters is not None:
         counts = counts_of(released, classes=classes, noise_multiplier=noise)
         totals = released.reshape(-1, classes).sum(0)
@@ -152,15 +175,10 @@ def _kind(plan: Any, prepared: PreparedTeacher, released: np.ndarray) -> Kind:
     )
 
 
-def _keep(folder: RunFolder, prepared: PreparedTeacher, released: np.ndarray, lane: str) -> None:
-    scaling = _scaling(prepared)
+def _keep(
+    folder: RunFolder, prepared: PreparedTeacher, scaling: Scaling, released: np.ndarray, lane: str
+) -> None:
     whitening, clusters = scaling.whitening, scaling.clusters
     tensors = {"mean": whitening.mean, "projection": whitening.projection, "released": released}
     tensors |= {} if clusters is None else {"centres": clusters.centres}
     KeptSums(tensors=tensors, lane=lane, made_of=prepared.made_of).save(folder.private / FILE)
-
-
-def _kept(folder: RunFolder, account: Any) -> np.ndarray | None:
-    """The sums of an earlier start, if this run has paid for them in this ledger."""
-    known = None if account is None else kept_file(folder)
-    return None if known is None or not account.has_paid(NAME, known.lane) else known.released

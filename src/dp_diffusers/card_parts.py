@@ -121,8 +121,7 @@ def private_data(certificate: Mapping[str, Any]) -> str:
     if classes.get("names"):
         whose = "declared by whoever ran this" if classes.get("declared") else "those of the base model"
         lines.append(f"Classes, {whose}: {listed(classes['names'])}.")
-    teacher = certificate.get("teacher")
-    if teacher and not teacher.get("lost"):
+    if teacher := certificate.get("teacher"):
         lines.append(
             f"Labels: `teacher.safetensors` is {_kind_of(teacher)} of public features "
             f"({plain(teacher['features'])}), made of sums over the private images"

@@ -56,7 +56,7 @@ class Scaling:
 class PreparedTeacher:
     """What a teacher looks with. shown: of the public images that were given; None for drawn ones.
 
-    public: what the certificate says of them. scaling: None until the trained model has drawn.
+    public: what the certificate says of them. scaling: None where the trained model is to draw.
     """
 
     settings: TeacherSettings
@@ -79,15 +79,13 @@ class PreparedTeacher:
                 hint=UNPROTECTED,
             )
 
-    def record(self, *, lost: bool = False) -> dict[str, Any]:
-        """What a certificate says of the teacher beside its query. lost: the answer was, and is not there."""
+    def record(self) -> dict[str, Any]:
+        """What a certificate says of the teacher beside its query."""
         record: dict[str, Any] = {"features": self.features.name, "sha256": self.features.sha256}
         record |= {"dimensions": self.settings.dimensions, "public": self.public}
         if self.settings.clusters is not None:
             record["clusters"] = self.settings.clusters
-        if self.after_the_steps:
-            record["drawn_by"] = self.settings.drawn_by
-        return record | ({"lost": True} if lost else {})
+        return record | ({"drawn_by": self.settings.drawn_by} if self.after_the_steps else {})
 
     @property
     def made_of(self) -> str:
@@ -146,7 +144,7 @@ def prepared_teacher(
     folder: RunFolder | None,
     progress: Callable[..., None],
 ) -> PreparedTeacher:
-    """Features and how they scale, from public images; draws them with the base where none are given.
+    """Features and how they scale, from public images; draws them with the base, if it is to.
 
     family: before anything is adapted, on its device. folder: of the run, whose earlier start may have
     scaled them. Raises `ParameterError`, `DataError`, `ModelError` for what cannot be used, `RunFolderError`
@@ -167,23 +165,20 @@ def prepared_teacher(
     prepared = PreparedTeacher(
         settings=settings, features=features, classes=classes, shown=shown, public=public, scaling=None
     )
-    known = None if folder is None else kept_file(folder)
-    if known is None:
-        if images is not None:
-            return _scaled(prepared, images)
-        return prepared if prepared.after_the_steps else drawn_teacher(prepared, family, recipe, progress)
-    if known.made_of != prepared.made_of:
-        raise RunFolderError(
-            "the teacher of this run was made with other features or public images than there are now",
-            hint="put teacher.features and teacher.public back as they were, or give another --out",
-        )
-    return replace(prepared, scaling=_scaling_of(known))
+    known = None if folder is None else kept_by(prepared, folder)
+    if prepared.after_the_steps:  # what is kept may be another model's: it counts once it is known to be paid
+        return prepared
+    if known is not None:
+        return replace(prepared, scaling=scaling_of(known))
+    if images is not None:
+        return replace(prepared, scaling=_scaling_by(prepared, images))
+    return replace(prepared, scaling=drawn_scaling(prepared, family, recipe, progress))
 
 
-def drawn_teacher(
+def drawn_scaling(
     prepared: PreparedTeacher, family: Family, recipe: Mapping[str, Any], progress: Callable[..., None]
-) -> PreparedTeacher:
-    """Scaled by images that the model draws as it is: the base, or what the steps released of it.
+) -> Scaling:
+    """By images that the model draws as it is: the base, or what the steps released of it.
 
     family: on its device. Raises `ParameterError` where its images cannot scale the features.
     """
@@ -193,9 +188,9 @@ def drawn_teacher(
     progress(message=f"drawing {count:,} images of the {whose}, for the teacher")
     labels = _labels(prepared, family, count)
     set_conditions(family, recipe)
-    sampling = sampling_of(GenerationSettings(**(recipe.get("generation") or {})))
+    sampling = sampling_of(generation_of(recipe))
     require_sampler(family, sampling)
-    return _scaled(prepared, np.concatenate(list(sample(family, labels, count, sampling))))
+    return _scaling_by(prepared, np.concatenate(list(sample(family, labels, count, sampling))))
 
 
 def _labels(prepared: PreparedTeacher, family: Family, count: int) -> np.ndarray | None:
@@ -216,11 +211,16 @@ def _opened(path: str, family: Family, recipe: Mapping[str, Any]) -> np.ndarray:
     return load_public([source], family.size, family.channels, 0).images
 
 
-def _scaled(prepared: PreparedTeacher, images: np.ndarray) -> PreparedTeacher:
+def generation_of(recipe: Mapping[str, Any]) -> GenerationSettings:
+    """How the run draws; a call in Python does not say."""
+    return GenerationSettings(**(recipe.get("generation") or {}))
+
+
+def _scaling_by(prepared: PreparedTeacher, images: np.ndarray) -> Scaling:
     features, settings = prepared.features, prepared.settings
     whitening = whitening_of(features, images[kept_of(len(images))], settings.dimensions)
     clusters = grouped(features, whitening, images, settings.clusters)
-    return replace(prepared, scaling=Scaling(whitening=whitening, clusters=clusters))
+    return Scaling(whitening=whitening, clusters=clusters)
 
 
 def grouped(
@@ -234,12 +234,22 @@ def grouped(
     return clusters_of(np.concatenate(rows), count)
 
 
-def kept_file(folder: RunFolder) -> KeptSums | None:
-    """What an earlier start of the run left in the safe. Raises `RunFolderError` for a damaged file."""
-    return kept_sums(folder.private / FILE, "mean", "projection")
+def kept_by(prepared: PreparedTeacher, folder: RunFolder) -> KeptSums | None:
+    """What an earlier start of the run left in the safe.
+
+    Raises `RunFolderError` for a damaged file, and for one of other features or public images.
+    """
+    known = kept_sums(folder.private / FILE, "mean", "projection")
+    if known is not None and known.made_of != prepared.made_of:
+        raise RunFolderError(
+            "the teacher of this run was made with other features or public images than there are now",
+            hint="put teacher.features and teacher.public back as they were, or give another --out",
+        )
+    return known
 
 
-def _scaling_of(known: KeptSums) -> Scaling:
+def scaling_of(known: KeptSums) -> Scaling:
+    """What the kept sums were made with."""
     tensors = known.tensors
     whitening = Whitening(mean=tensors["mean"], projection=tensors["projection"])
     clusters = Clusters(centres=tensors["centres"]) if "centres" in tensors else None

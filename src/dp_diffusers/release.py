@@ -153,14 +153,15 @@ def write_release(
     teacher: Teacher | None = None,
     taught_by: Mapping[str, Any] | None = None,
     warmed_by: Mapping[str, Any] | None = None,
+    lost_queries: Sequence[str] = (),
 ) -> Release:
     """Writes adapter, model card and certificate, and has a fresh process verify them.
 
     proportions: each class's part of the units, from the run's class histogram. public_images: what the
     certificate says of those that were mixed in. population: released in the place of an adapter, with the
     level of more variations. teacher: released beside it; taught_by: what the certificate says of what made
-    it, and warmed_by of a warm-up. Raises `VerificationError`
-    if the files hold anything private word for word: nothing is certified then.
+    it, and warmed_by of a warm-up. lost_queries: names of those that were charged and have no answer. Raises
+    `VerificationError` if the files hold anything private word for word: nothing is certified then.
     """
     network, base = family.network, family.base
     trainable, card = 0, population_card
@@ -194,6 +195,7 @@ def write_release(
         public_images=public_images,
         teacher=taught_by,
         warmup=warmed_by,
+        lost_queries=lost_queries,
     )
     (folder.release / "README.md").write_text(card(certificate.to_dict(), family), encoding="utf-8")
     traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)

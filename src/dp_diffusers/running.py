@@ -21,7 +21,7 @@ from typing import Any
 from dp_diffusers.accounts import OWNERSHIP
 from dp_diffusers.arrangement import arrange, rehearse_arranged, undone
 from dp_diffusers.asked_moments import Moments, released_moments, require_moments
-from dp_diffusers.asked_teacher import released_teacher
+from dp_diffusers.asked_teacher import kept_network, released_teacher
 from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.compiled_parts import uncompiled
 from dp_diffusers.conditions import classes_of, conditioned, set_conditions
@@ -36,18 +36,26 @@ from dp_diffusers.evolution_population import Population, sampling_of
 from dp_diffusers.evolving import Evolution, require_evolvable
 from dp_diffusers.jobs import Job
 from dp_diffusers.mechanisms.moments import Gaussians
+from dp_diffusers.mechanisms.teacher import NAME as TEACHER
 from dp_diffusers.out_of_memory import told_in_one_line
 from dp_diffusers.pass_size import PassSize, pass_size, sized
 from dp_diffusers.paying import Paying
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_first
-from dp_diffusers.prepared_teacher import PreparedTeacher, drawn_teacher, prepared_teacher, require_teacher
+from dp_diffusers.prepared_teacher import (
+    PreparedTeacher,
+    Scaling,
+    drawn_scaling,
+    generation_of,
+    prepared_teacher,
+    require_teacher,
+)
 from dp_diffusers.processes import ALONE, Team, team
 from dp_diffusers.processes.one_folder import require_one_folder, require_same_images
 from dp_diffusers.processes.sharding import require_shardable, shard_frozen
 from dp_diffusers.public_batches import PublicBatches, public_batches
 from dp_diffusers.ranks import Ranks
-from dp_diffusers.recipe import GenerationSettings, RuntimeSettings
+from dp_diffusers.recipe import RuntimeSettings
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import declared_size
 from dp_diffusers.row_store import forget
@@ -178,9 +186,9 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
         if job.runtime.compile:
             job.progress(message="compiling parts of the model, which can take minutes")
         rehearse_arranged(family, job.runtime)
-    if job.settings.get("generation"):
+    if job.settings.get("generation") or (teacher is not None and teacher.after_the_steps):
         with uncompiled(job.runtime.compile):  # drawing would compile it once more, for nothing
-            require_sampler(family, sampling_of(GenerationSettings(**job.settings["generation"])))
+            require_sampler(family, sampling_of(generation_of(job.settings)))
     public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
     model = Model(family=family, runtime=job.runtime, config=config, public=public, candidates=candidates)
     model.teacher, model.moments = teacher, moments
@@ -249,12 +257,20 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
 def _taught(job: Job, model: Model, *, trained: bool, **shared: Any) -> Teacher | None:
     """What the private images teach about their classes, for a run that asks now."""
     prepared = model.teacher
-    if prepared is None or prepared.after_the_steps is not trained:
+    if prepared is None:
         return None
-    if prepared.scaling is None:
+    if prepared.after_the_steps and not trained:
+        kept_network(shared["folder"], prepared)
+    if prepared.after_the_steps != trained:
+        return None
+
+    def scaling() -> Scaling:
+        if prepared.scaling is not None:
+            return prepared.scaling
         with uncompiled(job.runtime.compile):
-            prepared = drawn_teacher(prepared, model.family, job.settings, job.progress)
-    return released_teacher(job.plan, prepared, progress=job.progress, **shared)
+            return drawn_scaling(prepared, model.family, job.settings, job.progress)
+
+    return released_teacher(job.plan, prepared, scaling, progress=job.progress, **shared)
 
 
 def _warmup(job: Job, model: Model, together: Team, **shared: Any) -> Warmup | None:
@@ -355,7 +371,8 @@ def _finish(
         level=None if job.evolution is None else job.evolution.variation[1],
         public_images=None if model.public is None else model.public.record(),
         teacher=teacher,
-        taught_by=None if model.teacher is None else model.teacher.record(lost=teacher is None),
+        taught_by=None if model.teacher is None or teacher is None else model.teacher.record(),
+        lost_queries=[TEACHER] if job.plan.queries and model.teacher is not None and teacher is None else [],
         warmed_by=None if model.moments is None else model.moments.record(),
     )
     release.base = job.base if job.base.in_memory else None

@@ -17,7 +17,7 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy import limits
 from dp_diffusers.privacy.budget import Budget
-from dp_diffusers.privacy.events import HistogramQuery
+from dp_diffusers.privacy.events import HistogramQuery, TeacherQuery
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.reservation import Reservation
 
@@ -249,3 +249,61 @@ def test_the_limit_never_rises_when_another_run_has_left_room(ledger, asking, ne
     run = ledger.run(ledger.reserve(asking).run_id)
     room = limits.Room(100.0, [], ledger.terms)
     assert limits.limit_after(run, {"histogram": 2}, room, ledger.terms)[0] == run.limit
+
+
+LATE = TeacherQuery(classes=3, dimensions=16, noise_multiplier=NOISE)
+
+
+@pytest.fixture(scope="module")
+def two() -> Plan:
+    """A histogram before the steps and a teacher after them."""
+    queries = [HistogramQuery(classes=3, noise_multiplier=NOISE), LATE]
+    return Plan.calibrate(Budget(2.0, 1e-4, cap={"epsilon": 2.5, "delta": 1e-4}), DPSGD(**SIZES), queries)
+
+
+def charged_to_its_limit(account: Reservation) -> None:
+    """All steps that it may charge."""
+    for step in range(account.limit):
+        account.charge(step)
+
+
+def test_guarantee_a_reserved_query_is_paid_for_after_the_steps_whatever_was_redone(
+    ledger, two, new_keys
+) -> None:
+    account = ledger.reserve(two)
+    for _ in range(2):
+        account.open_lane(new_keys())
+        account.charge_query("histogram")
+    charged_to_its_limit(account)
+    assert not account.has_lost("teacher"), "nobody has asked it"
+    account.charge_query("teacher")
+    assert not ledger.run(account.run_id).is_early
+    assert ledger.cost_of_charged(ledger.run(account.run_id)).epsilon <= 2.0
+
+
+def test_a_query_that_the_steps_left_no_room_for_again_is_lost(ledger, two, new_keys) -> None:
+    account = ledger.reserve(two)
+    account.open_lane(new_keys())
+    account.charge_query("histogram")
+    charged_to_its_limit(account)
+    account.charge_query("teacher")
+    account.open_lane(new_keys())
+    assert account.has_lost("teacher")
+    with pytest.raises(BudgetError, match="cannot pay for teacher again: there is no room for it"):
+        account.charge_query("teacher")
+    account.settle()
+    assert account.has_lost("teacher"), "also once the run is closed"
+
+
+def test_a_query_that_is_cheap_may_be_asked_again_after_the_last_step(ledger, new_keys) -> None:
+    cheap = TeacherQuery(classes=3, dimensions=16, noise_multiplier=500.0)
+    plan = Plan.calibrate(Budget(2.0, 1e-4, cap={"epsilon": 2.5, "delta": 1e-4}), DPSGD(**SIZES), [cheap])
+    account = ledger.reserve(plan)
+    account.open_lane(new_keys())
+    for step in range(SIZES["steps"]):
+        account.charge(step)
+    account.charge_query("teacher")
+    account.open_lane(new_keys())
+    assert not account.has_lost("teacher")
+    account.charge_query("teacher")
+    assert ledger.cost_of_charged(ledger.run(account.run_id)).epsilon <= 2.0

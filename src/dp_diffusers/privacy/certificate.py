@@ -8,7 +8,7 @@ dp_accounting's events: fields are only ever added, and their meaning never chan
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -81,6 +81,7 @@ class Certificate:
         public_images: Mapping[str, Any] | None = None,
         teacher: Mapping[str, Any] | None = None,
         warmup: Mapping[str, Any] | None = None,
+        lost_queries: Sequence[str] = (),
     ) -> Certificate:
         """The certificate of a run that has settled, still without files; `issue` hashes them.
 
@@ -88,7 +89,8 @@ class Certificate:
         {trainable_parameters}; `classes`: public ones only; `public_images`: {name, sha256, images, weight,
         batch_size} of those mixed in without noise, None without; `teacher`: {features, sha256, dimensions,
         public} of a released classifier, public being {name, sha256, images} or None, with `drawn_by` where
-        the trained model drew in their place, and `lost` where its answer was; `warmup`: {dimensions,
+        the trained model drew in their place; `lost_queries`: those that were paid for and of which nothing
+        is released; `warmup`: {dimensions,
         images, steps, batch_size, learning_rate} of one; `multi_owner`: images
         of several people, each of whom is in one unit only. Raises `GuaranteeError` if plan and account do
         not belong together or the run is not settled.
@@ -101,7 +103,8 @@ class Certificate:
             adapter={"sha256": None, **adapter},
             classes=None if classes is None else dict(classes),
             assumptions=(),
-            further={name: dict(value) for name, value in beside.items() if value is not None},
+            further={name: dict(value) for name, value in beside.items() if value is not None}
+            | ({"lost_queries": list(lost_queries)} if lost_queries else {}),
             **numbers,
         ).to_dict()
         facts = {"class_names_from_data": class_names_from_data, "multi_owner": multi_owner}

@@ -103,7 +103,7 @@ def _require_no_choice(run: Run) -> None:
     """Raises `GuaranteeError` for an early end, unless the ledger states that nobody saw the run."""
     if run.is_early and not run.unseen:
         raise GuaranteeError(
-            f"run {run.run_id} was ended after {run.steps_charged} of {run.record.steps} steps: their "
+            f"run {run.run_id} was ended after {run.how_far}: their "
             "epsilon does not cover a choice that may depend on what they released",
             hint="charge all of a plan, and leave unused what is not wanted, before settling; or state with "
             "unseen, when closing it, that nobody saw anything of the run",

@@ -85,8 +85,7 @@ def refuse_given_up(ledger: Ledger, run_id: str, *, complete: bool) -> None:
         return
     how = "abandoned" if run.abandoned else "settled"
     raise RunClosed(
-        f"run {run_id} was {how} in the ledger {ledger.path} after {run.steps_charged} of {run.record.steps} "
-        "steps: it charges no more",
+        f"run {run_id} was {how} in the ledger {ledger.path} after {run.how_far}: it charges no more",
         hint="what it made so far is untouched; a new training needs another --out and its own reservation",
     )
 

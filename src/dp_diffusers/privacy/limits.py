@@ -36,18 +36,20 @@ def first_limit(curve: CostCurve, planned: Cost, steps: int, room: Room) -> tupl
 def limit_after(run: Run, asked: Mapping[str, int], room: Room, terms: Terms) -> tuple[int, Cost]:
     """The most steps of `run` once its side queries were `asked` so often, and the cost of both.
 
-    Raises `BudgetError` where no step would be left to train with.
+    Raises `BudgetError` where no step would be left to train with; where all are done, none need be.
     """
     curve = CostCurve(run.record, run.cost.delta, terms, reserved(run.queries, asked))
 
     def fits(count: int) -> bool:
         return count <= run.limit and room.holds(curve.coarse(count))
 
-    least = run.steps_charged + 1
+    trained = run.steps_charged >= min(run.record.steps, run.limit)
+    least = run.steps_charged if trained else run.steps_charged + 1
     if not fits(least):
-        names = ", ".join(query.name for query in run.queries)
+        names = ", ".join(name for name, count in asked.items() if count > run.asked.get(name, 0))
+        left = "there is no room for it" if trained else "no step would be left"
         raise BudgetError(
-            f"run {run.run_id} cannot pay for {names} again: no step would be left in its budget or the cap",
+            f"run {run.run_id} cannot pay for {names} again: {left} in its budget or the cap",
             hint="its result was lost between payment and disk; give the run up with `ledger abandon`",
         )
     limit = largest_steps(fits, least)

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 
-from dp_diffusers.errors import BudgetExhausted, GuaranteeError, LedgerError, RunClosed
+from dp_diffusers.errors import BudgetError, BudgetExhausted, GuaranteeError, LedgerError, RunClosed
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.ledger_file import Entry, utc_now
 from dp_diffusers.privacy.receipt import Receipt
-from dp_diffusers.privacy.runs import Run
+from dp_diffusers.privacy.runs import Run, reserved
 from dp_diffusers.privacy.spending import Cost, cost_when_stopped
 
 if TYPE_CHECKING:
@@ -193,10 +193,25 @@ class Reservation:
         self._read_again()
         return Receipt(step=0, lane=lane, plan_fingerprint=self.plan_fingerprint, mechanism=name)
 
+    def has_lost(self, name: str) -> bool:
+        """Whether the side query `name` was charged, and cannot be once more: its answer is there, or lost.
+
+        False for one that was never charged.
+        """
+        run = self.ledger.run(self.run_id)
+        count = run.asked.get(name, 0)
+        if not count or run.status != "open":
+            return bool(count)
+        try:
+            self._with_queries(run, {**run.asked, name: count + 1})
+        except BudgetError:
+            return True
+        return False
+
     def _with_queries(self, run: Run, asked: Mapping[str, int]) -> tuple[int, Cost]:
         """Limit and cost of the run once its queries were asked so often."""
-        if all(asked.get(query.name, 0) <= query.steps for query in run.queries):
-            return run.limit, run.reserved_cost  # what was reserved
+        if reserved(run.queries, asked) == run.reserved_queries:
+            return run.limit, run.reserved_cost  # nothing that was not reserved already
         from dp_diffusers.privacy.limits import limit_after
 
         terms = self.ledger.terms

@@ -70,6 +70,13 @@ class Run:
         missing = any(self.asked.get(query.name, 0) < query.steps for query in self.queries)
         return missing or self.steps_charged < min(self.record.steps, self.limit)
 
+    @property
+    def how_far(self) -> str:
+        """What it has charged of its plan, in words."""
+        steps = f"{self.steps_charged} of {self.record.steps} steps"
+        missing = [query.name for query in self.queries if self.asked.get(query.name, 0) < query.steps]
+        return steps if not missing else f"{steps}, and without its query {', '.join(missing)}"
+
     def refuse_late_statement(self, *, unseen: bool) -> None:
         """Raises `LedgerError` where `unseen` is stated of an early end that was closed without it."""
         if unseen and self.is_early and self.charged and not self.unseen:

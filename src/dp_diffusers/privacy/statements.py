@@ -210,12 +210,11 @@ def _labels(certificate: Mapping[str, Any], class_names_from_data: bool) -> str:
         " How many units there are of each class was released with noise, and charged." if histogram else ""
     )
     teacher = any(entry["name"] == "teacher" for entry in certificate["mechanisms"])
-    lost = (certificate.get("teacher") or {}).get("lost")
     taught = (
         ""
         if not teacher
-        else " Sums over labelled images were charged and lost: no classifier was released."
-        if lost
+        else " Sums over labelled images were charged, and nothing of them was released."
+        if "teacher" in certificate.get("lost_queries", ())
         else " A classifier was made of sums over labelled images, released with noise and charged."
     )
     moments = any(entry["name"] == "moments" for entry in certificate["mechanisms"])

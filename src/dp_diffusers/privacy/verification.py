@@ -199,10 +199,14 @@ def _warmup(certificate: Certificate, records: Sequence[Record]) -> Iterator[str
 def _teacher(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
     """A released classifier is made of a query among the mechanisms, of its directions and classes."""
     described = certificate.further.get("teacher")
-    there = described is not None and not described.get("lost")
-    if there != (TEACHER_FILE in certificate.files):
+    if (described is None) != (TEACHER_FILE not in certificate.files):
         yield f"{TEACHER_FILE} and what the certificate says of a teacher do not belong together"
     queries = [query for query in records if isinstance(query, TeacherQuery)]
+    lost = certificate.further.get("lost_queries", [])
+    if lost:  # of which nothing is released
+        if lost != ["teacher"] or described is not None or len(queries) != 1:
+            yield f"the queries {lost} are not lost ones of the mechanisms"
+        return
     asked = [(query.dimensions, query.clusters, query.classes) for query in queries]
     told = len((certificate.classes or {}).get("labels") or ())
     expected = [] if described is None else [(described["dimensions"], described.get("clusters"), told)]

@@ -15,15 +15,22 @@ from pydantic.fields import FieldInfo
 from dp_diffusers.recipe import PretrainRecipe, Recipe
 
 
-def with_new_keys(settings: Any, model: type[BaseModel] = Recipe) -> Any:
-    """The sections of a recipe that are there, as plain data, each with all of its keys."""
+def with_new_keys(settings: Any) -> Any:
+    """A recipe as plain data, with all keys; of other settings, such as a call's, each section whole."""
+    try:
+        return Recipe.model_validate(settings).model_dump(mode="json")
+    except ValidationError:
+        return _filled(settings, Recipe)
+
+
+def _filled(settings: Any, model: type[BaseModel]) -> Any:
     if not isinstance(settings, dict):
         return settings
     filled = dict(settings)
     for name, field in model.model_fields.items():
         section = _section(field)
         if section is not None and isinstance(filled.get(name), dict):
-            filled[name] = with_new_keys(filled[name], section)
+            filled[name] = _filled(filled[name], section)
         elif section is None and name not in filled and not field.is_required():
             filled[name] = json.loads(json.dumps(field.get_default(call_default_factory=True)))
     return filled
