@@ -76,8 +76,7 @@ class ImageJob:
         if self.teacher is None or not self.teacher.has_clusters:
             raise ParameterError(
                 "generation.candidates needs a teacher with clusters, and this run has none",
-                hint="set it to 1 (--set generation.candidates=1); a training asks for clusters by "
-                "teacher.clusters",
+                hint="set it to 1, or use --teacher off; a training asks for clusters by teacher.clusters",
             )
         return self.settings.candidates
 

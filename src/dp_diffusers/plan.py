@@ -65,7 +65,7 @@ class Plan:
     epsilon_rdp: float | None
     """Epsilon by RDP at the same noise, the cross-check; None without privacy."""
     queries: tuple[Record, ...]
-    """Side queries, asked before the first step and paid from the same budget."""
+    """Side queries, asked beside the steps and paid from the same budget."""
 
     @classmethod
     def calibrate(

@@ -1,4 +1,4 @@
-"""Groups of public images in the space that a teacher sees, and the one that an image belongs to.
+"""Groups of images, public or released, in the space that a teacher sees, and the one that an image is of.
 
 Guarantees that the group of an image is a function of that image and of public numbers alone, bit for bit:
 distances are exact, so that nobody else's presence moves a tie. May import numpy and scikit-learn. Source:
@@ -17,8 +17,8 @@ from dp_diffusers.errors import ParameterError
 from dp_diffusers.evolution_features import nearest
 
 FINE: Final = 2.0**14  # rows are at most 1 long: whole numbers of this size keep four digits of each
-PER_CLUSTER: Final = 5  # images of the base that are drawn for each
-MOST_PER_CLUSTER: Final = 20  # public images that are looked at for each
+PER_CLUSTER: Final = 5  # images that are drawn for each
+MOST_PER_CLUSTER: Final = 20  # images that are looked at for each
 _BATCH: Final = 4096
 Floats = NDArray[np.float64]
 
@@ -39,12 +39,12 @@ class Clusters:
 
 
 def clusters_of(rows: Floats, count: int) -> Clusters:
-    """From rows of public images. Raises `ParameterError` for fewer than clusters."""
+    """From rows of public or released images. Raises `ParameterError` for fewer than clusters."""
     from sklearn.cluster import MiniBatchKMeans
 
     if len(rows) < count:
         raise ParameterError(
-            f"{count} clusters need as many public images at least, got {len(rows)}",
+            f"{count} clusters need as many images at least, got {len(rows)}",
             hint="lower teacher.clusters, or give more images at teacher.public",
         )
     found = MiniBatchKMeans(count, random_state=0, n_init=1, batch_size=_BATCH).fit(rows)

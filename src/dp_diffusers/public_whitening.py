@@ -61,10 +61,10 @@ class Whitening:
 
 
 def whitening_of(features: Features, images: NDArray[np.uint8], dimensions: int) -> Whitening:
-    """From public images, uint8 `[N, H, W, C]`. Raises `ParameterError` for too few, or all alike."""
+    """From uint8 `[N, H, W, C]`, public or released. Raises `ParameterError` for too few, or all alike."""
     if len(images) <= dimensions:
         raise ParameterError(
-            f"a teacher of {dimensions} dimensions needs more public images than that, got {len(images)}",
+            f"a teacher of {dimensions} dimensions needs more images than that, got {len(images)}",
             hint="more images at teacher.public, or fewer teacher.dimensions",
         )
     parts = [features.of(images[start : start + BLOCK]) for start in range(0, len(images), BLOCK)]
@@ -73,7 +73,7 @@ def whitening_of(features: Features, images: NDArray[np.uint8], dimensions: int)
     values, vectors = np.linalg.eigh((found - mean).T @ (found - mean) / len(found))
     if not values[-1] > 0:
         raise ParameterError(
-            f"the public images all look alike to the features {features.name}",
+            f"the images that scale a teacher all look alike to the features {features.name}",
             hint="set teacher.public to images of the kind of the private ones",
         )
     leading = slice(None, -dimensions - 1, -1)  # eigenvalues rise

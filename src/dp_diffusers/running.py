@@ -35,6 +35,7 @@ from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evolution_population import Population, sampling_of
 from dp_diffusers.evolving import Evolution, require_evolvable
 from dp_diffusers.jobs import Job
+from dp_diffusers.learnt_apart import require_learnt_apart
 from dp_diffusers.mechanisms.moments import Gaussians
 from dp_diffusers.mechanisms.teacher import NAME as TEACHER
 from dp_diffusers.out_of_memory import told_in_one_line
@@ -115,6 +116,7 @@ def _refused_first(job: Job, together: Team) -> None:
     if not job.plan.not_private:
         _ = job.ledger_file
         require_bounded(job.base.merged_from)
+        require_learnt_apart(job.settings)
     if together.several and job.evolution is not None:
         raise ParameterError(
             f"Private Evolution works in one process, and {together.ranks.count} were started",

@@ -1,4 +1,4 @@
-"""The two kinds of teachers: a linear classifier of rows, and counts of units in clusters of public images.
+"""The two kinds of teachers: a linear classifier of rows, and counts of units in clusters of images.
 
 Guarantee: an answer is a function of a row and of the released arrays alone. May import numpy.
 """

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from crash_account import at_the_end, report
 
+from dp_diffusers.images_out import PARQUET
 from dp_diffusers.privacy.ledger import Ledger
 from loop_support import charges, problems, problems_of_ledger, read_log, until
 
@@ -100,6 +101,29 @@ def test_guarantee_a_warmup_is_asked_by_one_process_and_the_same_in_all(
     assert output(tiny_recipe.parent).count("warm-up: step 2 of 3") == 2  # one process speaks
 
 
+def test_guarantee_a_late_teacher_is_asked_by_one_process_and_chooses_the_same_in_any_number(
+    trainings: Any, tiny_recipe: Path
+) -> None:
+    folder = tiny_recipe.parent
+    late = "teacher={dimensions: 8, clusters: 10, drawn_by: trained}"
+    asked = [late, "generation.candidates=2", "budget.epsilon=60"]
+    assert codes(trainings, start(trainings, tiny_recipe, 2, *asked)) == [0, 0], output(folder)
+    kinds = [entry["kind"] for entry in entries(folder / "tiny.ledger")]
+    assert kinds.count("query") == 1
+    assert kinds.index("query") > max(place for place, kind in enumerate(kinds) if kind == "charge")
+    made = []
+    for count in (1, 3):
+        words = ["generate", str(folder / "run"), "--out", str(folder / f"made-by-{count}")]
+        ranks = [
+            {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)} for rank in range(count)
+        ]
+        pids = [trainings.command(folder, words, environment=environment) for environment in ranks]
+        assert codes(trainings, pids) == [0] * count, output(folder)
+        made.append((folder / f"made-by-{count}" / PARQUET).read_bytes())
+    assert made[0] == made[1]
+    assert "the teacher keeps 9 of 18 images" in output(folder)
+
+
 def difference(one: list[Any], other: list[Any]) -> float:
     """How far the releases of two trainings lie apart, in standard deviations of the noise.
 
@@ -162,7 +186,7 @@ def test_every_kind_of_training_works_in_two(overrides: list[str], trainings: An
 
 def public_images(folder: Path) -> Path:
     """Images that are not the private ones."""
-    from dp_diffusers.images_out import PARQUET, write_images
+    from dp_diffusers.images_out import write_images
 
     images = np.random.default_rng(5).integers(0, 255, (12, 8, 8, 1)).astype(np.uint8)
     labels = np.arange(12, dtype=np.int64) % 3

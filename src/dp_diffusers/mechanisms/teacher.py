@@ -44,7 +44,7 @@ def teacher_query(
 ) -> TeacherQuery:
     """The query over `classes` declared classes whose noise costs `share` of the budget's epsilon alone.
 
-    clusters: how many groups of public images units are counted in; None asks for sums of products.
+    clusters: how many groups of images units are counted in; None asks for sums of products.
     """
     noise = noise_of_share(budget, share)
     query = TeacherQuery(classes=classes, dimensions=dimensions, noise_multiplier=noise, clusters=clusters)

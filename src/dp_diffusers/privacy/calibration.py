@@ -182,7 +182,7 @@ def _gaussian_delta(budget: float, mu: float) -> float:
 class PrefixTable:
     """Epsilon after some of the steps of a run, in rising order; between them it is rounded up.
 
-    `before`: epsilon of the side queries, which are paid before the first step.
+    `before`: epsilon of the side queries, which count from the beginning, though one may be asked at the end.
     """
 
     steps: tuple[int, ...]
@@ -210,7 +210,7 @@ def prefix_table(
 ) -> PrefixTable:
     """Epsilon after about `entries` prefixes; `certified` is the epsilon of all steps, never exceeded.
 
-    `queries` are paid before the first step, and `certified` covers them.
+    `queries` count from the beginning, whenever they are asked, and `certified` covers them.
     Half of the prefixes grow geometrically (epsilon rises fast at first), half are evenly spaced.
     """
     total = record.steps

@@ -46,7 +46,7 @@ class Plannable(Protocol):
 
     @property
     def queries(self) -> tuple[Record, ...]:
-        """The side queries that it charges for before."""
+        """The side queries that it charges for beside them."""
 
     @property
     def epsilon(self) -> float:

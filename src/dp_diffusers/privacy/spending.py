@@ -49,7 +49,7 @@ class Terms:
 
     @classmethod
     def first(cls, budget: Budget, record: Record, queries: Sequence[Record] = ()) -> Terms:
-        """The terms that a ledger's first plan sets; `queries` run before the steps of `record`."""
+        """The terms that a ledger's first plan sets; `queries` run beside the steps of `record`."""
         order = None
         if budget.cap is not None and accountant.has_renyi([*queries, record], budget.adjacency):
             order = _best_order(budget.cap, record, queries, budget.adjacency)
@@ -211,7 +211,7 @@ def within_cap(costs: Sequence[Cost], terms: Terms) -> bool:
 
 
 def _best_order(cap: Cap, record: Record, queries: Sequence[Record], adjacency: str) -> float:
-    """The Rényi order at which the cap carries most steps of `record`, after `queries`."""
+    """The Rényi order at which the cap carries most steps of `record`, beside `queries`."""
     orders = accountant.renyi_orders()
     losses = accountant.renyi_of_one_step(record, orders, adjacency)
     asked = [(query.steps, accountant.renyi_of_one_step(query, orders, adjacency)) for query in queries]

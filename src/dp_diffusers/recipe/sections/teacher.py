@@ -43,7 +43,7 @@ class TeacherSettings(Section):
         default=None,
         ge=10,
         le=20_000,
-        description="groups of public images in which units are counted by class: the counts give the "
+        description="groups of those images in which units are counted by class: the counts give the "
         "labels, and `generation.candidates` can draw images as the units are spread; null: a linear "
         "classifier",
     )
