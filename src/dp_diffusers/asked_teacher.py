@@ -16,7 +16,7 @@ import numpy as np
 
 from dp_diffusers.class_histogram import class_positions, takes_part
 from dp_diffusers.data.private_images import PrivateImages
-from dp_diffusers.errors import ModelError, ParameterError
+from dp_diffusers.errors import ModelError
 from dp_diffusers.evaluation.features import EXTRACTORS, network_file
 from dp_diffusers.kept_sums import KeptSums
 from dp_diffusers.mechanisms.teacher import (
@@ -30,6 +30,7 @@ from dp_diffusers.mechanisms.teacher import (
 )
 from dp_diffusers.prepared_teacher import FILE, PreparedTeacher, Scaling, kept_by, scaling_of
 from dp_diffusers.public_clusters import Clusters
+from dp_diffusers.public_whitening import NothingToScaleError
 from dp_diffusers.run_folder import RunFolder
 from dp_diffusers.teacher import NETWORK, Teacher
 from dp_diffusers.teacher_kinds import Counted, Kind, Linear
@@ -38,8 +39,8 @@ from dp_diffusers.undisturbed import undisturbed
 from dp_diffusers.whole_files import replacing
 
 LOST: Final = (
-    "the answer to the teacher was paid for and lost when a process died, and no budget is left to ask "
-    "again: the release has no teacher"
+    "the teacher was paid for, its answer is not there, and no budget is left to ask again: the release "
+    "has no teacher"
 )
 
 
@@ -68,12 +69,14 @@ def released_teacher(
     if prepared.after_the_steps and account is not None and account.has_lost(NAME):
         progress(message=LOST)
         return None
+    if account is not None:
+        account.require_open()
     try:
         scaling = scale()
-    except ParameterError as error:
+    except NothingToScaleError as error:
         if not prepared.after_the_steps:
             raise
-        _pay_for_nothing(plan, account, error, progress)
+        _pay_for_nothing(account, error, progress)
         return None
     what = f"looking at the features {prepared.features.name} of all images, for the teacher"
     progress(message=what)
@@ -81,17 +84,17 @@ def released_teacher(
     released = sums_of(plan, prepared, scaling, data, done)
     if (query := query_of(plan.queries)) is not None:
         with undisturbed():  # what is lost from here on was paid for
-            receipt = account.charge_query(NAME)  # pay, then noise
+            receipt = account.charge_query(NAME)  # pay, then noise; a second time it may be refused
             released = noisy_sums(query, released, keys, receipt, plan.fingerprint)
             _keep(folder, prepared, scaling, released, keys.lane.hex())
     return _of(plan, prepared, scaling, released, network, progress)
 
 
-def _pay_for_nothing(plan: Any, account: Any, error: ParameterError, progress: Callable[..., None]) -> None:
+def _pay_for_nothing(account: Any, error: NothingToScaleError, progress: Callable[..., None]) -> None:
     """A model whose images scale nothing cannot be asked by, and its run ends as planned all the same: it
-    may not end early because of what the steps released."""
+    may not end early because of what the steps released. Once is enough."""
     progress(message=f"the release has no teacher: {error.message}")
-    if query_of(plan.queries) is not None:
+    if account is not None and not account.was_asked(NAME):
         account.charge_query(NAME)
 
 

@@ -2,7 +2,8 @@
 
 Guarantee: a folder of `pretrain` that says it learnt from where the private images lie is refused, before
 anything is reserved; nothing private is opened for it. Of other models nobody knows what they learnt from;
-copies of the images are not seen. May import the standard library and the sources' places.
+copies of the images are not seen, nor what lies behind a merge. May import
+the standard library, and where sources lie.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from dp_diffusers.data.apart import require_apart
-from dp_diffusers.errors import ParameterError
+from dp_diffusers.data.sources import is_hub
+from dp_diffusers.errors import DataError, ParameterError
+from dp_diffusers.evaluation.features import EXTRACTORS
 
 RECORD: Final = "pretraining.json"
 
@@ -27,26 +30,35 @@ def require_learnt_apart(settings: Mapping[str, Any]) -> None:
     if private is None:
         return
     for key, folder in _models(settings):
-        for path in _learnt_from(Path(folder)):
-            try:
-                require_apart(key, path, private, hint="")
-            except ParameterError as error:
-                raise ParameterError(
-                    f"{key}: {folder} learnt from {path}, which is where the private images are",
-                    hint="start from a model that never saw them: no noise protects what it learnt",
-                ) from error
+        for path in _learnt_from(folder):
+            _require_apart(key, folder, path, private)
 
 
-def _models(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "base", str(settings["base"])
-    if teacher := settings.get("teacher"):
-        yield "teacher.features", str(teacher["features"])
+def _require_apart(key: str, folder: Path, path: str, private: str) -> None:
+    hint = "start from a model that never saw them: no noise protects what it learnt"
+    try:
+        require_apart(key, path, private, hint=hint)
+    except ParameterError as error:
+        message = f"{key}: {folder} learnt from {path}, which is where the private images are"
+        raise ParameterError(message, hint=error.hint) from error
+    except (OSError, DataError):
+        return  # what lies there now cannot be read, and says nothing of what lay there
+
+
+def _models(settings: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """Folders of models; the name of an extractor or of the hub is none that has a record."""
+    yield "base", Path(str(settings["base"]))
+    teacher = settings.get("teacher")
+    if teacher and teacher["features"] not in EXTRACTORS:
+        place = Path(str(teacher["features"]))
+        yield "teacher.features", place.parent if place.is_file() else place
 
 
 def _learnt_from(folder: Path) -> Iterator[str]:
     """Where the public images of a pre-training lay, as it says itself."""
     try:
         sources = json.loads((folder / RECORD).read_text(encoding="utf-8"))["recipe"]["data"]
-        yield from [str(source["path"]) for source in sources if source.get("path")]
+        paths = [str(source["path"]) for source in sources if source.get("path")]
+        yield from [path for path in paths if is_hub(path) or Path(path).is_absolute()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # no folder of ours

@@ -65,6 +65,8 @@ class PreparedTeacher:
     shown: Shown | None
     public: Mapping[str, Any] | None
     scaling: Scaling | None
+    base: str | None = None
+    """Hash of a base that releases are in: what it draws is theirs."""
 
     @property
     def after_the_steps(self) -> bool:
@@ -90,7 +92,8 @@ class PreparedTeacher:
     @property
     def made_of(self) -> str:
         """The record in one word, for what is kept beside the sums."""
-        return json.dumps(self.record(), sort_keys=True)
+        based = {} if self.base is None else {"base": self.base}
+        return json.dumps(self.record() | based, sort_keys=True)
 
 
 def require_teacher(
@@ -162,8 +165,16 @@ def prepared_teacher(
         shown = Shown.by(settings.public, images)
         digest = hashlib.sha256(images.tobytes()).hexdigest()
         public = {"name": Path(settings.public).name, "sha256": digest, "images": len(images)}
+    else:
+        features.of(np.zeros((1, family.size, family.size, family.channels), np.uint8))  # or refused here
     prepared = PreparedTeacher(
-        settings=settings, features=features, classes=classes, shown=shown, public=public, scaling=None
+        settings=settings,
+        features=features,
+        classes=classes,
+        shown=shown,
+        public=public,
+        scaling=None,
+        base=str(family.base.sha256) if family.base.merged_from else None,
     )
     known = None if folder is None else kept_by(prepared, folder)
     if prepared.after_the_steps:  # what is kept may be another model's: it counts once it is known to be paid

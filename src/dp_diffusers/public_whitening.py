@@ -60,19 +60,29 @@ class Whitening:
             yield slice(start, start + len(block)), rows[: len(block)]
 
 
+class NothingToScaleError(ParameterError):
+    """Images whose features are all alike, or no numbers."""
+
+
 def whitening_of(features: Features, images: NDArray[np.uint8], dimensions: int) -> Whitening:
-    """From uint8 `[N, H, W, C]`, public or released. Raises `ParameterError` for too few, or all alike."""
+    """From uint8 `[N, H, W, C]`, public or released. Raises `ParameterError` for too few.
+
+    `NothingToScaleError` for images that are all alike to the features, or that give no finite ones.
+    """
     if len(images) <= dimensions:
         raise ParameterError(
             f"a teacher of {dimensions} dimensions needs more images than that, got {len(images)}",
             hint="more images at teacher.public, or fewer teacher.dimensions",
         )
-    parts = [features.of(images[start : start + BLOCK]) for start in range(0, len(images), BLOCK)]
+    starts = range(0, len(images), BLOCK)
+    parts = [features.of(images[start : start + BLOCK], finite=False) for start in starts]
     found = np.concatenate(parts).astype(np.float64)
+    if not np.isfinite(found).all():
+        raise NothingToScaleError(f"features {features.name}: a value is not finite")
     mean = found.mean(0)
     values, vectors = np.linalg.eigh((found - mean).T @ (found - mean) / len(found))
     if not values[-1] > 0:
-        raise ParameterError(
+        raise NothingToScaleError(
             f"the images that scale a teacher all look alike to the features {features.name}",
             hint="set teacher.public to images of the kind of the private ones",
         )

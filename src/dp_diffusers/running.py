@@ -15,13 +15,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from dp_diffusers.accounts import OWNERSHIP
 from dp_diffusers.arrangement import arrange, rehearse_arranged, undone
 from dp_diffusers.asked_moments import Moments, released_moments, require_moments
-from dp_diffusers.asked_teacher import kept_network, released_teacher
 from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.compiled_parts import uncompiled
 from dp_diffusers.conditions import classes_of, conditioned, set_conditions
@@ -43,14 +41,7 @@ from dp_diffusers.pass_size import PassSize, pass_size, sized
 from dp_diffusers.paying import Paying
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_first
-from dp_diffusers.prepared_teacher import (
-    PreparedTeacher,
-    Scaling,
-    drawn_scaling,
-    generation_of,
-    prepared_teacher,
-    require_teacher,
-)
+from dp_diffusers.prepared_teacher import PreparedTeacher, generation_of
 from dp_diffusers.processes import ALONE, Team, team
 from dp_diffusers.processes.one_folder import require_one_folder, require_same_images
 from dp_diffusers.processes.sharding import require_shardable, shard_frozen
@@ -70,6 +61,7 @@ from dp_diffusers.saliency_choice import (
 from dp_diffusers.strategies import strategy_of
 from dp_diffusers.strategies.sapf import Sapf
 from dp_diffusers.teacher import Teacher
+from dp_diffusers.teacher_of_run import Asking, teacher_of
 from dp_diffusers.training import Loop
 from dp_diffusers.warming import Warmup
 
@@ -102,7 +94,7 @@ def run(job: Job, folder: RunFolder) -> Release:
     """Trains, or goes on with it, and writes the release. Raises what the parts raise."""
     with told_in_one_line():
         together = team()
-        together.all_do(lambda: _refused_first(job, together))
+        together.all_do(lambda: _refused_first(job, folder, together))
         model = together.all_do(lambda: _prepared(job, together, folder))
         together.require_same("base model", str(job.base.sha256))
         with contextlib.ExitStack() as stack:
@@ -111,12 +103,13 @@ def run(job: Job, folder: RunFolder) -> Release:
             return _run_together(replace(job, runtime=model.runtime), folder, model, together)
 
 
-def _refused_first(job: Job, together: Team) -> None:
+def _refused_first(job: Job, folder: RunFolder, together: Team) -> None:
     """The cheapest refusals."""
     if not job.plan.not_private:
         _ = job.ledger_file
         require_bounded(job.base.merged_from)
-        require_learnt_apart(job.settings)
+        if folder.read(RUN) is None:  # one that has begun is reserved, and may end
+            require_learnt_apart(job.settings)
     if together.several and job.evolution is not None:
         raise ParameterError(
             f"Private Evolution works in one process, and {together.ranks.count} were started",
@@ -166,7 +159,7 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
     device = _device(job.runtime.device, together.ranks)
     require_query(job.plan, None if job.evolution else strategy_of(job.strategy))
     moments = require_moments(job.plan, job.warmup, family, job.settings)
-    teacher = None if folder is None else _teacher(job, family, device, together, folder)
+    teacher = None if folder is None else teacher_of(job, family, device, together, folder)
     if job.evolution is not None:
         require_evolvable(family, classes_of(family, job.settings), job.evolution)
         family.network.to(device)
@@ -198,31 +191,6 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
     return model
 
 
-def _teacher(
-    job: Job, family: Family, device: Any, together: Team, folder: RunFolder
-) -> PreparedTeacher | None:
-    """Looks at the base before anything is adapted; the first process alone asks, and needs more."""
-    classes = require_teacher(job.plan, job.teacher, family, job.settings)
-    if job.teacher is None or classes is None:
-        return None
-    if job.runtime.shard_base and job.teacher.public is None:
-        raise ParameterError(
-            "with runtime.shard_base no process holds the model, which is to draw images for the teacher",
-            hint="set teacher.public",
-        )
-    if not together.first:
-        return None
-    home = next(family.network.parameters()).device  # adapters begin alike in every process and start
-    try:
-        if job.teacher.public is None and job.teacher.drawn_by == "base":
-            family.network.to(device)
-        return prepared_teacher(
-            job.teacher, classes, family, job.settings, folder=folder, progress=job.progress
-        )
-    finally:
-        family.network.to(home)
-
-
 def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> Release:
     paying = Paying(folder=folder)
     try:
@@ -237,13 +205,13 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
                 plan, classes_of(model.family, job.settings), data=data, progress=job.progress, **shared
             )
         )
-        taught = partial(_taught, job, model, data=data, **shared)
-        teacher = together.first_does(lambda: taught(trained=False))
+        asking = Asking(job=job, family=model.family, prepared=model.teacher, shared={"data": data, **shared})
+        teacher = together.first_does(asking.before_the_steps)
         _choose_layers(job, model, together, data=data, **shared)
         warmup = _warmup(job, model, together, data=data, **shared)
         loop = _loop(job, model, together, warmup, data=data, **shared)
         loop.run()
-        teacher = together.first_does(lambda: taught(trained=True)) or teacher
+        teacher = together.first_does(asking.after_the_steps) or teacher
     except BaseException:
         if together.first and not folder.checkpoint.exists():
             paying.forget()
@@ -254,25 +222,6 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
     )
     base = job.base if job.base.in_memory else None
     return Release.open(folder.root, base=base) if release is None else release
-
-
-def _taught(job: Job, model: Model, *, trained: bool, **shared: Any) -> Teacher | None:
-    """What the private images teach about their classes, for a run that asks now."""
-    prepared = model.teacher
-    if prepared is None:
-        return None
-    if prepared.after_the_steps and not trained:
-        kept_network(shared["folder"], prepared)
-    if prepared.after_the_steps != trained:
-        return None
-
-    def scaling() -> Scaling:
-        if prepared.scaling is not None:
-            return prepared.scaling
-        with uncompiled(job.runtime.compile):
-            return drawn_scaling(prepared, model.family, job.settings, job.progress)
-
-    return released_teacher(job.plan, prepared, scaling, progress=job.progress, **shared)
 
 
 def _warmup(job: Job, model: Model, together: Team, **shared: Any) -> Warmup | None:

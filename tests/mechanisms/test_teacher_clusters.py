@@ -148,7 +148,7 @@ def test_clusters_are_the_nearest_centres_and_nobody_else_moves_them() -> None:
     assert found.tolist() == alone
     none = np.stack([np.zeros(9), np.full(9, np.nan)])
     assert clusters.of(none).tolist() == [-1, -1], "features that are not finite make a row of zeros"
-    with pytest.raises(ParameterError, match="20 clusters need as many public images at least, got 7"):
+    with pytest.raises(ParameterError, match="20 clusters need as many images at least, got 7"):
         clusters_of(rows(7), 20)
 
 

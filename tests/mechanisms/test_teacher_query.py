@@ -286,7 +286,7 @@ def test_whitening_gives_public_images_equal_spread() -> None:
     found = whitening_of(features, images, 4)
     z = (images.reshape(400, 9) - found.mean) @ found.projection
     assert np.cov(z.T) == pytest.approx(np.eye(4), abs=0.03)
-    with pytest.raises(ParameterError, match="more public images"):
+    with pytest.raises(ParameterError, match="more images than that"):
         whitening_of(features, images[:4], 4)
     with pytest.raises(ParameterError, match="look alike"):
         whitening_of(features, np.zeros((10, 3, 3, 1), np.uint8), 4)

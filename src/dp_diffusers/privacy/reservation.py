@@ -173,8 +173,8 @@ class Reservation:
         """Pays for one release of the side query `name`; its receipt opens that query alone.
 
         A query whose result was lost is paid for again, from a new lane, and fewer steps are left. Raises
-        `BudgetError` where none would be, `GuaranteeError` for a query that was not planned or that this
-        lane has asked, and what `charge` raises.
+        `BudgetError` where none would be, or where all are done and there is no room; `GuaranteeError` for a
+        query that was not planned or that this lane has asked; and what `charge` raises.
         """
         if name not in [query.name for query in self._run.queries]:
             raise GuaranteeError(f"the plan of run {self.run_id} has no side query {name!r}")
@@ -192,6 +192,15 @@ class Reservation:
         self._newest = asking.hash
         self._read_again()
         return Receipt(step=0, lane=lane, plan_fingerprint=self.plan_fingerprint, mechanism=name)
+
+    def was_asked(self, query: str) -> bool:
+        """Whether this side query was ever charged."""
+        return self.ledger.run(self.run_id).asked.get(query, 0) > 0
+
+    def require_open(self) -> None:
+        """Raises, before the work for a charge, `RunClosed` for a settled run, `LedgerError` for a cancelled
+        one."""
+        self._open()
 
     def has_lost(self, name: str) -> bool:
         """Whether the side query `name` was charged, and cannot be once more: its answer is there, or lost.

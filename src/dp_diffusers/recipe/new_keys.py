@@ -7,7 +7,7 @@ never numpy, never torch.
 from __future__ import annotations
 
 import json
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -48,4 +48,5 @@ def pretraining_with_new_keys(settings: Any) -> Any:
 def _section(field: FieldInfo) -> type[BaseModel] | None:
     """The section that a key holds, or may hold."""
     kinds = [field.annotation, *get_args(field.annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    plain = [kind for kind in kinds if isinstance(kind, type) and get_origin(kind) is None]
+    return next((kind for kind in plain if issubclass(kind, BaseModel)), None)

@@ -151,7 +151,8 @@ class PretrainRecipe(Section):
 def _of_features(value: dict[str, Any]) -> dict[str, Any]:
     """The sections of a recipe for features. Raises `RefusedValueError` for keys of diffusion models."""
     made = ModelSettings().model_dump(mode="json")
-    if value.get("model") not in (None, {}, made) or value.get("autoencoder") is not None:
+    model = value.get("model") or {}  # one that was recorded has all of its defaults, or those of its time
+    if not (isinstance(model, dict) and made | model == made) or value.get("autoencoder") is not None:
         raise RefusedValueError("model and autoencoder have no effect beside features", "leave them out")
     training = value.get("training") or {}
     for key in ("timesteps", "label_dropout"):

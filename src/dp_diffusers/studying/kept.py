@@ -78,12 +78,12 @@ def known(run: Run, out: Path, scoring: Scoring) -> RunRecord | None:
         return None
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        record, before = RunRecord(**document["result"]), document["asked"]
+        record, before = RunRecord(**document["result"]), _whole(document["asked"])
         contents, schedule = dict(document["contents"]), _schedule(document.get(SCORED))
     except (ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path} is damaged", hint="delete it: the run is scored again") from error
     now = json.loads(json.dumps(asked(run, out, scoring)))
-    different = differing_keys(_whole(before), _whole(now), "")
+    different = differing_keys(before, _whole(now), "")
     if different:
         raise RunFolderError(
             f"cell {run.cell} in {out} was run with another {', '.join(different)}",
