@@ -3,7 +3,7 @@
 Guarantee: a folder of `pretrain` that says it learnt from where the private images lie is refused, before
 anything is reserved; nothing private is opened for it. Of other models nobody knows what they learnt from;
 copies of the images are not seen, nor what lies behind a merge. May import
-the standard library, and where sources lie.
+where sources lie, and what a pre-training leaves.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from dp_diffusers.data.apart import require_apart
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation.features import EXTRACTORS
-
-RECORD: Final = "pretraining.json"
+from dp_diffusers.pretraining import RECORD
 
 
 def require_learnt_apart(settings: Mapping[str, Any]) -> None:

@@ -34,13 +34,13 @@ from dp_diffusers.mechanisms.teacher import query_of
 from dp_diffusers.public_clusters import MOST_PER_CLUSTER, PER_CLUSTER, Clusters, clusters_of
 from dp_diffusers.public_whitening import Whitening, whitening_of
 from dp_diffusers.recipe import GenerationSettings
+from dp_diffusers.recipe.checks import DRAWN_BY_BASE, UNTRAINED
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.run_folder import RunFolder
 
 FILE: Final = "teacher.safetensors"  # in the safe
 DRAWN: Final = 2000  # images of a model that stand in for public ones
-UNTRAINED: Final = "expected teacher.drawn_by to be base with mechanism.name pe, which trains nothing"
 UNPROTECTED: Final = "they scale the features without noise: give images that anyone may see"
 
 
@@ -112,7 +112,7 @@ def require_teacher(
             )
         return None
     if settings.drawn_by == "trained" and plan.mechanism.name == "pe":
-        raise ParameterError(UNTRAINED, hint="leave it out: the base draws the images then")
+        raise ParameterError(UNTRAINED, hint=DRAWN_BY_BASE)
     classes = classes_of(family, recipe)
     if classes is None or len(classes.labels) < 2:
         what = "learns from texts without classes" if family.takes_text else "has fewer than two classes"

@@ -13,6 +13,8 @@ from dp_diffusers.recipe.problems import Finding
 from dp_diffusers.recipe.sections.limits import MOST_CANDIDATES
 
 SMALLEST_EXPONENT = 14  # delta lies above 1e-15
+UNTRAINED = "expected teacher.drawn_by to be base with mechanism.name pe, which trains nothing"
+DRAWN_BY_BASE = "leave it out: the base draws the images then"
 
 
 def cross_checks(recipe: Mapping[str, Any]) -> list[Finding]:
@@ -117,8 +119,7 @@ def _teacher(recipe: Mapping[str, Any]) -> Iterator[Finding]:
         and isinstance(mechanism, Mapping)
         and mechanism.get("name") == "pe"
     ):
-        message = "expected teacher.drawn_by to be base with mechanism.name pe, which trains nothing"
-        yield ("teacher", "drawn_by"), message, "leave it out: the base draws the images then"
+        yield ("teacher", "drawn_by"), UNTRAINED, DRAWN_BY_BASE
     if isinstance(data, Mapping) and data.get("label", "") is None:
         message = "expected teacher to be null for images without labels (data.label: null)"
         yield ("teacher",), message, "leave teacher out, or name the column that holds the classes"
