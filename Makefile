@@ -22,7 +22,7 @@ test: setup
 	{ $(BIN)/python -m pytest --last-failed --last-failed-no-failures none -m "not slow"; exit 1; }
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -7,18 +7,18 @@ a counting query, Dwork and Roth 2014; noise by Balle and Wang 2018.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 import numpy as np
 
 from dp_diffusers.errors import GuaranteeError, ParameterError
-from dp_diffusers.privacy.events import COUNT, GaussianMechanism, whole
+from dp_diffusers.mechanisms.every_unit import EveryUnit
+from dp_diffusers.privacy.events import COUNT
 from dp_diffusers.privacy.receipt import Receipt
 
 if TYPE_CHECKING:
     from dp_diffusers.engine.randomness import RunKeys
-    from dp_diffusers.engine.sampling import PoissonSampler
 
 NAME: Final = COUNT
 UNIT: Final = 1.0  # what one unit can move the count by
@@ -26,52 +26,13 @@ _SHARES: Final = 2**24  # values are multiples of 2^-24: sums of 2^29 units are 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Count:
-    """A count over all units of a declared `population`, once: a plan of one full-batch Gaussian event.
-
-    `population` is public: it is stated, never counted. Raises `ParameterError` for numbers out of range.
-    """
+class Count(EveryUnit):
+    """A count over all units of a declared `population`, once: a plan of one full-batch Gaussian event."""
 
     name: ClassVar[str] = NAME
-    not_private: ClassVar[bool] = False
-    max_units: ClassVar[None] = None
-    steps: ClassVar[int] = 1
+    sensitivity: ClassVar[float] = UNIT
 
-    population: int
-
-    def __post_init__(self) -> None:
-        whole(1, population=self.population)
-
-    @property
-    def expected_units(self) -> int:
-        """All of them."""
-        return self.population
-
-    @property
-    def sampling_probability(self) -> float:
-        """1: nobody is left out, so there is no amplification by sampling."""
-        return 1.0
-
-    def record(self, noise_multiplier: float, steps: int | None = None) -> GaussianMechanism:
-        """The accountant's record of the count (`steps` of them, if given) at this noise."""
-        return GaussianMechanism(
-            name=NAME,
-            steps=self.steps if steps is None else steps,
-            population=self.population,
-            expected_units=self.population,
-            sampling_probability=1.0,
-            clip_norm=UNIT,
-            noise_multiplier=noise_multiplier,
-        )
-
-    def require_noise(self, noise_multiplier: float) -> None:
-        """Any noise will do."""
-
-    def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler:
-        """Includes every unit: the sampler of probability 1."""
-        from dp_diffusers.engine.sampling import PoissonSampler
-
-        return PoissonSampler(unit_count, self.sampling_probability, keys)
+    steps: int = field(default=1, init=False)
 
     def private_gradient(
         self, parameters: Any, keys: RunKeys, noise_multiplier: float, plan_fingerprint: str

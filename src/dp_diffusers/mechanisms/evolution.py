@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 import numpy as np
 
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.mechanisms.every_unit import EveryUnit
 from dp_diffusers.mechanisms.histogram import class_counts
-from dp_diffusers.privacy.events import GaussianMechanism, whole
 from dp_diffusers.privacy.receipt import Receipt
 
 if TYPE_CHECKING:
     from dp_diffusers.engine.randomness import RunKeys
-    from dp_diffusers.engine.sampling import PoissonSampler
 
 NAME: Final = "pe"
 VOTE: Final = 1.0  # what one unit can move the votes by
@@ -27,56 +26,16 @@ NOISE: Final = "votes"  # the stream of the noise, no other release's
 
 
 @dataclass(frozen=True, kw_only=True)
-class PE:
+class PE(EveryUnit):
     """`steps` iterations in which all units of a declared `population` vote; nothing is trained.
 
     Guarantees
     - One unit moves the votes of an iteration by at most 1, whatever its images, ties and features are.
     - Sampling, record and noise follow from these two numbers: every unit is in every iteration.
-
-    `population` is public: it is stated, never counted. Raises `ParameterError` for numbers out of range.
     """
 
     name: ClassVar[str] = NAME
-    not_private: ClassVar[bool] = False
-    max_units: ClassVar[None] = None
-
-    steps: int
-    population: int
-
-    def __post_init__(self) -> None:
-        whole(1, steps=self.steps, population=self.population)
-
-    @property
-    def expected_units(self) -> int:
-        """All of them."""
-        return self.population
-
-    @property
-    def sampling_probability(self) -> float:
-        """1: nobody is left out, so there is no amplification by sampling."""
-        return 1.0
-
-    def record(self, noise_multiplier: float, steps: int | None = None) -> GaussianMechanism:
-        """The accountant's record of `steps` (all, if not given) iterations at this noise."""
-        return GaussianMechanism(
-            name=NAME,
-            steps=self.steps if steps is None else steps,
-            population=self.population,
-            expected_units=self.population,
-            sampling_probability=1.0,
-            clip_norm=VOTE,
-            noise_multiplier=noise_multiplier,
-        )
-
-    def require_noise(self, noise_multiplier: float) -> None:
-        """Any noise will do."""
-
-    def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler:
-        """Includes every unit: the sampler of probability 1."""
-        from dp_diffusers.engine.sampling import PoissonSampler
-
-        return PoissonSampler(unit_count, self.sampling_probability, keys)
+    sensitivity: ClassVar[float] = VOTE
 
     def private_gradient(
         self, parameters: Any, keys: RunKeys, noise_multiplier: float, plan_fingerprint: str
