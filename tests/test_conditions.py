@@ -134,6 +134,35 @@ def test_guarantee_private_captions_stay_in_the_safe(
 
 
 @pytest.mark.slow
+def test_class_folders_may_name_the_classes_and_the_certificate_says_so(recipe: Path) -> None:
+    folder = recipe.parent / "xrays"
+    pixels = np.random.default_rng(0).integers(0, 255, (UNITS, 16, 16, 3)).astype(np.uint8)
+    for number, image in enumerate(pixels):
+        path = folder / ("opacity", "normal")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(image))
+    (folder / "metadata.csv").write_text(
+        "file_name,patient_id\n"
+        + "".join(f"{('opacity', 'normal')[n % 2]}/{n}.png,p{n}\n" for n in range(UNITS))
+    )
+    data = dpd.PrivateImages.from_folder(folder, labels="folder", caption="chest x-ray, {label}")
+    plan = dpd.Plan.calibrate(
+        dpd.Budget(epsilon=5, delta=1e-3, unit="patient_id"),
+        dpd.DPSGD(steps=2, expected_units=8, population=UNITS),
+    )
+    ledger = recipe.parent / "private" / "xrays.ledger"  # its folder is made
+    release = dpd.finetune(recipe.parent / "base", data, plan, out=recipe.parent / "run", ledger=ledger)
+    assert release.certificate.classes is not None
+    assert release.certificate.classes["prompts"] == ["chest x-ray, normal", "chest x-ray, opacity"]
+    said = release.certificate.to_dict()
+    assert "Class names were taken from the data" in str(said["statements"])
+    assert any("taken from the data and published without a charge" in line for line in said["assumptions"])
+    again = dpd.finetune(recipe.parent / "base", data, plan, out=recipe.parent / "run", ledger=ledger)
+    assert _names(dpd.generate(again, per_label=1)) == (["normal", "opacity"], [0, 1])
+    assert ledger.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.slow
 def test_the_same_in_python(recipe: Path) -> None:
     data = dpd.PrivateImages.from_parquet(
         recipe.parent / "images.parquet", caption="an x-ray, {label}", classes=["normal", "opacity"]

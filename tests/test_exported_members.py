@@ -9,9 +9,7 @@ import dp_diffusers
 
 
 def test_all_is_sorted_and_real() -> None:
-    assert dp_diffusers.__all__ == sorted(
-        dp_diffusers.__all__, key=lambda name: (name[0].islower(), name != name.upper(), name)
-    )
+    assert dp_diffusers.__all__ == sorted(dp_diffusers.__all__)
     for name in dp_diffusers.__all__:
         assert getattr(dp_diffusers, name) is not None
 

@@ -21,6 +21,7 @@ from dp_diffusers.errors import DataError, ParameterError, RunFolderError
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.images_out import write_images
 from dp_diffusers.recipe.sections.public import PublicSettings
+from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.recipe.study import LoadedStudy, load_study
 from dp_diffusers.studying import pictures, runs, stand_in, study
 from dp_diffusers.studying.public_split import split
@@ -203,7 +204,13 @@ MET: dict[str, Callable[[Path], tuple[str, str]]] = {
 
 @pytest.mark.parametrize(
     ("how", "named_by"),
-    [*((how, "proxy") for how in MET), ("itself", "the base's data"), ("itself", "training.public.path")],
+    [
+        *((how, "proxy") for how in MET),
+        *(
+            ("itself", name)
+            for name in ("the base's data", "training.public.path", "teacher.public", "base:")
+        ),
+    ],
 )
 def test_guarantee_private_images_are_no_stand_in(
     loaded: LoadedStudy, given: list[PublicImages], tmp_path: Path, how: str, named_by: str
@@ -216,6 +223,8 @@ def test_guarantee_private_images_are_no_stand_in(
     proxy = {"proxy": [public], "the base's data": None}.get(named_by, ["elsewhere"])
     if named_by == "training.public.path":
         update["training"] = recipe.training.model_copy(update={"public": PublicSettings(path=public)})
+    if named_by == "teacher.public":
+        update["teacher"] = TeacherSettings(public=public)
     record = {"model": {"size": 8, "channels": 1}, "data": [{"source": "files", "path": public}]}
     document = {"recipe": {**record, "training": {"seed": 3}}}
     (tmp_path / "base" / "pretraining.json").write_text(json.dumps(document))

@@ -11,7 +11,7 @@ import pytest
 
 import dp_diffusers as dpd
 from dp_diffusers import finetuning, jobs, running
-from dp_diffusers.errors import ParameterError
+from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.finetuning import train
 from dp_diffusers.images_out import png
 from dp_diffusers.privacy.ledger import Ledger
@@ -49,7 +49,30 @@ def _attempt(base: Path, data: dpd.PrivateImages, plan: dpd.Plan, folder: Path) 
 def test_guarantee_a_budget_per_person_refuses_images_without_persons(
     tiny_base_folder: Path, patients: Path, per_patient: dpd.Plan, tmp_path: Path
 ) -> None:
-    _attempt(tiny_base_folder, dpd.PrivateImages.from_folder(patients), per_patient, tmp_path)
+    _attempt(tiny_base_folder, dpd.PrivateImages.from_folder(patients, unit="image"), per_patient, tmp_path)
+
+
+def test_guarantee_a_budget_per_person_refuses_a_folder_that_names_none(
+    tiny_base_folder: Path, patients: Path, per_patient: dpd.Plan, tmp_path: Path
+) -> None:
+    (patients / "metadata.csv").unlink()
+    data = dpd.PrivateImages.from_folder(patients)
+    with pytest.raises(DataError, match=r"metadata\.csv"):
+        dpd.finetune(tiny_base_folder, data, per_patient, out=tmp_path / "run", ledger=tmp_path / "x.ledger")
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "x.ledger").exists()
+
+
+def test_images_that_came_without_a_unit_take_the_column_that_is_asked_for(patients: Path) -> None:
+    said_nothing = dpd.PrivateImages.from_folder(patients, size=4, channels=3)
+    mine = said_nothing.of_unit("patient_id")
+    expected = dpd.PrivateImages.from_folder(patients, size=4, channels=3, unit="patient_id")
+    assert (mine.unit, mine.unit_count) == ("patient_id", 15)
+    assert mine.owner.tolist() == expected.owner.tolist()
+    assert np.array_equal(mine.images, expected.images)
+    assert mine.notes == expected.notes
+    assert said_nothing.of_unit("image") is said_nothing
+    assert mine.of_unit("image") is mine
 
 
 @pytest.mark.planted
@@ -63,7 +86,9 @@ def test_a_planted_blind_eye_for_units_is_seen(
     monkeypatch.setattr(finetuning, "require_unit", lambda plan, data: None)
     monkeypatch.setattr(finetuning, "run", lambda job, folder: None)
     with pytest.raises(pytest.fail.Exception):
-        _attempt(tiny_base_folder, dpd.PrivateImages.from_folder(patients), per_patient, tmp_path)
+        _attempt(
+            tiny_base_folder, dpd.PrivateImages.from_folder(patients, unit="image"), per_patient, tmp_path
+        )
 
 
 def test_guarantee_a_training_whose_images_came_without_their_persons_spends_nothing(
@@ -71,7 +96,7 @@ def test_guarantee_a_training_whose_images_came_without_their_persons_spends_not
 ) -> None:
     original = dpd.PrivateImages.open
     monkeypatch.setattr(
-        jobs.PrivateImages, "open", lambda path, **options: original(path, **{**options, "unit": None})
+        jobs.PrivateImages, "open", lambda path, **options: original(path, **{**options, "unit": "image"})
     )
     monkeypatch.setattr(Recipe, "plan", lambda self: per_patient)
     sets = [f"data.path={patients}", "data.label=folder", "budget.unit=patient_id", "budget.cap=null"]
@@ -90,8 +115,7 @@ def test_a_release_per_patient_from_a_folder_and_from_another_directory(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    data = dpd.PrivateImages.from_folder(patients, unit="patient_id")
-    assert data.unit_count == 15
+    data = dpd.PrivateImages.from_folder(patients)  # the budget says whose they are
     monkeypatch.chdir(tiny_base_folder.parent)
     options: dict[str, Any] = {
         "out": tmp_path / "run",

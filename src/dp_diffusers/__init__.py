@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "DPSGD",
-    "PE",
+__all__ = [  # noqa: RUF022 (in the order of `sorted`)
     "Budget",
     "Certificate",
+    "DPSGD",
     "EvolutionSettings",
     "Ledger",
+    "PE",
     "Plan",
     "PrivateImages",
     "Release",

@@ -76,7 +76,8 @@ def conditioned(
     texts, numbers = captions_of(data)
     if data.captions is not None:
         family.set_prompts(texts, cache=cache)
-    return replace(data, labels=numbers, class_names=None, class_names_from_data=False), []
+    told = data.class_names_from_data and data.names_are_told
+    return replace(data, labels=numbers, class_names=None, class_names_from_data=told), []
 
 
 def requested(

@@ -105,6 +105,8 @@ def finetune(
         BudgetError: the data set's cap does not allow the plan; nothing was spent.
     """
     training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
+    if plan.budget is not None:
+        data = data.of_unit(plan.budget.unit)
     require_unit(plan, data)
     declared = None if data.class_names_from_data else data.class_names
     if base_classes is not None:

@@ -118,11 +118,13 @@ def settings_of_call(
     warmup: WarmupSettings | None = None,
 ) -> dict[str, Any]:
     """What decides the result of a call of `finetune`, as a plain document."""
-    declared = None if data.class_names_from_data else data.class_names
+    told = data.names_are_told
+    declared = data.class_names if told or not data.class_names_from_data else None
     family, side = family_of(base), int(data.images.shape[1])
     further = {
         "base_classes": None if base_classes is None else list(base_classes),
         "caption": data.caption,
+        "class_names_from_data": True if told and data.class_names_from_data else None,
         "captions": True if data.captions is not None else None,  # that there are some, never what they say
         "evolution": None if evolution is None else evolution.to_dict(),
         "teacher": None if teacher is None else teacher.model_dump(mode="json"),

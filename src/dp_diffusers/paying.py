@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from dp_diffusers.accounts import account_of, forget_unspent
 from dp_diffusers.base_of_run import require_base_of_run
 from dp_diffusers.jobs import Job
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_run
+from dp_diffusers.recipe.yaml_lines import dump
 from dp_diffusers.run_folder import RUN, RunFolder
 from dp_diffusers.undisturbed import undisturbed
 from dp_diffusers.whole_files import write_text
@@ -36,7 +35,7 @@ class Paying:
         """The plan that the run began with. Raises `RunFolderError` for another plan or base."""
         folder = self.folder
         if not folder.recipe.exists():
-            write_text(folder.recipe, yaml.safe_dump(job.settings, sort_keys=False, allow_unicode=True))
+            write_text(folder.recipe, dump(job.settings))
         self.fresh = folder.read(RUN) is None
         plan = plan_of_run(job.plan, folder)
         require_base_of_run(job, folder)

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 
 FREE_LIMIT: Final = 5.0  # standard deviations above the mean at which max_units costs nothing worth saying
 _MADE_HERE: Final = object()
+_FOLLOWS: Final = (  # what a document repeats of its budget and its mechanism
+    *("delta", "noise_multiplier", "sampling_probability"),
+    *("steps", "expected_units", "not_private"),
+)
 
 
 @final
@@ -101,9 +105,10 @@ class Plan:
         try:
             plan = cls._rebuild(values)
             claimed = {name: values[name] for name in ("epsilon", "epsilon_rdp", "fingerprint")}
+            derived = plan.to_dict()
+            claimed |= {name: values[name] for name in _FOLLOWS if name in values}
         except (KeyError, TypeError, AttributeError) as error:
             raise ParameterError("not a plan: parts are missing or of another kind", hint=WRITTEN) from error
-        derived = plan.to_dict()
         for name, value in claimed.items():
             if not same(value, derived[name]):
                 raise ParameterError(

@@ -1,7 +1,8 @@
 """The classes that a release makes images of: those its training declared, in the numbering of the base.
 
 Guarantees that only public knowledge decides: the base's classes, and names that whoever wrote the recipe
-gave. May import `base_classes` only. A training that took its class names from the data declared none.
+gave. May import `base_classes` only. A training that took its class names from the data declared
+none, unless a caption tells them: then the certificate says where they are from.
 """
 
 from __future__ import annotations

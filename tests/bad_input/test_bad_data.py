@@ -336,9 +336,9 @@ LEDGERS = [
     row(
         "ledger in no folder",
         table(),
-        "no folder .*nowhere for the ledger",
+        "no folder .*nowhere/deep for the ledger",
         "make the folder",
-        "budget.ledger=nowhere/x",
+        "budget.ledger=nowhere/deep/x",
     ),
 ]
 OF_ANOTHER_MODEL = [

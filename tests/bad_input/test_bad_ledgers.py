@@ -35,7 +35,7 @@ def statements(*lines: str, unprotected: bool = True) -> Spoil:
 
     def change(folder: Path) -> None:
         with sqlite3.connect(folder / "data.ledger") as connection:
-            for name in ("never_update", "never_delete") if unprotected else ():
+            for name in ("never_update", "never_delete", "never_replace") if unprotected else ():
                 connection.execute(f"drop trigger {name}")
             for line in lines:
                 connection.execute(line)
@@ -50,7 +50,8 @@ def rewritten(*lines: str) -> Spoil:
     def change(folder: Path) -> None:
         from dp_diffusers.privacy.ledger_file import _SCHEMA
 
-        statements(*lines, _SCHEMA["never_update"], _SCHEMA["never_delete"])(folder)
+        triggers = [sql for sql in _SCHEMA.values() if sql.startswith("CREATE TRIGGER")]
+        statements(*lines, *triggers)(folder)
 
     return change
 
@@ -80,7 +81,7 @@ ROWS = [
     row(
         "a later format",
         "show L",
-        "has ledger format 99, this version reads 1",
+        "has ledger format 99, this version reads up to 2",
         "newer",
         statements("PRAGMA user_version = 99", unprotected=False),
     ),

@@ -238,6 +238,7 @@ def test_plan_needs_neither_torch_nor_the_images(tmp_path: Path) -> None:
         "memory_bytes",
         "seconds_per_step",
         "rows_per_pass",
+        "not_private",
     }
     assert 1.98 <= document["epsilon"] <= 2
     assert document["seconds_per_step"] is None

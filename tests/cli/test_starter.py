@@ -87,3 +87,23 @@ def test_what_images_can_be_is_said_in_one_line(
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     assert main(["init", "--help"]) == 0
     assert "  Folder, parquet, CSV, or hf://owner/name; not opened.\n" in capsys.readouterr().out
+
+
+def test_a_population_that_is_not_known_yet_is_a_blank_that_plan_asks_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "films").mkdir()
+    path = tmp_path / "recipe.yaml"
+    assert main(["init", str(tmp_path / "films")]) == 0
+    assert f"fill in mechanism.population in {path}" in capsys.readouterr().err
+    lines = path.read_text().splitlines()
+    number = next(number for number, line in enumerate(lines, 1) if re.match(r"  population: +#", line))
+    assert not any("expected_units:" in line for line in lines)
+    assert main(["plan", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"error: recipe.yaml:{number}: expected mechanism.population to be a whole number, got null" in said
+    )
+    lines[number - 1] = "  population: 35"
+    path.write_text("\n".join(lines) + "\n")
+    assert Recipe.load(path).mechanism.expected_units == 3

@@ -284,6 +284,18 @@ def test_guarantee_a_reference_is_also_read_as_the_training_read_its_images(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("key", ["public", "public_model"])
+def test_guarantee_training_images_are_nobodys_public_ones(tmp_path: Path, key: str) -> None:
+    """Their row would stay in a report, beside a certificate."""
+    made = make_run(tmp_path)
+    settings: dict[str, Any] = {"features": None, "seeds": 2, "passes": 64}
+    for given in (made.private, pictures(200, 1)):
+        with pytest.raises(ParameterError, match=r"was trained on|private images are"):
+            evaluate(made.images, pictures(30, 9), **{key: given}, **settings)
+    evaluate(made.images, pictures(30, 9), **{key: pictures(40, 8)}, **settings)
+
+
+@pytest.mark.slow
 def test_other_images_are_a_reference(tmp_path: Path) -> None:
     made = make_run(tmp_path)
     fresh = pictures(30, 9)[0]

@@ -160,7 +160,45 @@ def test_disagreement_is_a_fault_of_ours():
         assert caught.value.exit_code == 1
 
 
-def test_infinite_epsilon_raises():
+def delta_of_gaussians(noise: float, steps: int, epsilon: float) -> float:
+    """Of `steps` unsampled Gaussians (Balle and Wang 2018), in logarithms."""
+    mu, log_normal = math.sqrt(steps) / noise, stats.norm.logcdf
+    return math.exp(log_normal(mu / 2 - epsilon / mu)) - math.exp(
+        epsilon + log_normal(-mu / 2 - epsilon / mu)
+    )
+
+
+def bounded(noise: float, steps: int, delta: float) -> bool:
+    """Whether epsilon at `delta` is an upper bound, in both ways that it is computed."""
+    record = mechanism(1.0, noise, steps)
+    whole = accountant.epsilon([record], delta)
+    curve = accountant.LossCurve(record, "add_remove").epsilon(steps, delta)
+    return all(delta_of_gaussians(noise, steps, each) <= delta * (1 + 1e-9) for each in (whole, curve))
+
+
+@pytest.mark.parametrize("delta", [1e-8, 1e-10, 1e-11, 1e-12, 1e-13, 2e-15])
+@pytest.mark.parametrize(("noise", "steps"), [(100.0, 10_000), (30.0, 1_000)])
+def test_guarantee_epsilon_is_an_upper_bound_at_a_small_delta(noise, steps, delta):
+    assert bounded(noise, steps, delta)
+
+
+@pytest.mark.planted
+def test_planted_delta_without_room_for_rounding(monkeypatch):
+    monkeypatch.setattr(accountant, "ROUNDING", 0.0)
+    assert not bounded(100.0, 10_000, 1e-12), "the planted defect must be visible"
+
+
+def test_a_delta_within_the_rounding_is_left_to_renyi_or_refused():
+    record = mechanism(0.5, 9.0, 50)
+    assert accountant.method([record], 1e-9) == "pld"
+    assert accountant.method([record], 2e-14) == "rdp"
+    assert accountant.epsilon([record], 2e-14) == accountant.epsilon_rdp([record], 2e-14)
+    with pytest.raises(DPDiffusersError, match="delta 2e-14 is too small"):
+        accountant.epsilon([record], 2e-14, "replace")
+
+
+def test_infinite_epsilon_raises(monkeypatch):
+    monkeypatch.setattr(accountant, "epsilon_rdp", lambda *_: math.inf)
     with pytest.raises(DPDiffusersError, match="no finite epsilon"):
         accountant.epsilon([mechanism(0.5, 1.0, 10)], 1e-300)
 

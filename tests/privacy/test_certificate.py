@@ -13,7 +13,13 @@ import pytest
 from dp_accounting import pld
 
 from certificate_support import consistent, forge, read
-from dp_diffusers.errors import GuaranteeError, ParameterError, RunFolderError, VerificationError
+from dp_diffusers.errors import (
+    DPDiffusersError,
+    GuaranteeError,
+    ParameterError,
+    RunFolderError,
+    VerificationError,
+)
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy import certificate as certificate_module
@@ -157,6 +163,15 @@ def test_planted_verification_that_believes_the_claim(release, monkeypatch):
     assert not Certificate.verify(release).valid
     monkeypatch.setattr(verification.accountant, "epsilon", lambda *_, **__: 0.5)
     assert Certificate.verify(release).valid, "only the recomputation stands between the claim and validity"
+
+
+def test_guarantee_numbers_on_which_the_accountants_disagree_are_no_certificate(release, plan, monkeypatch):
+    monkeypatch.setattr(verification.accountant, "epsilon_rdp", lambda *_: 0.1)
+    found = Certificate.verify(release)
+    assert not found.valid
+    assert "the accountants disagree" in found.problems[0]
+    with pytest.raises(DPDiffusersError, match="the accountants disagree"):
+        drafted(plan, b"0123456789abcdef")
 
 
 def test_guarantee_files(release):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import pickle
@@ -322,9 +323,26 @@ def test_guarantee_test_keys_cannot_pass_as_private(ledger, plan):
 def test_append_only(file_ledger, plan):
     file_ledger.reserve(plan)
     connection = sqlite3.connect(file_ledger.path)
-    for statement in ("UPDATE entries SET run = 'x'", "DELETE FROM entries"):
+    other = "seq, kind, 'x', content, hash FROM entries WHERE seq = 1"
+    statements = (
+        "UPDATE entries SET run = 'x'",
+        "DELETE FROM entries",
+        f"INSERT OR REPLACE INTO entries SELECT {other}",
+        f"INSERT OR REPLACE INTO entries SELECT seq + 1000{other.removeprefix('seq')}",
+    )
+    for statement in statements:
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(statement)
+
+
+def test_a_ledger_of_the_first_format_goes_on(file_ledger, plan):
+    file_ledger.reserve(plan)
+    file_ledger.close()
+    with contextlib.closing(sqlite3.connect(file_ledger.path)) as connection:
+        connection.executescript("DROP TRIGGER never_replace; PRAGMA user_version = 1")
+    with Ledger.open(file_ledger.path) as again:
+        assert len(again.runs()) == 1
+        assert again.head != EMPTY_HEAD
 
 
 TAMPER = {
@@ -389,7 +407,7 @@ def test_files_that_are_not_ledgers(tmp_path, plan):
     for name in ("text", "empty", "other"):
         with pytest.raises(LedgerError):
             Ledger.open(tmp_path / name)
-    for path in (tmp_path, tmp_path / "no" / "folder.ledger"):
+    for path in (tmp_path, tmp_path / "no" / "such" / "folder.ledger"):
         with pytest.raises(LedgerError):
             Ledger.open(path)
     with pytest.raises(LedgerError, match="no ledger at"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,16 @@ def test_one_run_costs_what_it_costs():
     nothing = Cost.nothing(1e-5)
     assert total([nothing, cost(1.0, 0.2), nothing], TERMS).epsilon == 1.0
     assert total([nothing], TERMS).rule == "none"
+
+
+@pytest.mark.parametrize("cap", [Cap(1.0, 1e-3), None])
+def test_guarantee_a_run_whose_steps_have_epsilon_zero_still_has_its_delta(cap):
+    """A few steps of a small chance can be (0, delta)-private: they add up all the same."""
+    terms = Terms(unit="image", adjacency="replace", cap=cap, order=None)
+    few = Cost(epsilon=0.0, delta=9e-4, epsilon_at_cap=0.0, renyi=None)
+    assert total([few, Cost.nothing(9e-4)], terms).rule in ("pld", "sum")
+    both = total([few, few], terms)
+    assert both.epsilon == math.inf if cap else both.delta == pytest.approx(1.8e-3)
 
 
 def test_several_runs_by_the_filter_at_half_of_delta():

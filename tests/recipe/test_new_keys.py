@@ -48,3 +48,17 @@ def test_what_a_call_in_python_wrote_is_compared_as_well(tmp_path: Path, strateg
     require_same_recipe(run, called)
     with pytest.raises(RunFolderError, match=r"another recipe: plan\.fingerprint differs"):
         require_same_recipe(run, {**called, "plan": {"fingerprint": "y"}})
+
+
+def test_only_where_it_runs_may_differ(tmp_path: Path) -> None:
+    run, settings = begun(tmp_path, ())
+    settings["runtime"]["rows_per_pass"] = 7
+    require_same_recipe(run, settings)
+    settings["generation"]["images"] += 1
+    with pytest.raises(RunFolderError, match=r"another recipe: generation\.images differs") as caught:
+        require_same_recipe(run, settings)
+    assert "generate RUN --set" in str(caught.value.hint)
+    settings["training"]["ema"] = 0.5
+    with pytest.raises(RunFolderError, match=r"training\.ema, generation\.images differ") as caught:
+        require_same_recipe(run, settings)
+    assert "another --out" in str(caught.value.hint)

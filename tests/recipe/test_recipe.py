@@ -123,6 +123,17 @@ def test_json_is_a_recipe_too(tmp_path: Path) -> None:
     assert Recipe.load(path).budget.delta == 1e-7
 
 
+def test_json_as_json_writes_it_is_a_recipe(tmp_path: Path) -> None:
+    classes = ["\N{GRINNING FACE}", "a b", "1e5"]
+    document = {**SMALLEST, "data": {"path": "x.parquet", "classes": classes}}
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(document, indent="\t"))
+    assert Recipe.load(path).data.classes == classes
+    path.write_text(path.read_text().replace("\\ude00", ""))
+    with pytest.raises(RecipeError, match="not valid YAML"):
+        Recipe.load(path)
+
+
 @pytest.mark.parametrize("text", ["1e-5", "1E-5", "1.0e-5", "1.e-5", ".00001", "+1e-5"])
 def test_floats_are_numbers(text: str) -> None:
     assert parse_value(text) == pytest.approx(1e-5)

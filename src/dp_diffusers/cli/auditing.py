@@ -30,7 +30,7 @@ def audit(
     quiet: Quiet = False,
 ) -> None:
     """Attack the training of a recipe; opens no private image."""
-    configure(json=json, quiet=quiet)
+    configure(json=json, quiet=quiet, out=out)
     from dp_diffusers.recipe import Recipe
 
     settings = Recipe.load(recipe, overrides or ())

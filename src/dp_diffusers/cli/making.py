@@ -261,4 +261,5 @@ def _cost(certificate: Certificate) -> dict[str, Any]:
         "delta": issued["delta"],
         "steps_charged": issued["mechanisms"][0]["steps_charged"],  # side queries come after it
         "trainable_parameters": issued["adapter"]["trainable_parameters"],
+        "not_private": issued["not_private"],
     }

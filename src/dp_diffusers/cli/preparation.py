@@ -26,9 +26,13 @@ def init(
         typer.Argument(metavar="IMAGES", help="Folder, parquet, CSV, or hf://owner/name; not opened."),
     ],
     population: Annotated[
-        int,
-        typer.Option("--population", metavar="N", help="Declared public number of units in the images."),
-    ],
+        int | None,
+        typer.Option(
+            "--population",
+            metavar="N",
+            help="Declared public number of units in the images; without it, a blank to be filled in.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -75,6 +79,8 @@ def init(
         every=every,
     )
     write_starter(path, answers)
+    if population is None:
+        say(f"fill in mechanism.population in {path}: a public number of units, which is never counted")
     say(f"next: dp-diffusers plan {path}")
     answer(str(path), {"recipe": str(path)})
 
@@ -111,6 +117,7 @@ def plan(
         "memory_bytes": needs.memory_bytes,
         "seconds_per_step": needs.seconds_per_step,
         "rows_per_pass": needs.rows_per_pass,
+        "not_private": calibrated.not_private,
     }
     answer(_in_words(settings, recipe, overrides or (), calibrated, needs), document)
 

@@ -35,7 +35,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Show a release, or compare several, on one page."""
-    configure(json=json, quiet=quiet)
+    configure(json=json, quiet=quiet, out=runs[0])
     from dp_diffusers.run_folder import RunFolder
 
     for run in runs:

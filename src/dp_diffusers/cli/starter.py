@@ -37,6 +37,7 @@ WRITTEN = {
     "training.learning_rate",
     "generation.images",
 }
+STAND_IN = 60_000  # for an unknown population: validates everything else, and is not written
 SEEN = {"data.resize", "budget.delta", "budget.ledger", "budget.cap", "teacher", "warmup"}
 
 
@@ -44,12 +45,13 @@ SEEN = {"data.resize", "budget.delta", "budget.ledger", "budget.cap", "teacher",
 class Answers:
     """What the recipe says from the start; label, unit and classes None where the kind of images decides.
 
-    images: a path or hf://owner/name[:split]. label: as in a recipe, where `null` is no labels. classes:
-    names with commas between them. every: all other keys as comments, too.
+    images: a path or hf://owner/name[:split]. population: None leaves a blank that `plan` asks for. label: as
+    in a recipe, where `null` is no labels. classes: names with commas between them. every: all other keys
+    as comments, too.
     """
 
     images: str
-    population: int
+    population: int | None
     base: str
     epsilon: float
     label: str | None = None
@@ -72,7 +74,11 @@ def write_starter(path: Path, answers: Answers) -> None:
     value = _value(path, answers)
     recipe = _checked(path, value)
     written = WRITTEN | {f"{name}.{key}" for name, part in value.items() if name != "base" for key in part}
+    if answers.population is None:
+        written -= {"mechanism.expected_units"}  # its default is a part of the population
     lines = _section(recipe, "", written, None if answers.every else written | SEEN)
+    if answers.population is None:
+        lines = (line.replace(f"population: {STAND_IN}", "population:".ljust(17), 1) for line in lines)
     text = HEAD.format(name=path.name) + "\n".join(lines) + "\n"
     path.write_text(text + ("" if answers.every else TAIL), encoding="utf-8")
 
@@ -96,7 +102,7 @@ def _value(path: Path, answers: Answers) -> dict[str, Any]:
         "base": answers.base,
         "data": data,
         "budget": budget,
-        "mechanism": {"population": answers.population},
+        "mechanism": {"population": STAND_IN if answers.population is None else answers.population},
     }
 
 

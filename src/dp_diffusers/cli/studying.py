@@ -18,7 +18,9 @@ from dp_diffusers.cli.progress import Terminal
 
 def study(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the study.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the study.")] = Path(
+        "runs/study"
+    ),
     overrides: Overrides = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -41,6 +41,7 @@ def fields_of(
     _one_of(caption, caption_column)
     column = None if unit == "image" else unit
     raw = open_source(kind, path, label=label, unit=column, caption=caption_column)
+    _require_names(raw, caption, classes, of_rows=label != "folder")
     return {**_assembled(raw, decoder, classes, caption), "unit": unit or "image"}
 
 
@@ -60,10 +61,8 @@ def _assembled(
 ) -> dict[str, Any]:
     given = tuple(classes) if classes is not None else None
     raw = replace(raw, labels=typed_labels(raw, given))
-    text = raw.labels is not None and isinstance(raw.labels[0], str)
+    text = _are_text(raw)
     labels, names = label_numbers(raw, given)
-    from_data = text and given is None
-    _require_names(caption, labels, from_data)
     owners = owners_of(raw.units, raw.count)
     kept = owners.kept.tolist()
     traces = _traces(raw)
@@ -75,7 +74,7 @@ def _assembled(
         "class_names": names if text or given or raw.class_names else None,
         "owner": owners.owner,
         "unit_count": owners.unit_count,
-        "class_names_from_data": from_data,
+        "class_names_from_data": text and given is None,
         "caption": caption,
         "captions": None if raw.captions is None else tuple(compress(raw.captions, kept)),
         "multi_owner": owners.multi_owner,
@@ -85,13 +84,22 @@ def _assembled(
     }
 
 
-def _require_names(caption: str | None, labels: np.ndarray | None, from_data: bool) -> None:
-    """Raises: `DataError` where a template has no name to fill in, or one that a private row wrote."""
+def _are_text(raw: RawImages) -> bool:
+    return raw.labels is not None and isinstance(raw.labels[0], str)
+
+
+def _require_names(
+    raw: RawImages, caption: str | None, classes: Sequence[str] | None, *, of_rows: bool
+) -> None:
+    """Raises: `DataError` where a template has no name to fill in, or one that a private row wrote.
+
+    of_rows: labels are of a column; class folders are named by whoever laid them out.
+    """
     if caption is None or not needs_label(caption):
         return
-    if labels is None:
+    if raw.labels is None:
         raise DataError("the caption needs {label}, but there are no labels", hint="set data.label")
-    if from_data:
+    if of_rows and classes is None and _are_text(raw):
         raise DataError(
             "the caption needs {label}, and nobody said which classes there are",
             hint="set data.classes: otherwise names from private rows would become public texts",

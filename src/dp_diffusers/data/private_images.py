@@ -12,14 +12,17 @@ on disk, but for pixels that `open` is given a safe folder for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dp_diffusers.data.array_checks import check_captions, check_images, check_labels, check_owners
 from dp_diffusers.data.assembly import fields_of
+from dp_diffusers.data.caption_template import needs_label
 from dp_diffusers.data.decoding import Decoder, Resize
 from dp_diffusers.data.dicom_pixels import Window
 from dp_diffusers.data.pixel_room import room_in
@@ -40,7 +43,8 @@ class PrivateImages:
     that `owner` comes from; a budget must name the same. multi_owner: some images belonged to several people,
     and an owner is a set of them (see `ownership`): a budget's adjacency may not be add_remove then. dropped:
     int64, the source's rows that are left out for it, private. traces: names, ids and bytes of the files,
-    to be looked for in a release. notes: what was changed.
+    to be looked for in a release. notes: what was changed. again: opens the source with the owners of a
+    column; None where whoever opened it said whose they are, `image` included.
     Raises: `DataError` for arrays of another type or shape, labels out of range, arrays that do not fit
     together, or owners that are not as `unit` says.
     """
@@ -58,6 +62,7 @@ class PrivateImages:
     dropped: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     traces: Traces = field(default_factory=Traces)
     notes: list[str] = field(default_factory=list)
+    again: Callable[[str], PrivateImages] | None = None
 
     def __post_init__(self) -> None:
         check_images(self.images)
@@ -69,6 +74,23 @@ class PrivateImages:
         check_captions(self.captions, self.caption, count)
         if self.multi_owner and self.unit == "image":
             raise DataError("expected unit to name whose images they are, since they have several owners")
+
+    @classmethod
+    def _read(
+        cls, kind: str, path: str | Path, decoder: Decoder, unit: str | None, **asked: Any
+    ) -> PrivateImages:
+        """Opens a source; the decoder stays as it is, so that `of_unit` can do the same again."""
+        fields = fields_of(kind, path, replace(decoder, notes=[]), unit=unit, **asked)
+        again = partial(cls._read, kind, path, decoder, **asked) if unit is None else None
+        return cls(**fields, again=again)
+
+    def of_unit(self, unit: str) -> PrivateImages:
+        """The images with the owners of the column `unit`, read again, if nobody said whose they are.
+
+        Otherwise themselves: what was said stays. Raises: `DataError` for a column that is not there, an
+        image without an owner.
+        """
+        return self if self.again is None or unit == self.unit else self.again(unit)
 
     @classmethod
     def from_folder(
@@ -86,22 +108,14 @@ class PrivateImages:
     ) -> PrivateImages:
         """Images below a folder. `labels`: `folder` (class folders), a column of its `metadata.csv`, or None.
 
-        `unit`, `caption_column`: columns of `metadata.csv`; without `unit` each image is a unit.
+        `unit`, `caption_column`: columns of `metadata.csv`; without `unit` each image is a unit, unless the
+        budget of `finetune` names a column.
         Raises: `DataError` for a missing or empty folder, an unreadable image, mixed sizes, an unknown class,
         an image without a row, a column that is not there, a missing id or text.
         """
-        return cls(
-            **fields_of(
-                "folder",
-                path,
-                Decoder(size=size, channels=channels, resize=resize),
-                label=labels,
-                unit=unit,
-                caption=caption,
-                caption_column=caption_column,
-                classes=classes,
-            )
-        )
+        texts = {"caption": caption, "caption_column": caption_column}
+        decoder = Decoder(size=size, channels=channels, resize=resize)
+        return cls._read("folder", path, decoder, unit, label=labels, classes=classes, **texts)
 
     @classmethod
     def from_parquet(
@@ -123,18 +137,9 @@ class PrivateImages:
         (`multi_owner`), other images are left out.
         Raises: `DataError` for a column that is not there, a null label, id or text, an unreadable image.
         """
-        return cls(
-            **fields_of(
-                "parquet",
-                path,
-                Decoder(size=size, channels=channels, resize=resize),
-                label=label,
-                unit=unit,
-                caption=caption,
-                caption_column=caption_column,
-                classes=classes,
-            )
-        )
+        texts = {"caption": caption, "caption_column": caption_column}
+        decoder = Decoder(size=size, channels=channels, resize=resize)
+        return cls._read("parquet", path, decoder, unit, label=label, classes=classes, **texts)
 
     @classmethod
     def from_csv(
@@ -156,18 +161,9 @@ class PrivateImages:
         `label`, `unit`, `caption_column`: its columns. `window`: as in `from_dicom`, where it lists DICOM.
         Raises: `DataError` for a column that is not there, a missing value, an image with two rows or none.
         """
-        return cls(
-            **fields_of(
-                "csv",
-                path,
-                Decoder(size=size, channels=channels, resize=resize, window=window),
-                label=label,
-                unit=unit,
-                caption=caption,
-                caption_column=caption_column,
-                classes=classes,
-            )
-        )
+        texts = {"caption": caption, "caption_column": caption_column}
+        decoder = Decoder(size=size, channels=channels, resize=resize, window=window)
+        return cls._read("csv", path, decoder, unit, label=label, classes=classes, **texts)
 
     @classmethod
     def from_hf(
@@ -188,18 +184,9 @@ class PrivateImages:
         `label`, `unit`, `caption_column`: columns, as in `from_parquet`. Raises: `DataError` for several
         splits, a data set that cannot be reached, and what `from_parquet` raises for.
         """
-        return cls(
-            **fields_of(
-                "hf",
-                path,
-                Decoder(size=size, channels=channels, resize=resize),
-                label=label,
-                unit=unit,
-                caption=caption,
-                caption_column=caption_column,
-                classes=classes,
-            )
-        )
+        texts = {"caption": caption, "caption_column": caption_column}
+        decoder = Decoder(size=size, channels=channels, resize=resize)
+        return cls._read("hf", path, decoder, unit, label=label, classes=classes, **texts)
 
     @classmethod
     def from_dicom(
@@ -222,18 +209,9 @@ class PrivateImages:
         `window`: (center, width) of the values, black to white; None takes the file's own, else the range of
         its stored bits. Raises: `DataError` for several frames, a keyword that a file lacks, no pydicom.
         """
-        return cls(
-            **fields_of(
-                "dicom",
-                path,
-                Decoder(size=size, channels=channels, resize=resize, window=window),
-                label=label,
-                unit=unit,
-                caption=caption,
-                caption_column=caption_column,
-                classes=classes,
-            )
-        )
+        texts = {"caption": caption, "caption_column": caption_column}
+        decoder = Decoder(size=size, channels=channels, resize=resize, window=window)
+        return cls._read("dicom", path, decoder, unit, label=label, classes=classes, **texts)
 
     @classmethod
     def open(
@@ -258,18 +236,22 @@ class PrivateImages:
         safe: a folder as private as the images, for pixels that are too many for memory.
         """
         kind = kind_of(path, hint="paths are relative to the recipe's folder")
-        return cls(
-            **fields_of(
-                kind,
-                path,
-                Decoder(size=size, channels=channels, resize=resize, window=window, room=room_in(safe)),
-                label=default_label(kind) if label == "auto" else label,
-                unit=unit,
-                caption=caption,
-                caption_column=caption_column,
-                classes=classes,
-            )
+        texts = {"caption": caption, "caption_column": caption_column}
+        decoder = Decoder(size=size, channels=channels, resize=resize, window=window, room=room_in(safe))
+        return cls._read(
+            kind,
+            path,
+            decoder,
+            unit,
+            label=default_label(kind) if label == "auto" else label,
+            classes=classes,
+            **texts,
         )
+
+    @property
+    def names_are_told(self) -> bool:
+        """Whether the names of the classes become texts, and so part of what is released."""
+        return self.caption is not None and needs_label(self.caption)
 
     def __repr__(self) -> str:
         height, width, channels = self.images.shape[1:]

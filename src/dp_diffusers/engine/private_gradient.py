@@ -155,7 +155,8 @@ class PrivateGradient:
             )
         if receipt is None:
             raise GuaranteeError(
-                "noise needs the ledger's receipt for this step", hint="pass ledger.charge(step)"
+                "noise needs the ledger's receipt for this step",
+                hint="pass what `Reservation.charge(step)` returned",
             )
         if self._keys.claimed(step):
             raise GuaranteeError(

@@ -38,6 +38,7 @@ from dp_diffusers.evaluation.scores import REAL, Scores
 from dp_diffusers.evaluation.sets import (
     Images,
     digest_of,
+    each_of,
     opened,
     public_images,
     real_images,
@@ -51,6 +52,7 @@ from dp_diffusers.kept_scores import keep_scores
 Progress = Callable[..., None]
 SYNTHETIC, PUBLIC_MODEL = "synthetic", "public model, ε = 0"
 PUBLIC, UNION = "public images, ε = 0", "synthetic and public"
+OF_ANYONE: Final = "give images that anyone may see; real ones to train on are `real`"
 OF_REAL: Final = ("real", "label_fidelity")
 TESTED: Final = ("accuracy", "calibration_error", "brier_score", "log_loss")
 
@@ -118,7 +120,15 @@ def evaluate(
     of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
     made = {SYNTHETIC: synthetic, **of_the_base}
     compared, diversity, too_few = _by_features(made, held_out, extractor, progress)
-    further = with_public_sets(synthetic, public_images(public, run, shape, names), with_public)
+    of_anyone = public_images(public, run, shape, names)
+    _refuse_private(around, "public", each_of(public), of_anyone)
+    _refuse_private(
+        around,
+        "public_model",
+        () if public_model is None else each_of(public_model),
+        of_the_base.get(PUBLIC_MODEL),
+    )
+    further = with_public_sets(synthetic, of_anyone, with_public)
     sets = {**made, **dict(zip((PUBLIC, UNION), further))}
     if ceiling is not None:
         sets[REAL] = ceiling.read(*OF_REAL)
@@ -169,6 +179,16 @@ def _apart(run: Path | None, key: str, given: Images, images: NDArray[np.uint8])
     if run is None:
         return (IN_NO_RUN,)
     return refuse_training_images(run, key, _place(given), images)
+
+
+def _refuse_private(
+    run: Path | None, key: str, given: Sequence[Images], found: LabelledImages | None
+) -> None:
+    """Refuses training images of the run under the name of public ones, which stay in what it publishes."""
+    if run is None or found is None:
+        return
+    for each in given:
+        refuse_training_images(run, key, _place(each), found.images, hint=OF_ANYONE)
 
 
 def _judged(

@@ -123,9 +123,7 @@ def public_images(
 
     What they lack, and what was left out of them, is in their notes. Raises `DataError`.
     """
-    single = isinstance(public, str | Path | PublicImages | LabelledImages) or _is_arrays(public)
-    chosen: list[Any] = [public] if single or not isinstance(public, Sequence) else list(public)
-    parts = [opened(part, shape, called=PUBLIC) for part in chosen]
+    parts = [opened(part, shape, called=PUBLIC) for part in each_of(public)]
     if not parts:
         recorded = None if run is None else public_images_of(run, shape[0], shape[2])
         # other classes are another task: a row for them would compare nothing
@@ -134,6 +132,12 @@ def public_images(
         parts = [recorded]
     found = _together([part.numbered_as(names, PUBLIC) for part in parts])
     return replace(found, notes=(*found.notes, *_left_out(parts, found), *_lacking(found)))
+
+
+def each_of(images: Images | Sequence[Images]) -> list[Any]:
+    """One set of images, or several, as a list."""
+    single = isinstance(images, str | Path | PublicImages | LabelledImages) or _is_arrays(images)
+    return [images] if single or not isinstance(images, Sequence) else list(images)
 
 
 def _left_out(parts: Sequence[LabelledImages], found: LabelledImages) -> list[str]:

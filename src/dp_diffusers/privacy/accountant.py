@@ -1,8 +1,9 @@
 """Epsilon of recorded mechanisms: an upper bound from privacy loss distributions, cross-checked with RDP.
 
 Guarantee: every number returned is pessimistic (privacy loss is rounded up to a grid that is fine against
-one step's loss). Imports dp_accounting inside functions only, never torch. Sources: Koskela et al. 2020
-(arXiv 1906.03049), Doroshenko et al. 2022 (arXiv 2207.04380), Mironov et al. 2019 (arXiv 1908.10530).
+one step's loss; delta leaves room for the rounding of float64). Imports dp_accounting inside functions only,
+never torch. Sources: Koskela et al. 2020 (arXiv 1906.03049), Doroshenko et al. 2022 (arXiv 2207.04380),
+Mironov et al. 2019 (arXiv 1908.10530).
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ SEARCH_GRID: Final = 1e-3
 CERTIFICATE_GRID: Final = 1e-4
 FINEST_GRID: Final = 1e-9
 USEFUL: Final = 0.008  # share of a step's loss deviation below which a finer grid changes nothing
+# What one composed step adds to delta by the rounding of the Fourier transforms: at most a tenth of this was
+# measured, against the closed form and against tilted compositions, for up to 100,000 steps.
+ROUNDING: Final = 2.0**-52
 RDP_SLACK: Final = 1.01  # a privacy loss distribution above 1.01 x RDP is a numerical fault
 
 Records = Sequence[Record]
@@ -47,16 +51,38 @@ def epsilon(
     """Epsilon at `delta` of all `records` composed, by `dp_accounting.pld.PLDAccountant`.
 
     `grid`: rounding of the privacy loss, `grid_for(records)` if not given; any grid gives an upper bound.
-    Raises `ParameterError` for an unknown adjacency, `DPDiffusersError` if the accountant has no finite
-    answer.
+    Where delta is too small for double precision (`method`), by Rényi differential privacy. Raises
+    `ParameterError` for an unknown adjacency, `DPDiffusersError` if the accountant has no finite answer.
     """
+    if method(records, delta) == "rdp":
+        return _by_rdp_alone(records, delta, adjacency)
     from dp_accounting import pld
 
     accountant = pld.PLDAccountant(relation(adjacency), grid or grid_for(records))
     for record in records:
         with _limit_that_counts(record):
             accountant.compose(record.event())
-    return _finite(float(accountant.get_epsilon(delta)))
+    return _finite(float(accountant.get_epsilon(_above_rounding(records, delta))))
+
+
+def method(records: Records, delta: float) -> str:
+    """`pld`, or `rdp` where half of delta would be within the rounding of that many composed steps."""
+    return "pld" if _above_rounding(records, delta) >= delta / 2 else "rdp"
+
+
+def _above_rounding(records: Records, delta: float) -> float:
+    return delta - ROUNDING * sum(record.steps for record in records)
+
+
+def _by_rdp_alone(records: Records, delta: float, adjacency: str) -> float:
+    """Raises `DPDiffusersError` without a theorem."""
+    found = epsilon_rdp(records, delta, adjacency)
+    if found is None:
+        raise DPDiffusersError(
+            f"delta {delta:g} is too small to be told from rounding over so many steps",
+            hint="raise budget.delta; 1e-9 is smaller than one over any population",
+        )
+    return _finite(found)
 
 
 def has_renyi(records: Records, adjacency: str) -> bool:
@@ -141,6 +167,7 @@ class LossCurve:
         self, record: Record, adjacency: str, *, coarsest: float = SEARCH_GRID, fixed: Records = ()
     ) -> None:
         fixed = [query for query in fixed if query.steps]
+        self._record, self._beside, self._adjacency = record, fixed, adjacency
         one = record.with_steps(1)
         grid = grid_for([one, *fixed], coarsest, fraction=0.2)
         self._one_step = one_step_loss(one, adjacency, grid)
@@ -151,10 +178,17 @@ class LossCurve:
 
     def epsilon(self, steps: int, delta: float) -> float:
         """Epsilon at `delta` after `steps` steps and what is fixed; 0 after nothing."""
+        records = [*self._beside, *([self._record.with_steps(steps)] if steps else [])]
+        if records and method(records, delta) == "rdp":
+            return _by_rdp_alone(records, delta, self._adjacency)
         composed = self._one_step.self_compose(steps) if steps else None
         if self._fixed is not None:
             composed = self._fixed if composed is None else self._fixed.compose(composed)
-        return 0.0 if composed is None else float(composed.get_epsilon_for_delta(delta))
+        return (
+            0.0
+            if composed is None
+            else float(composed.get_epsilon_for_delta(_above_rounding(records, delta)))
+        )
 
 
 def one_step_loss(record: Record, adjacency: str, grid: float) -> Any:

@@ -66,13 +66,18 @@ def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[st
     grid = accountant.grid_for(charged)
     test_keys = run.not_private
     epsilon = accountant.epsilon(charged, budget.delta, budget.adjacency, grid=grid)
+    accountant.cross_check(epsilon, charged, budget.delta, budget.adjacency)
     cap = None if terms is None or terms.cap is None else terms.cap.epsilon
     return {
         "unit": budget.unit,
         "adjacency": budget.adjacency,
         "epsilon": None if test_keys else epsilon,
         "delta": budget.delta,
-        "accountant": {"method": "pld", "library": accountant.library_version(), "grid": grid},
+        "accountant": {
+            "method": accountant.method(charged, budget.delta),
+            "library": accountant.library_version(),
+            "grid": grid,
+        },
         "mechanisms": tuple(_entries(plan, charged)),
         "ledger": {
             "spent_epsilon": spent.epsilon,

@@ -24,7 +24,7 @@ from dp_diffusers.privacy.canonical import canonical_json, sha256_of_text
 MEMORY: Final = ":memory:"
 EMPTY_HEAD: Final = "0" * 64
 APPLICATION_ID: Final = 0x64706C67
-FORMAT: Final = 1
+FORMAT: Final = 2
 BUSY_SECONDS: Final = 10.0
 
 _SCHEMA: Final = {
@@ -42,6 +42,16 @@ _SCHEMA: Final = {
         "CREATE TRIGGER never_delete BEFORE DELETE ON entries "
         "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
     ),
+    "never_replace": (  # a row that replaces another deletes it without asking the trigger above
+        "CREATE TRIGGER never_replace BEFORE INSERT ON entries "
+        "WHEN EXISTS (SELECT 1 FROM entries WHERE seq = NEW.seq OR hash = NEW.hash) "
+        "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+    ),
+}
+# Format 1, of the first ledgers, lacks the last trigger; they go on as they are.
+_SCHEMAS: Final = {
+    1: {name: sql for name, sql in _SCHEMA.items() if name != "never_replace"},
+    FORMAT: _SCHEMA,
 }
 
 
@@ -170,12 +180,12 @@ class LedgerFile:
         execute = self._connection.execute
         if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise self._foreign()
-        if (found := execute("PRAGMA user_version").fetchone()[0]) != FORMAT:
+        if (found := execute("PRAGMA user_version").fetchone()[0]) not in _SCHEMAS:
             raise LedgerError(
-                f"{self.path} has ledger format {found}, this version reads {FORMAT}",
+                f"{self.path} has ledger format {found}, this version reads up to {FORMAT}",
                 hint="a newer dp-diffusers wrote it, and reads it",
             )
-        if dict(execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")) != _SCHEMA:
+        if dict(execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")) != _SCHEMAS[found]:
             raise self._damaged("its tables or triggers were changed")
         # The chain covers the rows; answers come from the indexes, which lack rows in a file that was cut.
         if execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
@@ -232,11 +242,12 @@ def _write_schema(connection: sqlite3.Connection) -> None:
 
 def _make(path: Path) -> None:
     """Creates an empty ledger under another name and links it into place: it is there whole or not at all."""
-    if not path.parent.is_dir():
+    if not path.parent.parent.is_dir():
         raise LedgerError(
             f"no folder {path.parent} for the ledger {path.name}",
             hint="make the folder, or name another file",
         )
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
     try:

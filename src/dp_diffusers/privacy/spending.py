@@ -93,6 +93,11 @@ class Cost:
     epsilon_at_cap: float
     renyi: float | None
 
+    @property
+    def counts(self) -> bool:
+        """Whether anything was charged: a step may have epsilon 0, and still its delta."""
+        return self.epsilon > 0 or self.renyi != 0.0
+
     def to_dict(self) -> dict[str, float | None]:
         """All fields, for JSON."""
         return asdict(self)
@@ -132,6 +137,8 @@ class CostCurve:
 
     def coarse(self, steps: int) -> Cost:
         """An upper bound in tens of milliseconds."""
+        if not steps and not self._queries:
+            return Cost.nothing(self._delta)
         return self._cost(steps, lambda delta: self._curve.epsilon(steps, delta))
 
     def certified(self, steps: int) -> Cost:
@@ -161,7 +168,7 @@ class CostCurve:
 
 def total(costs: Sequence[Cost], terms: Terms) -> Spent:
     """What `costs`, one per run, come to under the table above."""
-    costs = [cost for cost in costs if cost.epsilon > 0 or cost.renyi]
+    costs = [cost for cost in costs if cost.counts]
     if not costs:
         return Spent(epsilon=0.0, delta=0.0, rule="none")
     if terms.cap is None:

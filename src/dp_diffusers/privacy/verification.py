@@ -137,6 +137,7 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
         return None, problems
     grid = _grid(certificate.accountant, records)
     recomputed = accountant.epsilon(records, delta, str(certificate.adjacency), grid=grid)
+    accountant.cross_check(recomputed, records, delta, str(certificate.adjacency))
     # A claim may be rounded up a little, and never down.
     if not recomputed * (1 - 1e-6) <= claimed <= recomputed * 1.01:
         problems.append(f"epsilon {claimed:.6g} does not follow: its mechanisms give {recomputed:.6g}")

@@ -53,7 +53,11 @@ class Located:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats."""
+    """SafeLoader with YAML 1.2 floats, and with characters that JSON escapes in two halves."""
+
+    def construct_whole(self, node: yaml.ScalarNode) -> str:
+        """The text of a scalar. Raises `UnicodeDecodeError` (a `ValueError`) for a half without the other."""
+        return self.construct_scalar(node).encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 # PyYAML's own resolvers are shared between classes: copied first, so that only ours changes.
@@ -61,6 +65,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_whole)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
@@ -80,10 +85,10 @@ def dump(value: Any) -> str:
 
 
 def parse(text: str) -> Located:
-    """The document in `text`. Raises `YamlSyntaxError`; an empty document has the value None."""
+    """The document in `text`, YAML or JSON; None for an empty one. Raises `YamlSyntaxError`."""
     try:
         # _Loader derives from SafeLoader: it builds plain data only.
-        loader = _Loader(text)
+        loader = _Loader(_without_json_tabs(text))
         try:
             node = loader.get_single_node()
             located = Located(value=None)
@@ -106,6 +111,11 @@ def parse(text: str) -> Located:
         raise YamlSyntaxError(None, "nested too deeply", "a recipe has a few lists and mappings") from error
     except (yaml.YAMLError, ValueError) as error:
         raise YamlSyntaxError(None, f"not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _without_json_tabs(text: str) -> str:
+    """JSON may be indented with tabs, YAML may not; within a JSON string there is none."""
+    return text.replace("\t", " ") if text.lstrip().startswith("{") else text
 
 
 def parse_value(text: str) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from dp_diffusers.data.apart import MANIFESTS, require_apart
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.learnt_apart import require_learnt_apart
 from dp_diffusers.recipe import Recipe
 
 ANYONE: Final = "a study writes them to --out and calls them public: give images that anyone may see"
@@ -25,7 +26,8 @@ def require_public(sources: Sequence[Mapping[str, Any]], key: str, recipes: Sequ
     """Raises `ParameterError` where public images of a study are the private ones of a cell, by place.
 
     sources: of the stand-in, as `load_public` takes them, named by the setting `key`; those of
-    `training.public` are looked at too, since the stand-in takes the private images' name away.
+    `training.public` and `teacher.public` are looked at too, and what base and features learnt from, since
+    the stand-in takes the private images' name away.
     """
     named = {(key, str(source["path"])) for source in sources if source.get("path") is not None}
     named |= {
@@ -33,11 +35,18 @@ def require_public(sources: Sequence[Mapping[str, Any]], key: str, recipes: Sequ
         for recipe in recipes
         if recipe.training.public is not None
     }
+    named |= {
+        ("teacher.public", recipe.teacher.public)
+        for recipe in recipes
+        if recipe.teacher is not None and recipe.teacher.public is not None
+    }
     for private in sorted({recipe.data.path for recipe in recipes}):
         for setting, public in sorted(named):
             require_apart(setting, public, private, hint=ANYONE)
             if not is_hub(public) and not is_hub(private) and _same_files(Path(public), Path(private)):
                 raise ParameterError(f"{setting} {public} is where the private images are", hint=ANYONE)
+    for recipe in recipes:
+        require_learnt_apart(recipe.model_dump(mode="json"))
 
 
 def _same_files(public: Path, private: Path) -> bool:
