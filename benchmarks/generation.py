@@ -4,7 +4,7 @@ Guarantees that all engines of a round draw in one process, in an order that tur
 a ratio is one of two times of the same round. Models have random weights (those of `dp-diffusers bench`, with
 an autoencoder that decodes); prompts are encoded beforehand, for the stock pipelines too.
 
-    python benchmarks/generation.py --rounds 6 --out benchmarks/results/generation.json
+    python benchmarks/generation.py --rounds 6 --out benchmarks/timings/generation.json
 
 stock-adapter: the adapter loaded beside the weights, as its documentation says; stock-fused: merged into
 them. Their pipelines give float arrays, which costs them less than pictures. Needs an idle machine, or

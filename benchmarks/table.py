@@ -62,7 +62,8 @@ class Maker:
     def row(self, row: Row) -> Made:
         """Makes one row and says what came of it."""
         runs = [self._run(row, repeat) for repeat in range(self.table.origin(row).repeats)]
-        return Made(dataset=self.table.dataset, name=row.name, runs=runs)
+        recipe = Path(str(self.table.origin(row).recipe)).stem
+        return Made(dataset=self.table.dataset, name=row.name, recipe=recipe, runs=runs)
 
     def is_done(self, row: Row) -> bool:
         """Whether nothing of the row is left to do."""

@@ -106,23 +106,28 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What came of one row: the answers of its commands, a mapping for each repeat."""
+    """What came of one row: the answers of its commands, a mapping for each repeat.
+
+    recipe: the name of the recipe that was trained; a row that is called otherwise is a variant of it.
+    """
 
     dataset: str
     name: str
+    recipe: str
     runs: Sequence[Mapping[str, Any]]
 
     def lines(self) -> list[dict[str, Any]]:
         """One line for each figure, as all files of benchmarks/results have them."""
         paid = {name: self._largest(name) for name in ("epsilon", "delta")}
         nothing = {"epsilon": 0, "delta": None}
+        own = self.recipe
         lines = [
-            self._line(self.name, paid, "accuracy", "accuracy"),
+            self._line(own, paid, "accuracy", "accuracy"),
             self._line("public", nothing, "accuracy of the public model's images", "public_model"),
             self._line("public", nothing, "accuracy", "public"),
-            self._line(self.name, paid, "accuracy with the public images", "with_public"),
+            self._line(own, paid, "accuracy with the public images", "with_public"),
             self._line("real", {"epsilon": None, "delta": None}, "accuracy", "real"),
-            self._distance(self.name, paid, SYNTHETIC),
+            self._distance(own, paid, SYNTHETIC),
             self._distance("public", nothing, PUBLIC_MODEL),
         ]
         return [line for line in lines if line is not None]
@@ -160,5 +165,8 @@ class Made:
     def _about(
         self, strategy: str, paid: Mapping[str, Any], metric: str, value: Mapping[str, Any]
     ) -> dict[str, Any]:
-        about = {"dataset": self.dataset, **paid, "strategy": strategy, "metric": metric, **value}
+        about: dict[str, Any] = {"dataset": self.dataset, **paid, "strategy": strategy}
+        if strategy == self.recipe != self.name:
+            about["variant"] = self.name.removeprefix(f"{self.recipe}-")
+        about |= {"metric": metric, **value}
         return about | {"trainings": len(self.runs), "beside": self.name}

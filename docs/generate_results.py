@@ -20,6 +20,7 @@ def line(row: dict[str, Any]) -> str:
     """One figure: whose, at which ε, of what, how large, over what."""
     whose = {"public": "public alone", "real": "real images, not private"}
     strategy = whose.get(row["strategy"], f"`{row['strategy']}`")
+    strategy += f", {row['variant']}" if "variant" in row else ""
     epsilon = "–" if row["epsilon"] is None else f"{row['epsilon']:.4g}"
     value = f"{row['mean']:.2f}"
     if row["low"] is not None:

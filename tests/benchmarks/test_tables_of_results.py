@@ -209,7 +209,7 @@ def test_a_row_after_another_starts_from_its_merged_model_in_one_ledger(
     assert second["base"] == program.asked[1][-2] == str(tmp_path / "out/merged/one/0")
     assert second["budget"]["ledger"] == first["budget"]["ledger"]
     assert "training" not in second, "votes train nothing"
-    assert (line["strategy"], line["epsilon"]) == ("two", 1.5), "what both have cost together"
+    assert (line["strategy"], line["variant"], line["epsilon"]) == ("mnist-votes", "two", 1.5), "what both have cost together"
     made.row(made.table.rows[0])
     assert program.verbs()[6:] == ["generate", "evaluate"]
 
@@ -231,12 +231,13 @@ def test_figures_are_lines_of_the_results_format(tmp_path: Path, program: Progra
     lines = made.row(made.table.rows[0]).lines()
     about = [(line["strategy"], line["epsilon"], line["metric"], line["mean"]) for line in lines]
     assert about == [
-        ("one", 0.99, "accuracy", 93.0),
+        ("mnist-eps1", 0.99, "accuracy", 93.0),
         ("public", 0, "accuracy of the public model's images", 60.0),
-        ("one", 0.99, "fid (some, 10 images)", 7.5),
+        ("mnist-eps1", 0.99, "fid (some, 10 images)", 7.5),
     ]
     fields = {"dataset", "epsilon", "delta", "strategy", "metric", "mean", "low", "high", "seeds"}
-    assert all(set(line) == fields | {"trainings", "beside"} for line in lines)
+    assert [line.get("variant") for line in lines] == ["one", None, "one"]
+    assert all(set(line) - {"variant"} == fields | {"trainings", "beside"} for line in lines)
 
 
 def test_a_recipe_has_the_paths_of_this_machine_and_the_changes(tmp_path: Path, program: Program) -> None:

@@ -43,5 +43,8 @@ def test_a_changed_figure_makes_the_page_stale(generator: ModuleType) -> None:
 def test_a_file_of_results_has_the_fields_of_all(path: Path) -> None:
     found = json.loads(path.read_text())
     assert set(found) >= {"commit", "command", "machine", "rows"}
-    if path.stem not in ("steps", "generation"):  # those are times
-        assert all(set(row) >= FIELDS for row in found["rows"])
+    assert all(set(row) >= FIELDS for row in found["rows"])
+    recipes = {recipe.stem for recipe in (ROOT / "recipes").glob("*.yaml")}
+    assert {row["strategy"] for row in found["rows"]} <= recipes | {"real", "public"}
+    datasets = {"mnist", "cifar10", "celeba64", "chestxray64", "digits"}
+    assert {row["dataset"] for row in found["rows"]} <= datasets
