@@ -209,7 +209,9 @@ def test_a_row_after_another_starts_from_its_merged_model_in_one_ledger(
     assert second["base"] == program.asked[1][-2] == str(tmp_path / "out/merged/one/0")
     assert second["budget"]["ledger"] == first["budget"]["ledger"]
     assert "training" not in second, "votes train nothing"
-    assert (line["strategy"], line["variant"], line["epsilon"]) == ("mnist-votes", "two", 1.5), "what both have cost together"
+    assert (line["strategy"], line["variant"], line["epsilon"]) == ("mnist-votes", "two", 1.5), (
+        "what both have cost together"
+    )
     made.row(made.table.rows[0])
     assert program.verbs()[6:] == ["generate", "evaluate"]
 
