@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -514,12 +515,21 @@ def test_python_callers_declare_classes_too(trained: Path, tmp_path: Path) -> No
     assert made.certificate.classes["labels"] == [2, 0]
 
 
-def test_generation_may_be_changed_after_a_training(trained: Path, run: Path) -> None:
+def test_only_where_it_runs_may_change_after_a_training(trained: Path, run: Path) -> None:
     kept = (run / "recipe.yaml").read_bytes()
-    assert _again(trained, run, "generation.steps=7").path == run / "release"
+    assert _again(trained, run, "runtime.rows_per_pass=7").path == run / "release"
     assert (run / "recipe.yaml").read_bytes() == kept
-    with pytest.raises(RunFolderError, match=r"training\.ema differ"):
+    with pytest.raises(RunFolderError, match=r"training\.ema, generation\.steps differ"):
         _again(trained, run, "generation.steps=7", "training.ema=0.5")
+
+
+def test_images_are_not_drawn_into_the_folder_of_the_private_ones(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    recipe = run / "recipe.yaml"
+    found = re.sub(r"(?m)^  path: .*$", f"  path: {tmp_path / 'own'}", recipe.read_text())
+    recipe.write_text(found)
+    with pytest.raises(ParameterError, match=r"images lies in data\.path"):
+        generate(run, images=3, out=tmp_path / "own" / "images")
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])

@@ -29,6 +29,7 @@ from dp_diffusers.images_out import build_images, require_writable, write_images
 from dp_diffusers.kept_images import FOLDER as IMAGES
 from dp_diffusers.kept_images import KeptImages
 from dp_diffusers.leak_scan import Secrets
+from dp_diffusers.out_apart import require_out_apart
 from dp_diffusers.ranks import Ranks, ranks_of_environment
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.release import Progress, Release, certify_again, known_secrets, leak_check, silent
@@ -127,6 +128,7 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         return kept.target
     target = kept.target if out is None else out
     require_writable(target, format)
+    require_out_apart(target, release.settings())
     pixels = _sampled(job, ranks, progress)
     names = None if job.classes is None else job.classes.names
     pixels, labels, as_asked = _labelled(job, pixels, progress)

@@ -50,7 +50,7 @@ images = load_dataset("PATH/OF/THIS/FOLDER", split="train")
 - How many images a class has {counted}{but}.
 - Labels say {labels}.
 - A model that learnt from these images needs a test on real ones before anyone relies on it.
-- Nobody compared them with real images here. A score of `dp-diffusers evaluate` on private images is not
+- Nobody scored them on real images here. A score of `dp-diffusers evaluate` on private images is not
   covered by epsilon.
 
 ## Limits and bias

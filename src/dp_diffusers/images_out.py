@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,6 +77,9 @@ def require_writable(folder: Path, format: str) -> None:
         raise ParameterError(f"unknown image format {format!r}", hint=f"one of {', '.join(FORMATS)}")
     if folder.exists():
         raise ParameterError(f"{folder} is there already", hint="give another --out, or delete it")
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not os.access(there, os.W_OK):
+        raise ParameterError(f"cannot write into {there}", hint="give another --out")
 
 
 def png(image: np.ndarray) -> bytes:

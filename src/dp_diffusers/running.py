@@ -36,6 +36,7 @@ from dp_diffusers.jobs import Job
 from dp_diffusers.learnt_apart import require_learnt_apart
 from dp_diffusers.mechanisms.moments import Gaussians
 from dp_diffusers.mechanisms.teacher import NAME as TEACHER
+from dp_diffusers.out_apart import require_out_apart
 from dp_diffusers.out_of_memory import told_in_one_line
 from dp_diffusers.pass_size import PassSize, pass_size, sized
 from dp_diffusers.paying import Paying
@@ -110,6 +111,7 @@ def _refused_first(job: Job, folder: RunFolder, together: Team) -> None:
         require_bounded(job.base.merged_from)
         if folder.read(RUN) is None:  # one that has begun is reserved, and may end
             require_learnt_apart(job.settings)
+            require_out_apart(folder.root, job.settings)
     if together.several and job.evolution is not None:
         raise ParameterError(
             f"Private Evolution works in one process, and {together.ranks.count} were started",

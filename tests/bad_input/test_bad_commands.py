@@ -81,7 +81,6 @@ ROWS = [
         "expected data.label to name the labels",
         "leave data.classes out",
     ),
-    row("init no population", "init F/", "missing option '--population'", "init --help"),
     row(
         "init population a word",
         "init F/ --population many",

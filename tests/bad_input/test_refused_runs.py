@@ -65,9 +65,36 @@ def test_the_same_recipe_again_says_that_it_is_done(
     assert main([*command, "--set", "runtime.rows_per_pass=7"]) == 0
     captured = capsys.readouterr()
     document = json.loads(captured.out)
-    assert set(document) == {"release", "epsilon", "delta", "steps_charged", "trainable_parameters"}
+    fields = {"release", "epsilon", "delta", "steps_charged", "trainable_parameters", "not_private"}
+    assert set(document) == fields
     assert document["steps_charged"] == 3
     assert "done" in captured.err
+    assert spent(trained) == before
+
+
+def test_a_plan_says_what_its_ledger_has_room_for(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = spent(trained)
+    recipe = str(trained / "recipe.yaml")
+    assert main(["plan", recipe]) == 0
+    assert "note: a new run would be refused: this run would bring the ledger" in capsys.readouterr().err
+    assert main(["plan", recipe, "--set", "budget.adjacency=zero_out"]) == 0
+    assert "note: a new run would be refused: the ledger" in capsys.readouterr().err
+    assert main(["plan", recipe, "--set", "budget.ledger=none.ledger"]) == 0
+    assert "ledger" not in capsys.readouterr().err
+    assert spent(trained) == before
+
+
+def test_a_run_among_the_private_images_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = spent(trained)
+    (tmp_path / "own" / "class 0").mkdir(parents=True)
+    for out in (tmp_path / "own", tmp_path / "own" / "class 0" / "run"):
+        change = ["--set", f"data.path={tmp_path / 'own'}", "--set", "data.label=folder"]
+        code, said = called(capsys, "train", trained / "recipe.yaml", "--out", out, *change)
+        assert code == 2
+        assert f"error: {out} lies in data.path, the folder of the private images" in said
+    assert [path.name for path in (tmp_path / "own").rglob("*")] == ["class 0"]
     assert spent(trained) == before
 
 

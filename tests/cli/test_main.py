@@ -150,6 +150,11 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
         (Interrupted("stopped"), 130, "error: stopped\n"),
         (KeyboardInterrupt(), 130, "interrupted\n\nhint: run the same command again to resume"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: disk is full\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "ro/x"),
+            2,
+            "error: cannot use ro/x: ",
+        ),
         (ZeroDivisionError("secret 17"), 1, "error: unexpected ZeroDivisionError; details in "),
         (GuaranteeError("receipt used twice"), 1, "error: internal error: receipt used twice; details in "),
     ],

@@ -103,7 +103,7 @@ def test_a_ledger_is_shown_run_by_run(plan: Plan, tmp_path: Path, capsys: pytest
     assert 0 < float(first.split()[4]) < 2
     assert second.split()[:4] == ["second", "open", "image", f"0/{limits[1]}"]
     assert second.endswith("reserved")
-    assert third.split() == ["third", "cancelled", "image", f"0/{limits[2]}", "0"]
+    assert third.split() == ["third", "cancelled", "-", f"0/{limits[2]}", "0"]
     assert " spent at delta 0.001, cap 8  [#" in total
     assert total.endswith(" %")
     entries = json.loads(_called(capsys, "ledger", "show", str(path), "--json")[1])["entries"]

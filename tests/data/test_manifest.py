@@ -47,6 +47,7 @@ def test_numbers_may_be_labels(tmp_path: Path) -> None:
 BAD = [
     ("", r"no image column 'path' among none"),
     ("image,label\nfilms/1.png,1\n", r"no image column 'path' among image, label"),
+    ("path;label\nfilms/1.png;1\n", r"no image column 'path' among path;label"),
     ("path,label\n", r"no images in .*list\.csv"),
     ("path,label\nfilms/1.png\n", r"list\.csv:2: expected 2 values, got 1"),
     ("path,label\n,1\n", r"list\.csv:2: no image in column 'path'"),
@@ -73,3 +74,13 @@ def test_bytes_of_a_manifest_that_is_no_text_are_not_repeated(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"not UTF-8 at byte \d+") as caught:
         PrivateImages.open(path)
     assert "ller" not in caught.value.message
+
+
+def test_a_hint_for_each_cause_of_a_missing_column(tmp_path: Path) -> None:
+    for header, hint in (
+        ("path;label", "separate the columns by commas"),
+        ("filename,label", "path or file_name"),
+    ):
+        with pytest.raises(DataError) as caught:
+            PrivateImages.from_csv(written(tmp_path, f"{header}\nfilms/1.png,1\n"))
+        assert hint in str(caught.value.hint)

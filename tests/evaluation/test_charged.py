@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from asked_support import Made, cheap_accounts, make_run, pictures
+from asked_support import NAMES, Made, cheap_accounts, make_run, pictures
 from dp_diffusers.cli.main import main
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.traces import Traces
@@ -293,6 +295,31 @@ def test_guarantee_training_images_are_nobodys_public_ones(tmp_path: Path, key: 
         with pytest.raises(ParameterError, match=r"was trained on|private images are"):
             evaluate(made.images, pictures(30, 9), **{key: given}, **settings)
     evaluate(made.images, pictures(30, 9), **{key: pictures(40, 8)}, **settings)
+
+
+@pytest.mark.slow
+def test_real_images_have_their_labels_where_the_run_had_them(tmp_path: Path) -> None:
+    made = make_run(tmp_path)
+    text = (made.run / "recipe.yaml").read_text().replace("  label: label\n", "  label: finding\n")
+    (made.run / "recipe.yaml").write_text(text)
+    images, labels = pictures(30, 9)
+    write_images(images, labels, NAMES, tmp_path / "held", format="parquet")
+    (path,) = (tmp_path / "held" / "data").iterdir()
+    plain: dict[str, Any] = {"features": None, "seeds": 2, "passes": 64}
+    expected = evaluate(made.images, path, **plain).synthetic
+    table = pq.read_table(path)
+    names = ["finding" if name == "label" else name for name in table.column_names]
+    text_labels = pa.array([NAMES[label] for label in labels.tolist()])
+    table = table.replace_schema_metadata(None).rename_columns(names)
+    place = names.index("finding")
+    pq.write_table(table.set_column(place, "finding", text_labels), path)
+    assert evaluate(made.images, path, **plain).synthetic.accuracy == expected.accuracy
+    assert (
+        evaluate(made.images, path, real=path, label="finding", **plain).synthetic.accuracy
+        == expected.accuracy
+    )
+    with pytest.raises(DataError, match="no label column 'verdict' among image, finding"):
+        evaluate(made.images, path, label="verdict", **plain)
 
 
 @pytest.mark.slow

@@ -335,6 +335,10 @@ def test_append_only(file_ledger, plan):
             connection.execute(statement)
 
 
+def test_a_new_ledger_is_for_its_owner_alone(file_ledger):
+    assert Path(file_ledger.path).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_ledger_of_the_first_format_goes_on(file_ledger, plan):
     file_ledger.reserve(plan)
     file_ledger.close()

@@ -107,3 +107,13 @@ def test_side_queries_are_said() -> None:
 def test_without_privacy_there_is_one_answer() -> None:
     assert list(answers(not_private=True)) == ["scope"]
     assert "NOT PRIVATE" in answers(not_private=True)["scope"]
+
+
+def test_guarantee_no_sentence_says_less_than_the_bound() -> None:
+    """7.996056 is not "7.996"."""
+    ledger = {"spent_epsilon": 10.7944, "cap_epsilon": 20.0, "head": "0" * 64}
+    facts = {"class_names_from_data": False, "multi_owner": False}
+    said = str(statements_of(certificate(epsilon=7.996056, ledger=ledger), **facts))
+    assert "Epsilon 7.997 at delta" in said
+    assert "at most e^7.997:" in said
+    assert "it stood at epsilon 10.8." in said

@@ -67,7 +67,8 @@ def table(runs: Sequence[Run], unit: str) -> Iterator[str]:
         yield f"{'run':<{width}}  {'status':<9}  {'unit':<{per}}  {'steps/limit':>13}  epsilon"
     for name, run in zip(names, runs, strict=True):
         steps = f"{run.steps_charged}/{run.limit}"
-        line = f"{name:<{width}}  {_status(run):<9}  {unit:<{per}}  {steps:>13}  "
+        whose = "-" if run.status == "cancelled" else unit  # it fixed none
+        line = f"{name:<{width}}  {_status(run):<9}  {whose:<{per}}  {steps:>13}  "
         yield line + rounded_up_text(epsilon_of(run)) + _remark(run)
 
 
@@ -96,6 +97,6 @@ def total_line(document: dict[str, Any]) -> str:
     spent, cap = document["spent_epsilon"], document["cap_epsilon"]
     text = f"epsilon {rounded_up_text(spent)} spent at delta {document['delta']:g}, "
     if cap is None:
-        return text + "no limit"
+        return text + ("no limit" if document["unit"] is not None else "no limit yet: the first run fixes it")
     filled = min(BAR, round(BAR * spent / cap))
     return f"{text}cap {cap:g}  [{'#' * filled}{'.' * (BAR - filled)}] {100 * spent / cap:.0f} %"

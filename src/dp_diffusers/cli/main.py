@@ -34,6 +34,7 @@ from dp_diffusers.cli.output import complain, configure, settings
 from dp_diffusers.cli.usage import usage_of
 from dp_diffusers.errors import DPDiffusersError, EndedElsewhere, ExitCode, RecipeError
 
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 RESUME = "run the same command again to resume"
 
 app = typer.Typer(
@@ -120,6 +121,9 @@ def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
         return ExitCode.BAD_INPUT
     if _disk_is_full(error):
         complain("disk is full", "free some space; " + RESUME)
+        return ExitCode.BAD_INPUT
+    if isinstance(error, OSError) and error.errno in NO_ACCESS and error.filename is not None:
+        complain(f"cannot use {error.filename}: {error.strerror}", "look at its permissions, or give another")
         return ExitCode.BAD_INPUT
     return _crashed(error)
 

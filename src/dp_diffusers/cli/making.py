@@ -186,6 +186,14 @@ def evaluate(
             "--real", metavar="PATH", help="Real images to train on: the ceiling; not covered by ε."
         ),
     ] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(
+            "--label",
+            metavar="NAME",
+            help="Column of labels of --reference and --real (default: the run's, else `label`).",
+        ),
+    ] = None,
     fidelity: Annotated[
         bool, typer.Option("--fidelity", help="Judge the labels without --real: one training more.")
     ] = False,
@@ -227,7 +235,7 @@ def evaluate(
     from dp_diffusers.evaluation import evaluate as run_evaluation
 
     settings: dict[str, Any] = {"with_public": with_public, "public": public or [], "real": real}
-    settings |= {"fidelity": fidelity, "classifier": classifier, "device": device}
+    settings |= {"label": label, "fidelity": fidelity, "classifier": classifier, "device": device}
     settings |= {"seeds": seeds, "passes": passes}
     settings["features"] = None if features == "none" else features
     asked: dict[str, Any] = {"reference": reference, "charge": charge, **settings}

@@ -80,7 +80,10 @@ def write_starter(path: Path, answers: Answers) -> None:
     if answers.population is None:
         lines = (line.replace(f"population: {STAND_IN}", "population:".ljust(17), 1) for line in lines)
     text = HEAD.format(name=path.name) + "\n".join(lines) + "\n"
-    path.write_text(text + ("" if answers.every else TAIL), encoding="utf-8")
+    try:
+        path.write_text(text + ("" if answers.every else TAIL), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", hint="give another --out") from error
 
 
 def _value(path: Path, answers: Answers) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def read_csv(path: Path, image_columns: Sequence[str]) -> CsvTable:
     header = lines[0][1] if lines else []
     image = next((name for name in image_columns if name in header), None)
     if image is None:
-        hint = f"its first line names the columns, {image_columns[0]} too"
+        hint = f"its first line names the columns; call that of the images {' or '.join(image_columns)}"
+        if len(header) == 1 and any(mark in header[0] for mark in ";|\t"):
+            hint = "separate the columns by commas, or by tabs in a .tsv"
         raise no_column(path, "image", image_columns[0], header, hint)
     if len(set(header)) < len(header):
         raise DataError(

@@ -101,13 +101,17 @@ def is_missing(value: object) -> bool:
     return value is None or value != value
 
 
+class NoColumnError(DataError):
+    """A column that is not there."""
+
+
 def no_column(
     place: str | Path, kind: str, name: str, known: Sequence[str], hint: str | None = None
-) -> DataError:
+) -> NoColumnError:
     """The error for a column that is not there; it names those that are."""
     close = None if hint else nearest(name, known)
     hint = f"did you mean {close!r}?" if close else hint or "name one of these, or add it"
-    return DataError(f"{place}: no {kind} column {name!r} among {', '.join(known) or 'none'}", hint=hint)
+    return NoColumnError(f"{place}: no {kind} column {name!r} among {', '.join(known) or 'none'}", hint=hint)
 
 
 def is_hub(path: str | Path) -> bool:

@@ -35,6 +35,7 @@ def evaluate(
     public_model: Images | None = None,
     with_public: bool = False,
     real: Images | None = None,
+    label: str | None = None,
     fidelity: bool = False,
     features: str | Features | None = DEFAULT_FEATURES,
     classifier: str = DEFAULT_CLASSIFIER,
@@ -72,6 +73,7 @@ def evaluate(
     public_model: Images | None = None,
     with_public: bool = False,
     real: Images | None = None,
+    label: str | None = None,
     fidelity: bool = False,
     features: str | Features | None = DEFAULT_FEATURES,
     classifier: str = DEFAULT_CLASSIFIER,
@@ -89,8 +91,8 @@ def evaluate(
         charge: epsilon of one question to the run's own training images, charged to its ledger: the noisy
             accuracy of classifiers that learnt from `images`, which epsilon covers.
         private, ledger: the training images and their ledger, of a run that `finetune` made.
-        public, public_model, with_public, real, fidelity, features: further rows and figures of a held-out
-            evaluation, see `evaluation.evaluating.evaluate`; refused beside a charge.
+        public, public_model, with_public, real, label, fidelity, features: further rows and figures of a
+            held-out evaluation, see `evaluation.evaluating.evaluate`; refused beside a charge.
         classifier: by name, see `evaluation.classifiers`. device: of those that can use a GPU.
         seeds, passes: classifiers, and images seen in training each; None takes the default for the size.
 
@@ -107,7 +109,7 @@ def evaluate(
     common: dict[str, Any] = {"classifier": classifier, "device": device, "seeds": seeds, "passes": passes}
     common["progress"] = progress
     further: dict[str, Any] = {"public": public, "public_model": public_model, "with_public": with_public}
-    further |= {"real": real, "fidelity": fidelity}
+    further |= {"real": real, "label": label, "fidelity": fidelity}
     if reference is not None:
         if private is not None or ledger is not None:
             raise ParameterError("private and ledger have an effect with a charge only", hint="give charge=")

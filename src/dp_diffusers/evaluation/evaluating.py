@@ -27,13 +27,14 @@ from dp_diffusers.evaluation.fidelity import Fidelity, fidelity_of
 from dp_diffusers.evaluation.held_apart import (
     IN_NO_RUN,
     has_training_images,
+    own_label,
     refuse_training_images,
     run_around,
 )
 from dp_diffusers.evaluation.held_out import HeldOut
 from dp_diffusers.evaluation.places import images_of, require_there
 from dp_diffusers.evaluation.public_model import public_model_images, run_of
-from dp_diffusers.evaluation.reading import LabelledImages
+from dp_diffusers.evaluation.reading import LABEL, LabelledImages
 from dp_diffusers.evaluation.scores import REAL, Scores
 from dp_diffusers.evaluation.sets import (
     Images,
@@ -69,6 +70,7 @@ def evaluate(
     public_model: Images | None = None,
     with_public: bool = False,
     real: Images | None = None,
+    label: str | None = None,
     fidelity: bool = False,
     features: str | Features | None = DEFAULT,
     classifier: str = DEFAULT_CLASSIFIER,
@@ -89,6 +91,8 @@ def evaluate(
             recorded beside the release's base are taken, if they have the synthetic classes.
         real: real images to train on, for the row that is the ceiling; its classifiers also judge the labels
             of the synthetic images. No budget covers that they are read.
+        label: the column of their labels where reference and real images are tables; None takes the one that
+            the run was trained with, if it is there, else `label`.
         fidelity: judges the labels without `real` too, by one classifier more, trained on the reference.
         features: what distances and diversity compare, by name (a table in `evaluation.features`), an
             extractor of your own, or None for neither. For `images` and those of the public model.
@@ -107,14 +111,16 @@ def evaluate(
     synthetic = opened(images, None, progress=progress)
     shape, names = synthetic.images.shape[1:], synthetic.class_names
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
-    real_ones = opened(reference, shape, called="reference", on_disk=False, progress=progress)
     around = run_around(images)
+    columns = (*own_label(around), LABEL) if label is None else (label,)
+    as_real: dict[str, Any] = {"on_disk": False, "columns": columns, "progress": progress}
+    real_ones = opened(reference, shape, called="reference", **as_real)
     apart = _apart(around, "reference", reference, real_ones.images)
     held_out = HeldOut(real_images(real_ones, names, "reference"))
     ceiling: HeldOut | None = None
     trained_on: bool | None = False
     if real is not None:
-        to_learn = opened(real, shape, called="real", on_disk=False, progress=progress)
+        to_learn = opened(real, shape, called="real", **as_real)
         trained_on = has_training_images(around, _place(real), to_learn.images)
         ceiling = HeldOut(real_images(to_learn, names, "real"))
     of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)

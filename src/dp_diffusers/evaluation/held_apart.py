@@ -79,6 +79,12 @@ def has_training_images(run: Path | None, path: str | Path | None, images: np.nd
     return None if unknown else False
 
 
+def own_label(run: Path | None) -> tuple[str, ...]:
+    """The column of labels that a run was trained with, if its recipe names one."""
+    found = None if run is None else _data_settings(RunFolder(run)).get("label")
+    return () if found in (None, "auto", "folder") else (str(found),)
+
+
 def shown_to(folder: RunFolder, path: str | Path | None, images: np.ndarray) -> Iterator[Shown]:
     """What held-out `images` (uint8 `[N, H, W, C]`, cut to a square) show, to look for it among the run's.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 
 from dp_diffusers.data.decoding import Decoder
 from dp_diffusers.data.labels import label_numbers
+from dp_diffusers.data.metadata import METADATA
 from dp_diffusers.data.pixel_room import in_memory
-from dp_diffusers.data.sources import RawImages, kind_of, open_source
+from dp_diffusers.data.sources import NoColumnError, RawImages, kind_of, open_source
 from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation.class_numbers import listed, matched
 from dp_diffusers.evaluation.places import files_of
 
+LABEL: Final = "label"  # the column, where nobody names another
 ON_DISK_FROM: Final = 1 << 30  # bytes
 TOLD_EVERY: Final = 1000  # images
 SQUARES: Final = "cut or pad the images to squares of one size first"
@@ -72,16 +75,18 @@ def read_images(
     channels: int | None = None,
     on_disk: bool = False,
     progress: Callable[..., None] | None = None,
+    labels: Sequence[str] = (LABEL,),
 ) -> LabelledImages:
     """Labelled images at `path`; `size` and `channels` None take those of the first image.
 
-    A parquet file needs a column `label`; a folder holds parquet files at any depth, or a folder per class.
+    A table needs one of the columns `labels`, the first that is there; a folder holds parquet files at any
+    depth, or such a column in its `metadata.csv`, or a folder per class.
     on_disk: more than `ON_DISK_FROM` bytes of pixels go to an unnamed temporary file, from which the system
     reads what is needed; not for images that must stay where they are. Raises `DataError`.
     """
     place = Path(path)
     files = files_of(place)
-    sources = [_opened(file) for file in files]
+    sources = [_opened(file, labels) for file in files]
     labelled = [_labels(file, raw) for file, raw in zip(files, sources)]
     if len({names for _, names in labelled}) > 1:
         raise DataError(f"{place}: the parquet files differ in their classes")
@@ -123,9 +128,16 @@ def _told(
             progress(step=place, steps=count, unit="images")
 
 
-def _opened(place: Path) -> RawImages:
+def _opened(place: Path, labels: Sequence[str]) -> RawImages:
+    """By the first of the columns that is there. Raises `DataError` for a table with none of them."""
     kind = kind_of(place)
-    return open_source(kind, place, label="folder" if kind == "folder" else "label", unit=None)
+    if kind == "folder":
+        named = [name for name in labels if name != LABEL] if (place / METADATA).exists() else []
+        labels = [*named, "folder"]
+    for name in labels[:-1]:
+        with suppress(NoColumnError):
+            return open_source(kind, place, label=name, unit=None)
+    return open_source(kind, place, label=labels[-1], unit=None)
 
 
 def _labels(place: Path, raw: RawImages) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -21,6 +21,7 @@ from dp_diffusers.privacy.accountant import (
     epsilon,
 )
 from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.rounding import rounded_up_text
 
 SMALLEST_NOISE: Final = 0.3
 TIGHTNESS: Final = 0.01  # the certified epsilon lies within 1 % of the budget
@@ -114,7 +115,8 @@ def _refuse_costly_queries(queries: Records, budget: float, delta: float, adjace
     if spent > budget * (1.0 - TIGHTNESS):
         names = ", ".join(query.name for query in queries)
         raise BudgetError(
-            f"the side queries alone ({names}) spend epsilon {spent:.4g} of a budget of {budget:g}",
+            f"the side queries alone ({names}) spend epsilon {rounded_up_text(spent)} of a budget of "
+            f"{budget:g}",
             hint="raise their noise multiplier, or the budget",
         )
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dp_diffusers.rounding import rounded_up_text
+
 
 def earlier_releases(certificate: Mapping[str, Any]) -> str | None:
     """What the base learnt, and what that means for someone in both data sets; None for a public base."""
@@ -16,8 +18,8 @@ def earlier_releases(certificate: Mapping[str, Any]) -> str | None:
     if not origins:
         return None
     bounds = "; ".join(
-        f"epsilon {origin['epsilon']:.4g} at delta {origin['delta']:g} per {origin['unit']}, adjacency "
-        f"{origin['adjacency']} (certificate {origin['certificate_sha256'][:16]})"
+        f"epsilon {rounded_up_text(origin['epsilon'])} at delta {origin['delta']:g} per {origin['unit']}, "
+        f"adjacency {origin['adjacency']} (certificate {origin['certificate_sha256'][:16]})"
         for origin in origins
     )
     return (
@@ -34,4 +36,4 @@ def _sum(certificate: Mapping[str, Any], origins: list[Mapping[str, Any]]) -> st
     epsilon, delta = (
         certificate[name] + sum(item[name] for item in origins) for name in ("epsilon", "delta")
     )
-    return f", epsilon {epsilon:.4g} at delta {delta:g}"
+    return f", epsilon {rounded_up_text(epsilon)} at delta {delta:g}"

@@ -31,6 +31,7 @@ from dp_diffusers.privacy.limits import Room, first_limit
 from dp_diffusers.privacy.reservation import Reservation
 from dp_diffusers.privacy.runs import Run, read_run
 from dp_diffusers.privacy.spending import Cost, CostCurve, Spent, Terms, total, within_cap
+from dp_diffusers.rounding import rounded_up_text
 
 
 class Plannable(Protocol):
@@ -194,6 +195,17 @@ class Ledger:
             )
         return self.resume(run_id)
 
+    def require_room(self, plan: Plannable) -> None:
+        """Raises what `reserve` would for a new run of `plan`, and writes nothing."""
+        budget, record, terms = plan.budget, plan.record, self.terms
+        if budget is None or record is None or terms is None:
+            return
+        terms.require(budget, self.path)
+        curve = CostCurve(record, budget.delta, terms, plan.queries)
+        others = [run.cost for run in self.runs()]
+        if not within_cap([*others, curve.coarse(record.steps)], terms):  # which takes no second
+            self._require_room([*others, curve.certified(record.steps)], terms)
+
     def resume(self, run_id: str) -> Reservation:
         """The run `run_id`, to charge from a new lane; a settled one can be certified but not charged.
 
@@ -255,11 +267,14 @@ class Ledger:
             return
         assert terms.cap is not None
         spent, wanted, cap = total(costs[:-1], terms), total(costs, terms), terms.cap
-        above = f"to {wanted.epsilon:.4g}, above its cap of {cap.epsilon:g} (delta {cap.delta:g})"
+        above = (
+            f"to {rounded_up_text(wanted.epsilon)}, above its cap of {cap.epsilon:g} (delta {cap.delta:g})"
+        )
         if math.isinf(wanted.epsilon):  # no filter for these mechanisms, and no room for another delta
             above = f"and the sum of its runs' deltas above what its cap of delta {cap.delta:g} has for them"
         raise BudgetError(
-            f"this run would bring the ledger {self.path} from epsilon {spent.epsilon:.4g} {above}",
+            f"this run would bring the ledger {self.path} from epsilon "
+            f"{rounded_up_text(spent.epsilon)} {above}",
             hint=_what_is_left(cap.epsilon - spent.epsilon, others=len(costs) > 1),
         )
 

@@ -251,6 +251,7 @@ def _make(path: Path) -> None:
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
     try:
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         connection = sqlite3.connect(new, isolation_level=None)
         with contextlib.closing(connection):
             connection.execute("PRAGMA synchronous = EXTRA")

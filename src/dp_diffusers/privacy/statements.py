@@ -14,6 +14,7 @@ from typing import Any, Final
 from dp_diffusers.privacy.earlier_releases import earlier_releases
 from dp_diffusers.privacy.events import record_from_dict
 from dp_diffusers.privacy.theorems import theorem_of
+from dp_diffusers.rounding import rounded_up_text
 
 _QUESTIONS: Final = {
     "scope": "What does the claim cover?",
@@ -149,11 +150,11 @@ def _neighbours(unit: str, adjacency: str, multi_owner: bool) -> str:
 
 def _strength(certificate: Mapping[str, Any]) -> str:
     epsilon, delta, unit = certificate["epsilon"], certificate["delta"], certificate["unit"]
-    right = 100.0 / (1.0 + math.exp(-epsilon))
+    right, bound = rounded_up_text(100.0 / (1.0 + math.exp(-epsilon))), rounded_up_text(epsilon)
     return (
-        f"Epsilon {epsilon:.4g} at delta {delta:g}. Whatever one believed of {_a(unit)} being in the data, "
-        f"the release changes the odds by a factor of at most e^{epsilon:.3g}: from even odds, to being "
-        f"right at most {right:.4g} % of the time. The bound may fail with a probability of about delta."
+        f"Epsilon {bound} at delta {delta:g}. Whatever one believed of {_a(unit)} being in the data, the "
+        f"release changes the odds by a factor of at most e^{bound}: from even odds, to being right at most "
+        f"{right} % of the time. The bound may fail with a probability of about delta."
     )
 
 
@@ -195,7 +196,7 @@ def _composition(ledger: Mapping[str, Any]) -> str:
     limit = "without a limit" if cap is None else f"up to a cap of epsilon {cap:g}"
     return (
         f"They add up. The ledger of the data set counts them, {limit}; with this release it stood at "
-        f"epsilon {spent:.4g}. Releases that another ledger counts, or none, come on top."
+        f"epsilon {rounded_up_text(spent)}. Releases that another ledger counts, or none, come on top."
     )
 
 
