@@ -75,6 +75,26 @@ def test_images_that_came_without_a_unit_take_the_column_that_is_asked_for(patie
     assert mine.of_unit("image") is mine
 
 
+def test_guarantee_what_was_removed_is_not_read_again(patients: Path, per_patient: dpd.Plan) -> None:
+    """Whoever leaves images out has no source that still holds them."""
+    data = dpd.PrivateImages.from_folder(patients)
+    assert data.labels is not None
+    fewer = replace(data, images=data.images[:4], labels=data.labels[:4], owner=np.arange(4), unit_count=4)
+    assert fewer.of_unit("patient_id") is fewer
+    with pytest.raises(ParameterError, match="the unit of the images is 'image'"):
+        running.require_unit(per_patient, fewer)
+
+
+def test_a_run_of_python_among_its_images_is_refused(
+    tiny_base_folder: Path, patients: Path, per_patient: dpd.Plan, tmp_path: Path
+) -> None:
+    data = dpd.PrivateImages.from_folder(patients, unit="patient_id")
+    with pytest.raises(ParameterError, match=r"lies in data\.path"):
+        dpd.finetune(tiny_base_folder, data, per_patient, out=patients / "run", ledger=tmp_path / "x.ledger")
+    assert not (patients / "run").exists()
+    assert not (tmp_path / "x.ledger").exists()
+
+
 @pytest.mark.planted
 def test_a_planted_blind_eye_for_units_is_seen(
     tiny_base_folder: Path,

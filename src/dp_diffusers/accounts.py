@@ -10,12 +10,14 @@ May import the ledger and the run's files.
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any, Final
 
 from dp_diffusers import base_of_run, checkpoint
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.jobs import Job
 from dp_diffusers.run_folder import RUN, RunFolder
+from dp_diffusers.whole_files import sync_folder
 
 OWNERSHIP: Final = "ownership.json"
 
@@ -32,6 +34,8 @@ def account_of(job: Job, folder: RunFolder) -> Any:
         )
     head = known.get("head") if known else None
     # a run that knows a head has a ledger: an empty one in its place would forget what was spent
+    if head is None and not Path(job.ledger_file).exists():
+        _begin(job)
     ledger = Ledger.open(job.ledger_file, expect_head=head, create=head is None)
     saved = checkpoint.load(folder.checkpoint) if known else None
     if saved is not None and saved["head"] is not None:
@@ -55,6 +59,18 @@ def account_of(job: Job, folder: RunFolder) -> Any:
             account.cancel()
         raise
     return account
+
+
+def _begin(job: Job) -> None:
+    """Says that a new ledger begins, and makes the folder that a call in Python names.
+
+    That of a recipe lies beside the images unless it says otherwise: a folder that is not there is a mistake.
+    """
+    path = Path(job.ledger_file)
+    job.progress(message=f"a new ledger begins: {path}; its first run fixes unit, adjacency and cap")
+    if "budget" not in job.settings and path.parent.parent.is_dir() and not path.parent.exists():
+        path.parent.mkdir(mode=0o700)
+        sync_folder(path.parent.parent)
 
 
 def forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:

@@ -147,7 +147,9 @@ def _opener(
     folder: RunFolder, path: str | None, private: PrivateImages | None
 ) -> Callable[[int, int], PrivateImages]:
     if private is not None:
-        return lambda size, channels: _fitting(private, size, channels)
+        plan = _plan_of(folder)
+        known = private if plan is None or plan.budget is None else private.of_unit(plan.budget.unit)
+        return lambda size, channels: _fitting(known, size, channels)
     if path is None:
         raise ParameterError(f"the private images of {folder.root} are not known", hint=OPENED)
 

@@ -40,7 +40,10 @@ def classes_of(family: Family, settings: Mapping[str, Any]) -> ReleasedClasses |
                 hint="leave training.public out, or set data.caption in the place of data.caption_column",
             )
         _require_use_of_names(settings, caption)
-        return None if private else _classes_of_caption(caption, declared_names(settings))
+        if private:
+            return None
+        named = _classes_of_caption(caption, declared_names(settings))
+        return replace(named, from_data=bool(settings.get("class_names_from_data")))
     if caption is not None or private or prompts:
         key = "generation.prompts" if prompts else "data.caption_column" if private else "data.caption"
         raise ParameterError(

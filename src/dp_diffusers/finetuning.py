@@ -20,6 +20,7 @@ from dp_diffusers.earlier_recipe import require_same_recipe
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_plan
 from dp_diffusers.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
+from dp_diffusers.out_apart import require_out_apart
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import plan_of_first
 from dp_diffusers.processes import Team, team
@@ -82,7 +83,8 @@ def finetune(
     Args:
         base: a diffusers pipeline with a `unet` or a `transformer`, a diffusers folder or hub id, or a
             `Base`.
-        data: the private images.
+        data: the private images; opened without a word about whose they are, they are read once more for
+            the column that the budget names.
         plan: from `Plan.calibrate`.
         out: the run folder; the same call again resumes or returns the finished release.
         ledger: the data set's ledger file; needed unless the plan is not private.
@@ -119,6 +121,8 @@ def finetune(
         opened, data, plan, strategy, training, runtime, evolution, base_classes, teacher, warmup
     )
     folder, together = RunFolder(Path(out)), team()
+    if data.place is not None and not folder.recipe.exists():
+        require_out_apart(folder.root, {"data": {"path": data.place}})
     _require_same_call(together, folder, settings)
     if together.first_tells(lambda: _is_done(folder, settings)):
         return _reopened(folder, opened)

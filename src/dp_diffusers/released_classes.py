@@ -20,7 +20,8 @@ class ReleasedClasses:
 
     `declared`: whether the training named its classes; otherwise they are all those of the base.
     `proportions`: each class's part of the units, from the run's noisy class histogram; None without one.
-    `prompts`: for a base that takes text, the text of each class.
+    `prompts`: for a base that takes text, the text of each class. `from_data`: the names are those of the
+    data's class folders, which a caption tells.
     """
 
     labels: tuple[int, ...]
@@ -28,12 +29,15 @@ class ReleasedClasses:
     declared: bool = False
     proportions: tuple[float, ...] | None = None
     prompts: tuple[str, ...] | None = None
+    from_data: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """The field `classes` of a certificate; `proportions` and `prompts` only where there are some."""
+        """The field `classes` of a certificate; what comes after `declared` only where there is some."""
         names = None if self.names is None else list(self.names)
         document = {**asdict(self), "labels": list(self.labels), "names": names}
         further = {name: document.pop(name) for name in ("proportions", "prompts")}
+        if not self.from_data:
+            del document["from_data"]
         return document | {name: list(value) for name, value in further.items() if value is not None}
 
     @classmethod
@@ -46,6 +50,7 @@ class ReleasedClasses:
             declared=document["declared"],
             proportions=None if released is None else tuple(released),
             prompts=None if prompts is None else tuple(prompts),
+            from_data=document.get("from_data", False),
         )
 
 

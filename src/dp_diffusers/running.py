@@ -106,12 +106,13 @@ def run(job: Job, folder: RunFolder) -> Release:
 
 def _refused_first(job: Job, folder: RunFolder, together: Team) -> None:
     """The cheapest refusals."""
+    if folder.read(RUN) is None and not folder.recipe.exists():  # one that has begun goes on where it is
+        require_out_apart(folder.root, job.settings)
     if not job.plan.not_private:
         _ = job.ledger_file
         require_bounded(job.base.merged_from)
         if folder.read(RUN) is None:  # one that has begun is reserved, and may end
             require_learnt_apart(job.settings)
-            require_out_apart(folder.root, job.settings)
     if together.several and job.evolution is not None:
         raise ParameterError(
             f"Private Evolution works in one process, and {together.ranks.count} were started",

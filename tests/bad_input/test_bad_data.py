@@ -336,9 +336,9 @@ LEDGERS = [
     row(
         "ledger in no folder",
         table(),
-        "no folder .*nowhere/deep for the ledger",
+        "no folder .*nowhere for the ledger",
         "make the folder",
-        "budget.ledger=nowhere/deep/x",
+        "budget.ledger=nowhere/x",
     ),
 ]
 OF_ANOTHER_MODEL = [

@@ -99,6 +99,8 @@ def test_a_population_that_is_not_known_yet_is_a_blank_that_plan_asks_for(
     lines = path.read_text().splitlines()
     number = next(number for number, line in enumerate(lines, 1) if re.match(r"  population: +#", line))
     assert not any("expected_units:" in line for line in lines)
+    assert main(["init", str(tmp_path / "films"), "--all", "--out", str(tmp_path / "all.yaml")]) == 0
+    assert re.search(r"(?m)^  # expected_units: +# mean number", (tmp_path / "all.yaml").read_text())
     assert main(["plan", str(path)]) == 2
     said = capsys.readouterr().err
     assert (

@@ -140,3 +140,14 @@ def test_of_a_long_text_its_beginning_is_watched() -> None:
     traces = Traces()
     traces.add_captions(["word " * 100])
     assert {len(text) for text in traces.captions} == {200}
+
+
+def test_guarantee_a_column_that_is_called_folder_is_a_column(tmp_path: Path) -> None:
+    """Its names are those of rows; class folders are named by whoever laid them out."""
+    path = parquet(tmp_path, [Row(name="a.png"), Row(name="b.png")])
+    table = pq.read_table(path)
+    names = ["folder" if name == "finding" else name for name in table.column_names]
+    pq.write_table(table.rename_columns(names), path)
+    for opened in (PrivateImages.open, PrivateImages.from_parquet):
+        with pytest.raises(DataError, match="nobody said which classes there are"):
+            opened(path, label="folder", caption="a {label}")

@@ -14,7 +14,7 @@ from dp_diffusers.evaluation import evaluating, sets
 from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.places import images_of
 from dp_diffusers.evaluation.reading import read_images
-from dp_diffusers.images_out import write_images
+from dp_diffusers.images_out import png, write_images
 
 NAMES = ("a", "b")
 DATA = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8), np.arange(8) % 2
@@ -110,3 +110,32 @@ def test_images_that_are_no_squares_get_a_hint_that_fits(tmp_path: Path) -> None
         read_images(tmp_path / "flat")
     assert "data.resize" not in str(error.value.hint)
     assert "squares" in str(error.value.hint)
+
+
+def _labelled_both_ways(root: Path) -> Path:
+    """Class folders a and b, and a table that has each image of a as y in `label`, as p in `finding`."""
+    rows = ["file_name,label,finding"]
+    for name, label, finding in (("a/1.png", "y", "p"), ("b/2.png", "x", "q")):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(png(np.zeros((8, 8, 1), np.uint8)))
+        rows.append(f"{name},{label},{finding}")
+    (root / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def test_labels_of_a_folder_are_where_one_says_and_nowhere_else(tmp_path: Path) -> None:
+    root = _labelled_both_ways(tmp_path / "own")
+    assert read_images(root).class_names == ("a", "b")
+    assert read_images(root, own=["finding"]).class_names == ("p", "q")
+    assert read_images(root, own=["label"]).class_names == ("x", "y")
+    assert read_images(root, own=["verdict"]).class_names == ("a", "b")
+    assert read_images(root, label="label", own=["finding"]).class_names == ("x", "y")
+    assert read_images(root, label="folder", own=["finding"]).class_names == ("a", "b")
+    with pytest.raises(DataError, match="no label column 'fnding'") as caught:
+        read_images(root, label="fnding", own=["finding"])
+    assert "finding" in str(caught.value.hint)
+    flat = tmp_path / "flat-with-table"
+    flat.mkdir()
+    (flat / "1.png").write_bytes(png(np.zeros((8, 8, 1), np.uint8)))
+    (flat / "metadata.csv").write_text("file_name,label\n1.png,x\n")
+    assert read_images(flat).class_names == ("x",)

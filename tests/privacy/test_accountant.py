@@ -193,8 +193,14 @@ def test_a_delta_within_the_rounding_is_left_to_renyi_or_refused():
     assert accountant.method([record], 1e-9) == "pld"
     assert accountant.method([record], 2e-14) == "rdp"
     assert accountant.epsilon([record], 2e-14) == accountant.epsilon_rdp([record], 2e-14)
-    with pytest.raises(DPDiffusersError, match="delta 2e-14 is too small"):
+    with pytest.raises(ParameterError, match="delta 2e-14 is too small"):
         accountant.epsilon([record], 2e-14, "replace")
+    assert accountant.LossCurve(record, "replace").epsilon(50, 2e-14) == math.inf
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_the_least_delta_has_an_epsilon_after_any_step(steps):
+    assert 0 < accountant.epsilon([mechanism(0.5, 20.0, steps)], 2e-15) < 10
 
 
 def test_infinite_epsilon_raises(monkeypatch):

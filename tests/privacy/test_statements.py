@@ -37,6 +37,7 @@ def certificate(**changed: Any) -> dict[str, Any]:
         "epsilon": 2.0,
         "delta": 1e-4,
         "not_private": False,
+        "accountant": {"method": "pld"},
         "mechanisms": [SGD],
         "ledger": {"spent_epsilon": 2.5, "cap_epsilon": 3.0},
         "base_model": {"id": "public-digits"},
@@ -117,3 +118,9 @@ def test_guarantee_no_sentence_says_less_than_the_bound() -> None:
     assert "Epsilon 7.997 at delta" in said
     assert "at most e^7.997:" in said
     assert "it stood at epsilon 10.8." in said
+
+
+def test_the_accounting_is_named_as_it_was_done() -> None:
+    facts = {"class_names_from_data": False, "multi_owner": False}
+    for method, words in (("pld", "By privacy loss distributions"), ("rdp", "By Rényi differential privacy")):
+        assert words in str(statements_of(certificate(accountant={"method": method}), **facts))

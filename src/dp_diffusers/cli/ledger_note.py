@@ -1,6 +1,6 @@
 """What `plan` says of the ledger that a recipe names: whether a new run would find room in it.
 
-Guarantees that the ledger is read only, and that no image is opened. May import the ledger inside functions.
+Guarantees that no entry is written, and that no image is opened. May import the ledger inside functions.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ def ledger_note(recipe: Recipe, plan: Plan) -> str | None:
     from dp_diffusers.privacy.ledger import Ledger
 
     try:
-        with Ledger.open(path, create=False) as ledger:
-            if (terms := ledger.terms) is None:
-                return None
+        ledger = Ledger.open(path, create=False, busy_seconds=0.5)
+    except LedgerError as error:
+        return f"the ledger cannot be read now: {error.message}"
+    with ledger:
+        if (terms := ledger.terms) is None:
+            return None
+        try:
             ledger.require_room(plan)
-            cap = "no cap" if terms.cap is None else f"a cap of {terms.cap.epsilon:g}"
-            return (
-                f"the ledger {path} stands at epsilon {rounded_up_text(ledger.spent().epsilon)}, with {cap}"
-            )
-    except (BudgetError, LedgerError) as error:
-        return f"a new run would be refused: {error.message}"
+        except (BudgetError, LedgerError) as error:
+            return f"a new run would be refused: {error.message}"
+        cap = "no cap" if terms.cap is None else f"a cap of {terms.cap.epsilon:g}"
+        return f"the ledger {path} stands at epsilon {rounded_up_text(ledger.spent().epsilon)}, with {cap}"

@@ -7,6 +7,7 @@ May import pydantic and PyYAML; the images are not opened. The keys are those of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ WRITTEN = {
     "training.learning_rate",
     "generation.images",
 }
+_BLANKS = re.compile(r"^((?:  |  # )(?:population|expected_units):) \d+")
 STAND_IN = 60_000  # for an unknown population: validates everything else, and is not written
 SEEN = {"data.resize", "budget.delta", "budget.ledger", "budget.cap", "teacher", "warmup"}
 
@@ -78,7 +80,7 @@ def write_starter(path: Path, answers: Answers) -> None:
         written -= {"mechanism.expected_units"}  # its default is a part of the population
     lines = _section(recipe, "", written, None if answers.every else written | SEEN)
     if answers.population is None:
-        lines = (line.replace(f"population: {STAND_IN}", "population:".ljust(17), 1) for line in lines)
+        lines = (_BLANKS.sub(lambda found: found[1].ljust(len(found[0])), line, count=1) for line in lines)
     text = HEAD.format(name=path.name) + "\n".join(lines) + "\n"
     try:
         path.write_text(text + ("" if answers.every else TAIL), encoding="utf-8")

@@ -41,7 +41,7 @@ def fields_of(
     _one_of(caption, caption_column)
     column = None if unit == "image" else unit
     raw = open_source(kind, path, label=label, unit=column, caption=caption_column)
-    _require_names(raw, caption, classes, of_rows=label != "folder")
+    _require_names(raw, caption, classes, of_rows=(kind, label) != ("folder", "folder"))
     return {**_assembled(raw, decoder, classes, caption), "unit": unit or "image"}
 
 

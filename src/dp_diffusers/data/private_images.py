@@ -43,8 +43,9 @@ class PrivateImages:
     that `owner` comes from; a budget must name the same. multi_owner: some images belonged to several people,
     and an owner is a set of them (see `ownership`): a budget's adjacency may not be add_remove then. dropped:
     int64, the source's rows that are left out for it, private. traces: names, ids and bytes of the files,
-    to be looked for in a release. notes: what was changed. again: opens the source with the owners of a
-    column; None where whoever opened it said whose they are, `image` included.
+    to be looked for in a release. notes: what was changed. place: where they were read from; again: reads
+    them with the owners of a column. Both None for what was made of others, as by `dataclasses.replace`,
+    and `again` where whoever opened them said whose they are, `image` included.
     Raises: `DataError` for arrays of another type or shape, labels out of range, arrays that do not fit
     together, or owners that are not as `unit` says.
     """
@@ -62,7 +63,8 @@ class PrivateImages:
     dropped: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     traces: Traces = field(default_factory=Traces)
     notes: list[str] = field(default_factory=list)
-    again: Callable[[str], PrivateImages] | None = None
+    again: Callable[[str], PrivateImages] | None = field(default=None, init=False)
+    place: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         check_images(self.images)
@@ -81,8 +83,11 @@ class PrivateImages:
     ) -> PrivateImages:
         """Opens a source; the decoder stays as it is, so that `of_unit` can do the same again."""
         fields = fields_of(kind, path, replace(decoder, notes=[]), unit=unit, **asked)
-        again = partial(cls._read, kind, path, decoder, **asked) if unit is None else None
-        return cls(**fields, again=again)
+        opened = cls(**fields)
+        object.__setattr__(opened, "place", str(path))
+        if unit is None:
+            object.__setattr__(opened, "again", partial(cls._read, kind, path, decoder, **asked))
+        return opened
 
     def of_unit(self, unit: str) -> PrivateImages:
         """The images with the owners of the column `unit`, read again, if nobody said whose they are.

@@ -34,7 +34,7 @@ from dp_diffusers.evaluation.held_apart import (
 from dp_diffusers.evaluation.held_out import HeldOut
 from dp_diffusers.evaluation.places import images_of, require_there
 from dp_diffusers.evaluation.public_model import public_model_images, run_of
-from dp_diffusers.evaluation.reading import LABEL, LabelledImages
+from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.evaluation.scores import REAL, Scores
 from dp_diffusers.evaluation.sets import (
     Images,
@@ -112,8 +112,8 @@ def evaluate(
     shape, names = synthetic.images.shape[1:], synthetic.class_names
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
     around = run_around(images)
-    columns = (*own_label(around), LABEL) if label is None else (label,)
-    as_real: dict[str, Any] = {"on_disk": False, "columns": columns, "progress": progress}
+    as_real: dict[str, Any] = {"on_disk": False, "progress": progress}
+    as_real |= {"label": label, "own": own_label(around)}
     real_ones = opened(reference, shape, called="reference", **as_real)
     apart = _apart(around, "reference", reference, real_ones.images)
     held_out = HeldOut(real_images(real_ones, names, "reference"))
@@ -123,17 +123,13 @@ def evaluate(
         to_learn = opened(real, shape, called="real", **as_real)
         trained_on = has_training_images(around, _place(real), to_learn.images)
         ceiling = HeldOut(real_images(to_learn, names, "real"))
-    of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
-    made = {SYNTHETIC: synthetic, **of_the_base}
-    compared, diversity, too_few = _by_features(made, held_out, extractor, progress)
     of_anyone = public_images(public, run, shape, names)
     _refuse_private(around, "public", each_of(public), of_anyone)
-    _refuse_private(
-        around,
-        "public_model",
-        () if public_model is None else each_of(public_model),
-        of_the_base.get(PUBLIC_MODEL),
-    )
+    of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
+    given = () if public_model is None else each_of(public_model)
+    _refuse_private(around, "public_model", given, of_the_base.get(PUBLIC_MODEL))
+    made = {SYNTHETIC: synthetic, **of_the_base}
+    compared, diversity, too_few = _by_features(made, held_out, extractor, progress)
     further = with_public_sets(synthetic, of_anyone, with_public)
     sets = {**made, **dict(zip((PUBLIC, UNION), further))}
     if ceiling is not None:

@@ -75,18 +75,20 @@ def read_images(
     channels: int | None = None,
     on_disk: bool = False,
     progress: Callable[..., None] | None = None,
-    labels: Sequence[str] = (LABEL,),
+    label: str | None = None,
+    own: Sequence[str] = (),
 ) -> LabelledImages:
     """Labelled images at `path`; `size` and `channels` None take those of the first image.
 
-    A table needs one of the columns `labels`, the first that is there; a folder holds parquet files at any
-    depth, or such a column in its `metadata.csv`, or a folder per class.
+    label: where the labels are, as `data.label` of a recipe; None takes the first of the columns `own` that
+    is there, else class folders of a folder (or its `metadata.csv`'s `label`), else the column `label`. A
+    folder may hold parquet files at any depth.
     on_disk: more than `ON_DISK_FROM` bytes of pixels go to an unnamed temporary file, from which the system
     reads what is needed; not for images that must stay where they are. Raises `DataError`.
     """
     place = Path(path)
     files = files_of(place)
-    sources = [_opened(file, labels) for file in files]
+    sources = [_opened(file, label, own) for file in files]
     labelled = [_labels(file, raw) for file, raw in zip(files, sources)]
     if len({names for _, names in labelled}) > 1:
         raise DataError(f"{place}: the parquet files differ in their classes")
@@ -128,16 +130,21 @@ def _told(
             progress(step=place, steps=count, unit="images")
 
 
-def _opened(place: Path, labels: Sequence[str]) -> RawImages:
-    """By the first of the columns that is there. Raises `DataError` for a table with none of them."""
+def _opened(place: Path, label: str | None, own: Sequence[str]) -> RawImages:
+    """By the column that is named, or by the first that is there. Raises `DataError` without any."""
     kind = kind_of(place)
-    if kind == "folder":
-        named = [name for name in labels if name != LABEL] if (place / METADATA).exists() else []
-        labels = [*named, "folder"]
-    for name in labels[:-1]:
+    if label is not None:
+        return open_source(kind, place, label=label, unit=None)
+    of_folder = kind == "folder" and (place / METADATA).exists()
+    for name in own if of_folder or kind != "folder" else ():
         with suppress(NoColumnError):
             return open_source(kind, place, label=name, unit=None)
-    return open_source(kind, place, label=labels[-1], unit=None)
+    return open_source(kind, place, label=_usual(kind, place), unit=None)
+
+
+def _usual(kind: str, place: Path) -> str:
+    flat = kind == "folder" and not any(item.is_dir() for item in place.iterdir())
+    return LABEL if kind != "folder" or (flat and (place / METADATA).exists()) else "folder"
 
 
 def _labels(place: Path, raw: RawImages) -> tuple[NDArray[np.int64], tuple[str, ...]]:

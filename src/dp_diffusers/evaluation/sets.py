@@ -20,7 +20,7 @@ from dp_diffusers.evaluation.arrays import checked_arrays, pair_of
 from dp_diffusers.evaluation.class_numbers import listed
 from dp_diffusers.evaluation.classifier import Labelled
 from dp_diffusers.evaluation.public_model import public_images_of
-from dp_diffusers.evaluation.reading import LABEL, LabelledImages, read_images
+from dp_diffusers.evaluation.reading import LabelledImages, read_images
 
 Images = str | Path | Labelled | PublicImages | LabelledImages
 PUBLIC: Final = "public images"  # in a note
@@ -93,17 +93,18 @@ def opened(
     called: str = "images",
     on_disk: bool = True,
     progress: Callable[..., None] | None = None,
-    columns: Sequence[str] = (LABEL,),
+    label: str | None = None,
+    own: Sequence[str] = (),
 ) -> LabelledImages:
     """Images of any kind; files are brought to `shape` (H, W, C), arrays must have it.
 
     called: what they are, in an error. Raises `DataError`.
-    columns: of labels in a table, the first that is there. on_disk: many pixels may go to a temporary file;
-    not those of real images, which stay where they are.
+    label, own: as `read_images` takes them. on_disk: many pixels may go to a temporary file; not those of
+    real images, which stay where they are.
     """
     if isinstance(images, str | Path):
         size, channels = (None, None) if shape is None else (shape[0], shape[2])
-        how: dict[str, Any] = {"on_disk": on_disk, "progress": progress, "labels": columns}
+        how: dict[str, Any] = {"on_disk": on_disk, "progress": progress, "label": label, "own": own}
         return read_images(images, size=size, channels=channels, **how)
     if isinstance(images, PublicImages | LabelledImages):
         names, notes = images.class_names, images.notes

@@ -68,11 +68,17 @@ def _engineer(
         *_step_sentences(budget, record),
         *further,
         f"Epsilon is {rounded_up_text(epsilon, 6)} of a budget of {budget.epsilon:g} at delta "
-        f"{budget.delta:g}, an upper bound by privacy loss distributions; {_rdp_words(epsilon_rdp)}.",
+        f"{budget.delta:g}, an upper bound by {_bound_words(epsilon, epsilon_rdp)}.",
         f"Theorem: {theorem_of(record, budget.adjacency)}.",
         _cap_sentence(budget),
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _bound_words(epsilon: float, epsilon_rdp: float | None) -> str:
+    if epsilon == epsilon_rdp:
+        return "RDP alone, as delta is within the rounding of privacy loss distributions"
+    return f"privacy loss distributions; {_rdp_words(epsilon_rdp)}"
 
 
 def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:

@@ -287,4 +287,5 @@ def _what_is_left(epsilon: float, *, others: bool) -> str:
             "can go on giving images at no cost"
         )
     rule = ", less as runs planned after looking at earlier ones add up by a safer rule" if others else ""
-    return f"at most epsilon {epsilon:.3g} is left{rule}: lower budget.epsilon"
+    left = math.floor(epsilon * 1000) / 1000
+    return f"at most epsilon {left:g} is left{rule}: lower budget.epsilon"

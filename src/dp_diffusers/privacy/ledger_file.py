@@ -242,12 +242,11 @@ def _write_schema(connection: sqlite3.Connection) -> None:
 
 def _make(path: Path) -> None:
     """Creates an empty ledger under another name and links it into place: it is there whole or not at all."""
-    if not path.parent.parent.is_dir():
+    if not path.parent.is_dir():
         raise LedgerError(
             f"no folder {path.parent} for the ledger {path.name}",
             hint="make the folder, or name another file",
         )
-    path.parent.mkdir(mode=0o700, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     new.unlink(missing_ok=True)
     try:

@@ -40,11 +40,6 @@ _QUESTIONS: Final = {
     "falsifiers": "What would make the claim false?",
 }
 _OF_EVERY_RUN: Final = {
-    "accounting": (
-        "By privacy loss distributions, as an upper bound of everything that was charged, steps done "
-        "again included. `certificate verify` does it again from the mechanisms listed, with "
-        "dp-accounting alone."
-    ),
     "trust_model": (
         "Central model: whoever ran the training saw the images. Trusted besides are the machine, its "
         "operating system, the libraries and the ledger file. Those who receive the release are not "
@@ -106,6 +101,7 @@ def statements_of(
         return [{"topic": "scope", "question": _QUESTIONS["scope"], "answer": answer}]
     answers = {
         **_OF_EVERY_RUN,
+        "accounting": _accounting(certificate["accountant"]),
         "scope": (
             "Everything in this release together: adapter, synthetic images, this certificate, and all "
             "that is made from them. Nothing else."
@@ -189,6 +185,14 @@ def _mechanisms(certificate: Mapping[str, Any]) -> Iterator[str]:
         if entry.get("quantile_noise") is not None:
             noise += f", shared by the sum and a count with noise {entry['quantile_noise']:.4g}"
         yield f"{entry['name']}, {entry['steps_charged']} times, {noise}. {theorem}."
+
+
+def _accounting(accountant: Mapping[str, Any]) -> str:
+    by = "Rényi differential privacy" if accountant.get("method") == "rdp" else "privacy loss distributions"
+    return (
+        f"By {by}, as an upper bound of everything that was charged, steps done again included. "
+        "`certificate verify` does it again from the mechanisms listed, with dp-accounting alone."
+    )
 
 
 def _composition(ledger: Mapping[str, Any]) -> str:

@@ -138,6 +138,8 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     grid = _grid(certificate.accountant, records)
     recomputed = accountant.epsilon(records, delta, str(certificate.adjacency), grid=grid)
     accountant.cross_check(recomputed, records, delta, str(certificate.adjacency))
+    if (method := accountant.method(records, delta)) != certificate.accountant.get("method"):
+        problems.append(f"epsilon is by {method} for these numbers, the certificate says otherwise")
     # A claim may be rounded up a little, and never down.
     if not recomputed * (1 - 1e-6) <= claimed <= recomputed * 1.01:
         problems.append(f"epsilon {claimed:.6g} does not follow: its mechanisms give {recomputed:.6g}")

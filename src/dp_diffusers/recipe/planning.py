@@ -15,6 +15,7 @@ from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget, Cap
 from dp_diffusers.recipe.queries import queries_of, require_base_classes
+from dp_diffusers.rounding import rounded_up_text
 
 if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe
@@ -83,7 +84,7 @@ def _require_room(plan: Plan, budget: Budget) -> None:
     alone = accountant.epsilon(plan.records, cap.delta, budget.adjacency)
     if alone > cap.epsilon:
         raise BudgetError(
-            f"this run alone would spend epsilon {alone:.4g} at delta {cap.delta:g}, above "
+            f"this run alone would spend epsilon {rounded_up_text(alone)} at delta {cap.delta:g}, above "
             f"budget.cap.epsilon {cap.epsilon:g}",
             hint="lower budget.epsilon; or raise budget.cap, which the first run of a ledger fixes for good",
         )

@@ -115,7 +115,7 @@ def parse(text: str) -> Located:
 
 def _without_json_tabs(text: str) -> str:
     """JSON may be indented with tabs, YAML may not; within a JSON string there is none."""
-    return text.replace("\t", " ") if text.lstrip().startswith("{") else text
+    return text.replace("\t", " ") if text.lstrip("\ufeff \t\r\n").startswith("{") else text
 
 
 def parse_value(text: str) -> Any:

@@ -2,7 +2,7 @@
 
 Guarantees that nothing is opened to tell it: names, links and the identity of files (device and number, which
 two names of one file share) are looked at, pixels and bytes never. So a copy of a private image under another
-name is not seen. May import the readers' names of `data`; never torch.
+name is not seen. May import the readers' names of `data`, and what tells what a model learnt from.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import numpy as np
 
 from dp_diffusers.evaluation.intervals import Interval
 from dp_diffusers.evaluation.scores import NOT_COVERED
+from dp_diffusers.rounding import rounded_up_text
 from dp_diffusers.studying.settings import ALWAYS
 from dp_diffusers.studying.tidy import csv_of, parquet_of
 
@@ -237,6 +238,6 @@ def _line(cells: Sequence[str]) -> str:
 def _cells(row: CellRow) -> list[str]:
     interval = "one seed" if row.low is None else f"{row.low:.2f} to {row.high:.2f}"
     values = ", ".join(f"{value:.2f}" for value in row.accuracies)
-    epsilon = "∞" if row.epsilon is None else f"{row.epsilon:.4g}"
+    epsilon = "∞" if row.epsilon is None else rounded_up_text(row.epsilon)
     numbers = [f"{row.expected_rows_at_most:,}", f"{row.trainable_parameters:,}"]
     return [row.cell, epsilon, f"{row.mean:.2f}", interval, values, *numbers]

@@ -20,6 +20,7 @@ from typing import Any
 from dp_diffusers.evaluation import Features, evaluate
 from dp_diffusers.evaluation.features import features_named
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
+from dp_diffusers.out_apart import require_out_apart
 from dp_diffusers.recipe.study import LoadedStudy
 from dp_diffusers.run_folder import make_folder
 from dp_diffusers.studying import pictures
@@ -57,6 +58,9 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
     """
     folder = Path(out)
     extractor = None if loaded.settings.evaluate.features is None else _extractor(loaded)
+    for cell in loaded.cells:
+        for recipe in cell.recipes:
+            require_out_apart(folder, recipe.model_dump(mode="json"))
     make_folder(folder / CELLS)
     progress(message=CLAIM)
     if loaded.settings.evaluate.reference is None:
