@@ -23,6 +23,7 @@ from dp_diffusers.cli.main import main
 from loop_support import cheap_trainings, small_budget
 
 WORD = "CANARY"
+BEGUN = "its first run fixes unit, adjacency and cap"
 PATTERNS = [
     r"step \d+/\d+  ε \d+\.\d\d/1\.00( {2}[\d.e+-]+ s/step)?( {2}[\d.]+ GB)?  eta \w+",
     r"images \d+/9( {2}[\d.e+-]+ images/s)?( {2}[\d.]+ GB)?  eta \w+",
@@ -178,10 +179,12 @@ def test_guarantee_the_safe_is_closed_and_holds_all_that_is_private(
 
 
 def lines_of(printed: Any, recipe: Path, out: Path) -> list[str]:
-    """What was printed, without the plan's explanation, which is public and made before any image is read."""
+    """What was printed, without what is public and said before any image is read: the plan, a new ledger."""
     from dp_diffusers.recipe import Recipe
 
-    text = (printed.err + printed.out).replace(Recipe.load(recipe).plan().explain(), "")
+    loaded = Recipe.load(recipe)
+    text = (printed.err + printed.out).replace(loaded.plan().explain(), "")
+    text = text.replace(f"a new ledger begins: {loaded.budget.ledger}; {BEGUN}\n", "")
     return [line.replace(out.name, "run") for line in text.splitlines() if line.strip()]
 
 

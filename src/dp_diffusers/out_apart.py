@@ -10,17 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dp_diffusers.data.sources import is_hub
+from dp_diffusers.data.sources import is_hub, is_saved
 from dp_diffusers.errors import ParameterError
 
 
 def require_out_apart(out: Path, settings: Mapping[str, Any]) -> None:
     """Raises `ParameterError` where `out` is, or lies in, the folder `data.path` of a run's settings.
 
-    A manifest and a table are files: what lies beside them is not read.
+    A manifest and a table are files, and a folder of `save_to_disk` lists its own: what lies beside them is
+    not read.
     """
     path = (settings.get("data") or {}).get("path")
-    if path is None or is_hub(path) or not Path(path).is_dir():
+    if path is None or is_hub(path) or not Path(path).is_dir() or is_saved(Path(path)):
         return
     private, place = Path(path).resolve(), out.resolve()
     if private == place or private in place.parents:

@@ -139,9 +139,14 @@ def kind_of(path: str | Path, *, hint: str = f"give {_KINDS}") -> str:
     )
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is one of Hugging Face's `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or any(folder.glob("*.arrow"))
+
+
 def _kind_of_folder(folder: Path) -> str:
     """Hugging Face's `save_to_disk`; parquet files in it or in its `data/`; DICOM files; else pictures."""
-    if (folder / "dataset_dict.json").is_file() or any(folder.glob("*.arrow")):
+    if is_saved(folder):
         return "hf"
     if any(any(place.glob("*.parquet")) for place in (folder, folder / "data")):
         return "parquet"
