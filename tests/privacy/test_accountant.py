@@ -198,9 +198,13 @@ def test_a_delta_within_the_rounding_is_left_to_renyi_or_refused():
     assert accountant.LossCurve(record, "replace").epsilon(50, 2e-14) == math.inf
 
 
+@pytest.mark.parametrize("delta", [2e-15, 6e-15, 1e-14])
 @pytest.mark.parametrize("steps", [1, 3, 20])
-def test_the_least_delta_has_an_epsilon_after_any_step(steps):
-    assert 0 < accountant.epsilon([mechanism(0.5, 20.0, steps)], 2e-15) < 10
+def test_the_least_delta_has_an_epsilon_after_any_step(steps, delta):
+    records = [mechanism(0.5, 20.0, steps), *(HistogramQuery(classes=2, noise_multiplier=30.0),) * 2]
+    assert 0 < accountant.epsilon(records, delta) < 10
+    curve = accountant.LossCurve(records[0], "add_remove", fixed=records[1:])
+    assert 0 < curve.epsilon(steps, delta) < 10
 
 
 def test_infinite_epsilon_raises(monkeypatch):
