@@ -345,3 +345,18 @@ def test_the_scan_reports_through_one_function(
     with pytest.raises(VerificationError) as caught:
         leak_scan.require_no_leak(clean, secrets, tmp_path / "leaks.json")
     assert "one holds the id of a unit; two holds bytes of a private image" in caught.value.message
+
+
+def test_a_plain_area_in_colour_is_nobodys_piece() -> None:
+    """White that is (255, 252, 254) stands in any picture; the row that differs is this one's."""
+    white = np.array([255, 252, 254], np.uint8)
+    images = np.tile(white, (1, 32, 32, 1))
+    images[0, 9] = np.random.default_rng(0).integers(0, 256, (32, 3))
+    traces = Traces()
+    traces.add_pixels(images)
+    plain = np.tile(white, (64, 1))
+    everywhere = plain.tobytes() + (plain.astype(np.float32) / 127.5 - 1).tobytes()
+    pieces = [window.tobytes() for window in traces.windows]
+    assert len(pieces) == 4, "colours last and first, whole numbers and floats"
+    assert not any(piece in everywhere for piece in pieces)
+    assert any(piece in images.tobytes() for piece in pieces)

@@ -90,9 +90,9 @@ class Traces:
             if not len(telling):  # blank images say nothing that could be found again
                 continue
             self.pictures |= {picture_digest(image) for image in telling}
-            for layout in _layouts(telling):
-                self._add(_windows_of_pixels(layout))
-                self._add(_windows_of_floats(layout))
+            for layout, colours in _layouts(telling):
+                self._add(_windows_of_pixels(layout, colours))
+                self._add(_windows_of_floats(layout, colours))
 
     def are_of(self, images: np.ndarray, units: int) -> bool | None:
         """Whether `add_pixels` saw these images, uint8 `[N, H, W, C]` of so many units, and no others.
@@ -177,30 +177,46 @@ def _windows_of_file(data: bytes) -> list[bytes]:
     return [window for window in found if len(set(window)) >= _FEWEST_VALUES]
 
 
-def _layouts(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Pixels as they lie in memory, colours last and colours first: uint8 `[N, bytes]` each."""
-    orders = [images] if images.shape[-1] == 1 else [images, np.moveaxis(images, -1, 1)]
-    for order in orders:
-        yield np.ascontiguousarray(order).reshape(len(order), -1)
+def _layouts(images: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Pixels as they lie in memory, uint8 `[N, bytes]`, and how far apart two of one colour are.
+
+    With colours last, the colours of one pixel differ from each other however plain the picture is.
+    """
+    colours = images.shape[-1]
+    yield np.ascontiguousarray(images).reshape(len(images), -1), colours
+    if colours > 1:
+        yield np.ascontiguousarray(np.moveaxis(images, -1, 1)).reshape(len(images), -1), 1
 
 
-def _windows_of_pixels(flat: np.ndarray) -> np.ndarray:
+def _windows_of_pixels(flat: np.ndarray, colours: int) -> np.ndarray:
     """Of each row of uint8 `[N, bytes]` the aligned window that varies most, if it varies enough."""
-    return _most_varied(flat, WINDOW, _FEWEST_CHANGES)
+    return _most_varied(flat, WINDOW, _FEWEST_CHANGES, colours)
 
 
-def _windows_of_floats(flat: np.ndarray) -> np.ndarray:
+def _windows_of_floats(flat: np.ndarray, colours: int) -> np.ndarray:
     """Four neighbours of each row that all differ, as the float32 in [-1, 1] that a network takes."""
-    four = _most_varied(flat, WINDOW // 4, WINDOW // 4 - 1)
+    four = _most_varied(flat, WINDOW // 4, WINDOW // 4 - 1, colours)
     return (four.astype(np.float32) / 127.5 - 1).view(np.uint8).reshape(-1, WINDOW)
 
 
-def _most_varied(flat: np.ndarray, width: int, fewest: int) -> np.ndarray:
-    """uint8 `[≤ N, width]`: the aligned piece of each row with most changes, where there are `fewest`."""
+def _most_varied(flat: np.ndarray, width: int, fewest: int, colours: int) -> np.ndarray:
+    """uint8 `[≤ N, width]`: the aligned piece of each row with most changes, where there are `fewest`.
+
+    They are counted between neighbours, and once more between values of one colour, of which there are fewer:
+    a plain area in colour is no piece of anybody, since any picture may have it.
+    """
     count, length = flat.shape
     pieces = flat[:, : length // width * width].reshape(count, -1, width)
     if not pieces.size:
         return np.zeros((0, width), np.uint8)
-    changes = np.count_nonzero(pieces[:, :, 1:] != pieces[:, :, :-1], axis=2)
-    found: np.ndarray = pieces[np.arange(count), changes.argmax(axis=1)][changes.max(axis=1) >= fewest]
+    changes = _changes(pieces, colours)
+    changes[_changes(pieces, 1) < fewest] = -1
+    least = fewest * (width - colours) // (width - 1)
+    found: np.ndarray = pieces[np.arange(count), changes.argmax(axis=1)][changes.max(axis=1) >= least]
+    return found
+
+
+def _changes(pieces: np.ndarray, apart: int) -> np.ndarray:
+    """int `[N, P]`: how many values of each piece differ from the one so far before them."""
+    found: np.ndarray = np.count_nonzero(pieces[:, :, apart:] != pieces[:, :, :-apart], axis=2)
     return found
