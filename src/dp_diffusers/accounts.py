@@ -52,6 +52,7 @@ def account_of(job: Job, folder: RunFolder) -> Any:
             f"the ledger {ledger.path} holds another plan for this run than {folder.root}",
             hint="give another --out; a plan cannot change while its run goes on",
         )
+    _say_whose_cap(job, ledger)
     try:
         folder.write(RUN, {**named, "head": ledger.head})
     except BaseException:
@@ -71,6 +72,15 @@ def _begin(job: Job) -> None:
     if "budget" not in job.settings and path.parent.parent.is_dir() and not path.parent.exists():
         path.parent.mkdir(mode=0o700)
         sync_folder(path.parent.parent)
+
+
+def _say_whose_cap(job: Job, ledger: Any) -> None:
+    """A run that asks for no cap of its own comes under the ledger's, which may be another number."""
+    cap, budget = ledger.terms.cap, job.plan.budget
+    if budget is None or cap == budget.cap:
+        return
+    limit = "no cap" if cap is None else f"a cap of epsilon {cap.epsilon:g} at delta {cap.delta:g}"
+    job.progress(message=f"the ledger has {limit}, which its first run fixed: that holds, not budget.epsilon")
 
 
 def forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:

@@ -18,7 +18,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError, ParameterError, RunFolderError
 from dp_diffusers.kept_images import FOLDER
 from dp_diffusers.plan import Plan
-from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.budget import SAME_AS_BUDGET, Budget
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import hashes
 from dp_diffusers.run_folder import RUN, RunFolder
@@ -82,7 +82,8 @@ class AskedRun:
                 f"{self.folder.root} is not private, so there is no ledger to charge",
                 hint="leave --charge out; what such a run makes may show its images",
             )
-        return Budget(epsilon, budget.delta, budget.unit, budget.adjacency, budget.cap)
+        cap = SAME_AS_BUDGET if budget.asks_for_no_cap else budget.cap
+        return Budget(epsilon, budget.delta, budget.unit, budget.adjacency, cap)
 
     @property
     def population(self) -> int:

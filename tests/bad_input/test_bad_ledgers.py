@@ -71,6 +71,12 @@ def with_base(folder: Path) -> None:
     write_base(folder / "base")
 
 
+def without_cap(folder: Path) -> None:
+    with_base(folder)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(", cap: {epsilon: 3, delta: 1.0e-4}", ""))
+
+
 NEWEST = "newest copy"
 ROWS = [
     row("no ledger", "show {folder}/x.ledger", "ledger not found: .*x.ledger", "first training writes one"),
@@ -168,6 +174,22 @@ ROWS = [
         hint="left",
         code=3,
         spoil=with_base,
+    ),
+    Row(
+        name="train beyond the ledger's cap without a cap of its own",
+        command=(
+            "train",
+            "{folder}/recipe.yaml",
+            "--out",
+            "{folder}/run",
+            "--quiet",
+            "--set",
+            "budget.epsilon=2.5",
+        ),
+        says=r"would bring the ledger .* above its cap of 3",
+        hint="left",
+        code=3,
+        spoil=without_cap,
     ),
 ]
 

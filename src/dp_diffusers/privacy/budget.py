@@ -57,7 +57,8 @@ class Budget:
     nothing, the number of units public) or "replace" (one unit's images replaced by any others, the number
     of units public). The first two have the same privacy loss here; "replace" promises more, so that the
     same noise costs about twice the epsilon. `cap` limits all runs on the ledger: by default the budget
-    itself, `None` records without a limit.
+    itself, `None` records without a limit. The first run of a ledger fixes it; a later one whose cap is its
+    own budget comes under the ledger's.
     Raises `ParameterError` for epsilon outside [0.01, 100], delta outside (1e-15, 1), an unknown adjacency.
     """
 
@@ -82,6 +83,11 @@ class Budget:
         fields |= {"adjacency": adjacency, "cap": _resolve_cap(cap, epsilon, delta)}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def asks_for_no_cap(self) -> bool:
+        """Whether the cap is the budget itself, as where none is given: then that of the ledger holds."""
+        return self.cap == Cap(self.epsilon, self.delta)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON; `from_dict` reads it back."""

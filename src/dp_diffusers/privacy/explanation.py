@@ -163,7 +163,8 @@ def _cap_sentence(budget: Budget) -> str:
     if budget.cap is None:
         return "No cap: the ledger of the data set records what runs spend and refuses none."
     cap = budget.cap
-    return f"All runs on this data set together may spend epsilon {cap.epsilon:g} at delta {cap.delta:g}."
+    told = f"All runs on this data set together may spend epsilon {cap.epsilon:g} at delta {cap.delta:g}"
+    return f"{told}, unless the first of them fixed another cap." if budget.asks_for_no_cap else f"{told}."
 
 
 def _adjacency_sentence(budget: Budget) -> str:

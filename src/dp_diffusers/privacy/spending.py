@@ -67,11 +67,15 @@ class Terms:
         return asdict(self)
 
     def require(self, budget: Budget, where: str) -> None:
-        """Raises `LedgerError`, naming each difference, unless `budget` has the terms of this ledger."""
+        """Raises `LedgerError`, naming each difference, unless `budget` has the terms of this ledger.
+
+        A budget that asks for no cap of its own comes under this one, whatever it is.
+        """
+        cap = self.cap if budget.asks_for_no_cap else budget.cap
         pairs = (
             ("unit", self.unit, budget.unit),
             ("adjacency", self.adjacency, budget.adjacency),
-            ("cap", _describe(self.cap), _describe(budget.cap)),
+            ("cap", _describe(self.cap), _describe(cap)),
         )
         different = [f"{name} {mine} there, {asked} asked" for name, mine, asked in pairs if mine != asked]
         if different:
