@@ -40,7 +40,9 @@ class BudgetSettings(Section):
         default=None, min_length=1, description="ledger of the data set; null: beside data.path"
     )
     cap: CapSettings | None = Field(
-        default=None, description="limit of the data set over all runs (default: this budget); null: no limit"
+        default=None,
+        description="limit of the data set over all runs, which the first run of a ledger fixes (default: that "
+        "of the ledger, or this budget where it begins one); null: no limit",
     )
 
     @model_validator(mode="before")
