@@ -41,8 +41,8 @@ class BudgetSettings(Section):
     )
     cap: CapSettings | None = Field(
         default=None,
-        description="limit of the data set over all runs, which the first run of a ledger fixes (default: that "
-        "of the ledger, or this budget where it begins one); null: no limit",
+        description="limit of the data set over all runs, which the first run of a ledger fixes (default: "
+        "that of the ledger, or this budget where it begins one); null: no limit",
     )
 
     @model_validator(mode="before")
