@@ -18,7 +18,16 @@ from dp_diffusers.mechanisms.count import Count
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.evolution import PE
 from dp_diffusers.mechanisms.none import NonPrivate
-from dp_diffusers.plan_checks import SCHEMA, WRITTEN, mechanism_of, parse, require_budget, require_slots, same
+from dp_diffusers.plan_checks import (
+    SCHEMA,
+    WRITTEN,
+    mechanism_of,
+    parse,
+    require_budget,
+    require_queries,
+    require_slots,
+    same,
+)
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.canonical import canonical_json, fingerprint
 from dp_diffusers.privacy.events import GaussianMechanism, Record, record_from_dict, training_record
@@ -90,6 +99,7 @@ class Plan:
 
         budget = require_budget(budget, mechanism)
         asked = tuple(queries)
+        require_queries(mechanism, asked)
         found = calibrate_noise(budget.epsilon, budget.delta, mechanism.record, budget.adjacency, asked)
         mechanism.require_noise(found.noise_multiplier)
         numbers = found.noise_multiplier, found.epsilon, found.epsilon_rdp
@@ -128,6 +138,7 @@ class Plan:
         queries = tuple(record_from_dict(query) for query in values.get("queries", ()))
         mechanism = mechanism_of(record)
         require_budget(budget, mechanism)
+        require_queries(mechanism, queries)
         mechanism.require_noise(record.noise_multiplier)
         certified = accountant.epsilon([*queries, record], budget.delta, budget.adjacency)
         by_rdp = accountant.cross_check(certified, [*queries, record], budget.delta, budget.adjacency)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from dp_diffusers.errors import ParameterError
@@ -18,7 +18,7 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.evolution import NAME as PE_NAME
 from dp_diffusers.mechanisms.evolution import PE
 from dp_diffusers.privacy.budget import Budget
-from dp_diffusers.privacy.events import GaussianMechanism
+from dp_diffusers.privacy.events import GaussianMechanism, Record
 
 SCHEMA: Final = 1
 WRITTEN: Final = "`Plan.to_json` writes one"
@@ -45,6 +45,24 @@ def require_slots(unit_count: int, population: int) -> None:
             "public unless the adjacency is zero_out",
             hint="raise population, or set budget.adjacency to zero_out",
         )
+
+
+def require_queries(mechanism: DPSGD | PE | Count, queries: Sequence[Record]) -> None:
+    """Raises `ParameterError` unless a query of one step's sample has the sample of the mechanism's steps.
+
+    It is asked with the sampler of the steps: a record of another one would account for what is not done.
+    """
+    from dp_diffusers.mechanisms.saliency import record_of
+
+    for query in queries:
+        if not isinstance(query, GaussianMechanism):
+            continue
+        told = record_of(mechanism, query.noise_multiplier) if isinstance(mechanism, DPSGD) else None
+        if query != told:
+            raise ParameterError(
+                f"the side query {query.name} does not sample and clip as the steps of {mechanism.name} do",
+                hint="saliency_query(budget, mechanism) makes one that does",
+            )
 
 
 def mechanism_of(record: GaussianMechanism) -> DPSGD | PE | Count:

@@ -139,10 +139,9 @@ class RowStore:
     def _require_room(self) -> None:
         needed = sum(column.row_bytes for column in self._columns.values()) * self.count
         free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            sizes = f"need {needed / 1e9:.3g} GB in {self.folder}, and {free / 1e9:.3g} GB are free"
+        if needed > free:  # how much that is would tell how many images there are
             raise RunFolderError(
-                f"the encodings {sizes}",
+                f"the encodings need more than the {free / 1e9:.3g} GB that are free in {self.folder}",
                 hint="give another --out, on a larger disk",
             )
 

@@ -3,7 +3,8 @@
 Guarantees:
 - the rows of a unit are a pure function of (stream, step, unit) and of that unit's own images;
 - their weights sum to one, and all rows of a unit are neighbours: it is clipped once however passes are cut;
-- a pass holds at most `rows_per_pass` rows, and memory follows the rows, however unequal the units are.
+- a pass holds at most `rows_per_pass` rows, and memory follows the rows, however unequal the units are;
+- filled up, a pass adds up to the same: what fills it has weight 0.
 May import numpy only; the stream is handed in.
 """
 
@@ -38,6 +39,21 @@ class Rows:
         """The rows `start` to `stop`."""
         names = ("position", "slot", "image", "variant", "weight")
         return replace(self, **{name: getattr(self, name)[start:stop] for name in names})
+
+    def filled(self, count: int) -> Rows:
+        """`count` rows: after these the last of them again and again, with weight 0.
+
+        It fills up with a row of its last owner, whose own gradient is masked where that row is not finite.
+        """
+        missing = count - len(self.position)
+        if missing <= 0 or len(self.position) == 0:
+            return self
+        last = np.full(missing, len(self.position) - 1)
+        index = np.concatenate([np.arange(len(self.position)), last])
+        names = ("position", "slot", "image", "variant", "weight")
+        again = replace(self, **{name: getattr(self, name)[index] for name in names})
+        again.weight[-missing:] = 0.0
+        return again
 
     @property
     def owner(self) -> np.ndarray:

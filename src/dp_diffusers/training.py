@@ -29,6 +29,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.encodings import encodings_of
+from dp_diffusers.engine.precision import exact_convolutions
 from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError, RunFolderError, counted
 from dp_diffusers.out_of_memory import fits, halved
 from dp_diffusers.processes import ALONE, Team
@@ -170,7 +171,7 @@ class Loop:
         """How many passes this process idles through: each gathers a base that is in pieces from all."""
         if not self.runtime.shard_base:
             return 0
-        count = sum(1 for _ in self.table.passes(self.keys, step, mine, self.most_rows))
+        count = sum(1 for _ in self.table.passes(self.keys, step, mine, self.pass_rows))
         return self.team.largest(count) - count
 
     def idle(self, box: Any) -> None:
@@ -201,7 +202,7 @@ class Loop:
                 self.idle(box)
             box.finish()
 
-        with self.team.gathering():
+        with self.team.gathering(), exact_convolutions():
             self.until_it_fits(collected, box.start_over)
 
     def until_it_fits(self, work: Callable[[], None], undo: Callable[[], None]) -> None:
@@ -222,8 +223,26 @@ class Loop:
         box.accumulate(self.row_losses(rows, step), owner, weight, complete=rows.complete)
 
     def passes(self, step: int, units: np.ndarray) -> Any:
-        """The rows of a step, cut to fit in memory."""
-        return self.ahead.passes(self.table.passes(self.keys, step, units, self.most_rows), step)
+        """The rows of a step, cut to fit in memory; passes of one size where that decides on the rounding."""
+        cut = self.table.passes(self.keys, step, units, self.pass_rows)
+        if self.rounds_coarsely:
+            cut = (rows.filled(self.pass_rows) for rows in cut)
+        return self.ahead.passes(cut, step)
+
+    @property
+    def rounds_coarsely(self) -> bool:
+        """Whether kernels for another number of rows could round by more than the noise's margin covers."""
+        return self.runtime.dtype != "float32"
+
+    @property
+    def pass_rows(self) -> int:
+        """Rows of a pass: public, so that what fills a pass up tells nothing of how many units came."""
+        if not self.rounds_coarsely:
+            return self.most_rows
+        expected = (
+            self.plan.mechanism.expected_units * self.training.noise_draws * self.training.augmentations
+        )
+        return max(1, min(self.most_rows, int(expected)))
 
     @property
     def most_rows(self) -> int:

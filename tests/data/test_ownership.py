@@ -200,3 +200,12 @@ def test_a_planted_choice_that_keeps_every_set_is_seen(monkeypatch: pytest.Monke
     monkeypatch.setitem(globals(), "disjoint_sets", ownership.disjoint_sets)
     with pytest.raises(AssertionError):
         test_guarantee_no_person_is_in_two_kept_sets()
+
+
+def test_guarantee_blanks_around_an_id_make_nobody_two(tmp_path: Path) -> None:
+    pictures = [{"bytes": png(value), "path": None} for value in range(3)]
+    table = {"image": pictures, "who": ["p1", "p1 ", " p1"]}
+    assert PrivateImages.from_parquet(parquet(tmp_path / "a.parquet", table), None, "who").unit_count == 1
+    several = {"image": pictures, "who": [["a", "b "], ["b"], ["c"]]}
+    people = PrivateImages.from_parquet(parquet(tmp_path / "b.parquet", several), None, "who")
+    assert (people.unit_count, len(people.images)) == (2, 2)  # b is on two images, of which one is used

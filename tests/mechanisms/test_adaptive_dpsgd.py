@@ -14,9 +14,9 @@ import dp_diffusers as dpd
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
-from dp_diffusers.privacy import verification
 from dp_diffusers.privacy.events import record_from_dict
 from dp_diffusers.privacy.quantile_noise import gradient_noise
+from dp_diffusers.privacy.record_checks import problems_of_record
 
 SIZES = {"steps": 20, "expected_units": 50, "population": 500}
 ADAPTIVE = {**SIZES, "clipping": "adaptive"}
@@ -87,9 +87,9 @@ def test_a_count_that_costs_too_much_is_refused_before_anything_is_touched() -> 
 
 def test_verification_looks_at_the_noise_of_the_count() -> None:
     record = DPSGD(**ADAPTIVE).record(1.0)
-    assert list(verification._record(record, 1e-4)) == []
+    assert list(problems_of_record(record, 1e-4)) == []
     low = dataclasses.replace(record, quantile_noise=0.5)
-    (problem,) = verification._record(low, 1e-4)
+    (problem,) = problems_of_record(low, 1e-4)
     assert "quantile_noise above half the noise multiplier, 0.5, got 0.5" in problem
 
 

@@ -31,7 +31,9 @@ class Decoder:
 
     window: center and width of the values of a DICOM image that become black to white; pictures beside them
     stay as they are, and without any DICOM image it is refused. squares: what to do about images that are no
-    squares, or of several sizes, in an error. room: makes the array, uint8 of a shape.
+    squares, or of several sizes, in an error. room: makes the array, uint8 of a shape. alike: where `size` or
+    `channels` is None all images must have those of the first, or they are refused: no private image may
+    decide what becomes of the others.
     """
 
     size: int | None = None
@@ -40,6 +42,7 @@ class Decoder:
     window: Window | None = None
     squares: str = RESIZE
     room: Room = in_memory
+    alike: bool = False
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -53,6 +56,9 @@ class Decoder:
                 hint="in units of the rescaled values, such as [40, 400] for soft tissue",
             )
         self._sizes: dict[tuple[int, int], str] = {}
+        self._colours: dict[int, str] = {}
+        self._alike_in_size = self.alike and self.size is None
+        self._alike_in_colour = self.alike and self.channels is None
         self._met_dicom = False
 
     def decode(self, encoded: Iterable[tuple[str, bytes]], count: int) -> np.ndarray:
@@ -82,6 +88,12 @@ class Decoder:
     def _coloured(self, image: Image.Image, name: str) -> Image.Image:
         """Grey or RGB, as asked; the first image decides where nothing is asked."""
         own = 1 if image.mode in _GREY_MODES else 3
+        self._colours.setdefault(own, name)
+        if self._alike_in_colour and len(self._colours) > 1:
+            raise DataError(
+                f"images of grey ({self._colours[1]}) and of colour ({self._colours[3]})",
+                hint="say what they are to become: channels=1 or channels=3, the model's number",
+            )
         self.channels = self.channels or own
         image = _eight_bits(image) if own == 1 else image
         if image.mode in {"LA", "PA", "RGBA", "P"}:
@@ -92,6 +104,10 @@ class Decoder:
         self._sizes.setdefault(image.size, name)
         if self.resize is None and len(self._sizes) > 1:
             raise _mixed(self._sizes, self.squares)
+        if self._alike_in_size and len(self._sizes) > 1:
+            raise _mixed(
+                self._sizes, "say what they are to become: size=64, say, the side of the model's images"
+            )
         if self.size is None:
             self.size = (
                 image.width if self.resize is None and image.width == image.height else min(image.size)

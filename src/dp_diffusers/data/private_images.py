@@ -5,7 +5,9 @@ Guarantees:
   each image is its own owner; where images belong to several people, no person is in two owners;
 - images are uint8 `[N, H, W, C]`; labels are numbers from 0, below len(class_names) where there are names;
 - captions are one text per image, as are labels and owners, whatever is left out;
-- no file name, unit id, caption or pixel appears in `repr` or in `notes`.
+- no file name, unit id, caption or pixel appears in `repr` or in `notes`;
+- what becomes of an image is decided by what was asked for and by itself: where no size or number of
+  channels is asked for, images that differ in it are refused.
 May import numpy (PIL, pyarrow and pydicom through its sources); never torch. Files are read without any cache
 on disk, but for pixels that `open` is given a safe folder for.
 """
@@ -82,7 +84,7 @@ class PrivateImages:
         cls, kind: str, path: str | Path, decoder: Decoder, unit: str | None, **asked: Any
     ) -> PrivateImages:
         """Opens a source; the decoder stays as it is, so that `of_unit` can do the same again."""
-        fields = fields_of(kind, path, replace(decoder, notes=[]), unit=unit, **asked)
+        fields = fields_of(kind, path, replace(decoder, notes=[], alike=True), unit=unit, **asked)
         opened = cls(**fields)
         object.__setattr__(opened, "place", str(path))
         if unit is None:

@@ -24,6 +24,8 @@ _AS_LIST = (
 def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
     """The ids of a column: as they are, or for a list column as tuples, distinct and sorted.
 
+    Blanks around a text belong to no id, here as in a CSV file: `p1` and `p1 ` are one person.
+
     Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id.
     """
     missing = [row for row, value in enumerate(values) if _has_gap(value)]
@@ -36,10 +38,10 @@ def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
     _one_type(path, name, values)
     if not isinstance(values[0], list):
         _whole_ids(path, name, values)
-        return values
+        return [_stripped(value) for value in values]
     _one_type(path, name, (item for value in values for item in value))
     _whole_ids(path, name, [value[0] for value in values])
-    return [tuple(sorted(set(value))) for value in values]
+    return [tuple(sorted(set(map(_stripped, value)))) for value in values]
 
 
 def joined(value: object) -> bool:
@@ -57,6 +59,10 @@ def several_in_one(path: str | Path, name: str, place: str, count: int) -> DataE
         f"first {place}",
         hint=_AS_LIST,
     )
+
+
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
 
 
 def _has_gap(value: object) -> bool:

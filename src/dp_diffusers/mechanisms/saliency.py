@@ -36,7 +36,7 @@ def saliency_query(budget: Budget, mechanism: DPSGD) -> GaussianMechanism:
     """
 
     def record_at(noise: float) -> GaussianMechanism:
-        return _record(mechanism, noise)
+        return record_of(mechanism, noise)
 
     try:
         found = calibrate_noise(budget.epsilon / SHARE, budget.delta, record_at, budget.adjacency)
@@ -45,7 +45,8 @@ def saliency_query(budget: Budget, mechanism: DPSGD) -> GaussianMechanism:
     return record_at(rounded_up(found.noise_multiplier))
 
 
-def _record(mechanism: DPSGD, noise: float) -> GaussianMechanism:
+def record_of(mechanism: DPSGD, noise: float) -> GaussianMechanism:
+    """The accountant's record of the query at this noise: one step's sample and clip norm."""
     return GaussianMechanism(
         name=NAME,
         steps=1,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = 1
 ADAPTER_FILE: Final = "adapter/adapter_model.safetensors"
 TEACHER_FILE: Final = "teacher.safetensors"
+POPULATION_FILE: Final = "population/population.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,19 +13,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
-from dp_diffusers.errors import DPDiffusersError, ParameterError
+from dp_diffusers.errors import DPDiffusersError
 from dp_diffusers.privacy import accountant, signature
 from dp_diffusers.privacy.assumptions import assumptions_of
-from dp_diffusers.privacy.calibration import SMALLEST_NOISE
-from dp_diffusers.privacy.certificate import ADAPTER_FILE, TEACHER_FILE, Certificate
+from dp_diffusers.privacy.certificate import ADAPTER_FILE, POPULATION_FILE, TEACHER_FILE, Certificate
 from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
 from dp_diffusers.privacy.certified_numbers import software
 from dp_diffusers.privacy.events import (
-    SIDE_QUERIES,
     AnyRecord,
-    GaussianMechanism,
     HistogramQuery,
     MomentsQuery,
     Record,
@@ -33,13 +30,12 @@ from dp_diffusers.privacy.events import (
     record_from_dict,
 )
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
-from dp_diffusers.privacy.quantile_noise import gradient_noise
+from dp_diffusers.privacy.record_checks import MOST_STEPS, problems_beside, problems_of_record
 from dp_diffusers.privacy.statements import statements_of
 from dp_diffusers.rounding import rounded_up_text
 
 NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
 _MALFORMED: Final = (TypeError, ValueError, KeyError, OverflowError, AttributeError)
-MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +127,9 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     assert claimed is not None
     assert delta is not None
     records = [_charged(entry) for entry in certificate.mechanisms]
-    problems = [text for record in records for text in _record(record, delta)]
-    problems += _queries(certificate, records)
+    problems = [text for record in records for text in problems_of_record(record, delta)]
+    problems += [*_planned(certificate), *problems_beside(records), *_queries(certificate, records)]
+    problems += _trained(certificate, records)
     if problems:
         return None, problems
     grid = _grid(certificate.accountant, records)
@@ -150,41 +147,28 @@ def _charged(entry: Mapping[str, Any]) -> AnyRecord:
     return record_from_dict({**entry, "steps": entry["steps_charged"]})
 
 
-def _record(record: AnyRecord, delta: float) -> Iterator[str]:
-    if isinstance(record, GaussianMechanism):
-        yield from _sampling(record, delta)
-    if isinstance(record, GaussianMechanism) and record.quantile_noise is not None:
-        yield from _quantile(record.noise_multiplier, record.quantile_noise)
-    if record.noise_multiplier < SMALLEST_NOISE:
-        yield f"noise multiplier {record.noise_multiplier:g} is below {SMALLEST_NOISE}"
-    if not 0 < record.steps <= MOST_STEPS:
-        yield f"steps_charged {record.steps} is not in [1, {MOST_STEPS}]"
+def _planned(certificate: Certificate) -> Iterator[str]:
+    """Every mechanism was planned to be asked once or more."""
+    for entry in certificate.mechanisms:
+        planned = entry.get("steps_planned")
+        if isinstance(planned, bool) or not isinstance(planned, int) or not 1 <= planned <= MOST_STEPS:
+            yield f"steps_planned {planned} is not in [1, {MOST_STEPS}]"
 
 
-def _quantile(noise_multiplier: float, quantile_noise: float) -> Iterator[str]:
-    """The count that moves the clip norm leaves something of the accounted noise for the gradient."""
-    try:
-        gradient_noise(noise_multiplier, quantile_noise)
-    except ParameterError as error:
-        yield error.message
-
-
-def _sampling(record: GaussianMechanism, delta: float) -> Iterator[str]:
-    ratio = record.expected_units / record.population
-    if not math.isclose(record.sampling_probability, ratio, rel_tol=1e-12):
-        stated = record.sampling_probability
-        yield f"sampling probability {stated} is not expected_units / population = {ratio}"
-    if not 0 < delta * record.population < 1:
-        yield f"delta {delta:g} is not below 1 / population = {1 / record.population:.3g}"
+def _trained(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
+    """What was released is what the mechanism that trains makes: an adapter, or a population."""
+    votes = any(record.name == "pe" for record in records)
+    made, numbers = ADAPTER_FILE in certificate.files, certificate.adapter.get("trainable_parameters")
+    if votes and (made or numbers != 0 or POPULATION_FILE not in certificate.files):
+        yield f"pe trains nothing and releases {POPULATION_FILE}: this release is another one"
+    if not votes and not (made and _is_number(numbers) and numbers >= 1):
+        yield f"a training releases {ADAPTER_FILE}, of one number or more: this release is another one"
 
 
 def _queries(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
     """Released class proportions are those of a histogram that is among the mechanisms, once."""
-    names = [record.name for record in records]
     released = (certificate.classes or {}).get("proportions")
     asked = [record.classes for record in records if isinstance(record, HistogramQuery)]
-    if len(set(names)) < len(names) or not set(names) - set(SIDE_QUERIES):
-        yield f"the mechanisms are {', '.join(names)}: expected one that trains, and each once"
     if released is not None and (not isinstance(released, list) or asked != [len(released)]):
         yield "the class proportions do not come from a histogram of the mechanisms"
     yield from _teacher(certificate, records)
@@ -231,6 +215,8 @@ def _ledger(certificate: Certificate) -> Iterator[str]:
     spent, cap, head = (certificate.ledger.get(name) for name in ("spent_epsilon", "cap_epsilon", "head"))
     if not _is_number(spent) or not (cap is None or _is_number(cap)):
         yield "the ledger's numbers are missing"
+    elif spent < 0 or (spent == 0 and certificate.epsilon) or certificate.ledger.get("rule") == "none":
+        yield f"the ledger spent epsilon {spent:.6g}, and this release is in it"
     elif cap is not None and spent > cap * (1 + 1e-9):
         yield f"the ledger spent epsilon {spent:.6g}, above its cap of {cap:g}"
     if not _is_sha256(head):
@@ -264,7 +250,7 @@ def _follow(document: Mapping[str, Any]) -> bool:
     return False
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

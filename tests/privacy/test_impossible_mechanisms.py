@@ -1,0 +1,134 @@
+"""Certificates whose epsilon follows from mechanisms that nothing here could have run: not valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from certificate_support import consistent, forge, read
+from dp_diffusers.errors import ParameterError
+from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.mechanisms.evolution import PE
+from dp_diffusers.mechanisms.saliency import record_of
+from dp_diffusers.plan import Plan
+from dp_diffusers.privacy import accountant
+from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.events import record_from_dict
+from dp_diffusers.privacy.ledger import Ledger
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def release(tmp_path: Path, plan: Plan) -> Path:
+    folder = tmp_path / "release"
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    with Ledger.open(":memory:") as ledger:
+        account = ledger.reserve(plan)
+        account.open_lane(SimpleNamespace(lane=b"0123456789abcdef", not_private=False))
+        for step in range(30):
+            account.charge(step)
+        account.settle()
+        base = {"id": "digits", "sha256": "0" * 64}
+        draft = Certificate.draft(
+            plan=plan, account=account, base_model=base, adapter={"trainable_parameters": 12}
+        )
+    draft.issue(folder)
+    return folder
+
+
+def problems(release: Path, change: Change) -> str:
+    """What `verify` says of the certificate after a change, its epsilon and sentences made to fit."""
+    document = read(release)
+    change(document)
+    records = [
+        record_from_dict({**entry, "steps": entry["steps_charged"]}) for entry in document["mechanisms"]
+    ]
+    document["epsilon"] = accountant.epsilon(records, document["delta"], document["adjacency"])
+    document["accountant"]["grid"] = accountant.grid_for(records)
+    forge(release, consistent(document))
+    return "; ".join(Certificate.verify(release).problems)
+
+
+def first(**fields: Any) -> Change:
+    return lambda document: document["mechanisms"][0].update(fields)
+
+
+def ledger(**fields: Any) -> Change:
+    return lambda document: document["ledger"].update(fields)
+
+
+def beside(**fields: Any) -> Change:
+    return lambda document: document["mechanisms"].append({**document["mechanisms"][0], **fields})
+
+
+SMALL = {"expected_units": 1, "sampling_probability": 1 / 1000}
+WRONG = {
+    "votes of a sample": (first(name="pe", **SMALL), "pe samples nobody"),
+    "a count that trains": (first(name="count", **SMALL), "expected one that trains"),
+    "two that train": (beside(name="pe", **SMALL), "expected one that trains"),
+    "a query of another sample": (
+        beside(name="saliency", steps_planned=1, steps_charged=1, **SMALL),
+        "saliency does not sample as the steps of dpsgd do",
+    ),
+    "a query without the steps' limit": (
+        lambda document: (first(max_units=600)(document), beside(name="saliency", max_units=None)(document)),
+        "saliency does not sample",
+    ),
+    "votes that made an adapter": (
+        first(name="pe", expected_units=1000, sampling_probability=1.0),
+        "pe trains nothing",
+    ),
+    "nothing trained": (
+        lambda document: document["adapter"].update(trainable_parameters=0),
+        "a training releases adapter/",
+    ),
+    "nothing spent": (ledger(spent_epsilon=0.0), "spent epsilon 0, and this release is in it"),
+    "less than nothing spent": (ledger(spent_epsilon=-5.0), "spent epsilon -5"),
+    "no rule": (ledger(rule="none"), "this release is in it"),
+    "planned to go back": (first(steps_planned=-7), "steps_planned -7 is not in"),
+    "half a step planned": (first(steps_planned=0.5), "steps_planned 0.5 is not in"),
+    "a limit below the mean": (first(max_units=1), r"max_units 1 is not in"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_guarantee_a_mechanism_that_cannot_have_run_is_not_valid(release: Path, name: str) -> None:
+    change, says = WRONG[name]
+    assert says in problems(release, change)
+
+
+def test_the_certificate_as_it_is_has_no_problem(release: Path) -> None:
+    assert problems(release, lambda document: None) == ""
+
+
+def test_a_query_of_the_steps_own_sample_is_none(release: Path, plan: Plan) -> None:
+    assert isinstance(plan.mechanism, DPSGD)
+    query = record_of(plan.mechanism, 2.0).to_dict()
+    entry = {**query, "steps_planned": query["steps"], "steps_charged": query.pop("steps")}
+    assert problems(release, lambda document: document["mechanisms"].append(entry)) == ""
+
+
+@pytest.mark.parametrize("change", [SMALL, {"max_units": 600}, {"clip_norm": 0.5}, {"name": "count"}])
+def test_guarantee_a_plan_s_query_has_the_sample_of_its_steps(change: dict[str, Any]) -> None:
+    mechanism, budget = DPSGD(steps=30, expected_units=500, population=1000), Budget(1.0, 1e-4)
+    query = record_of(mechanism, 4.0)
+    document = Plan.calibrate(budget, mechanism, [query]).to_dict()
+    with pytest.raises(ParameterError, match="does not sample and clip as the steps"):
+        Plan.calibrate(budget, mechanism, [replace(query, **change)])
+    document["queries"][0].update(change)
+    with pytest.raises(ParameterError, match="does not sample and clip as the steps"):
+        Plan.from_json(document)
+
+
+def test_votes_have_no_query_of_a_sample() -> None:
+    query = record_of(DPSGD(steps=1, expected_units=500, population=1000), 4.0)
+    with pytest.raises(ParameterError, match="as the steps of pe do"):
+        Plan.calibrate(Budget(1.0, 1e-4), PE(steps=2, population=1000), [query])
