@@ -156,7 +156,7 @@ def test_class_folders_may_name_the_classes_and_the_certificate_says_so(recipe: 
     assert release.certificate.classes["prompts"] == ["chest x-ray, normal", "chest x-ray, opacity"]
     said = release.certificate.to_dict()
     assert said["classes"]["from_data"] is True
-    assert "named by the class folders of the data" in (release.path / "README.md").read_text()
+    assert "named by the data" in (release.path / "README.md").read_text()
     assert "Class names were taken from the data" in str(said["statements"])
     assert any("taken from the data and published without a charge" in line for line in said["assumptions"])
     again = dpd.finetune(recipe.parent / "base", data, plan, out=recipe.parent / "run", ledger=ledger)

@@ -120,7 +120,7 @@ def private_data(certificate: Mapping[str, Any]) -> str:
     classes = certificate.get("classes") or {}
     if classes.get("names"):
         whose = "declared by whoever ran this" if classes.get("declared") else "those of the base model"
-        whose = "named by the class folders of the data" if classes.get("from_data") else whose
+        whose = "named by the data" if classes.get("from_data") else whose
         lines.append(f"Classes, {whose}: {listed(classes['names'])}.")
     if teacher := certificate.get("teacher"):
         lines.append(

@@ -124,7 +124,8 @@ def settings_of_call(
     further = {
         "base_classes": None if base_classes is None else list(base_classes),
         "caption": data.caption,
-        "class_names_from_data": True if told and data.class_names_from_data else None,
+        "class_names_from_data": (told and data.class_names_from_data)
+        or bool(declared and data.names_in_file),
         "captions": True if data.captions is not None else None,  # that there are some, never what they say
         "evolution": None if evolution is None else evolution.to_dict(),
         "teacher": None if teacher is None else teacher.model_dump(mode="json"),
@@ -138,5 +139,5 @@ def settings_of_call(
         "strategy": document_of(strategy),
         "training": training.model_dump(mode="json"),
         "runtime": runtime.model_dump(mode="json"),
-        **{name: value for name, value in further.items() if value is not None},
+        **{name: value for name, value in further.items() if value not in (None, False)},
     }

@@ -182,14 +182,15 @@ def write_release(
         population.save(folder.release, level=level)
     if teacher is not None:
         teacher.save(folder.release)
-    classes = classes_of(family, folder.settings() if folder.recipe.exists() else {})
+    settings = folder.settings() if folder.recipe.exists() else {}
+    classes = classes_of(family, settings)
     classes = None if classes is None else replace(classes, proportions=proportions)
     certificate = Certificate.draft(
         plan=plan,
         account=account,
         base_model=_base_model(base),
         adapter={"trainable_parameters": trainable},
-        class_names_from_data=data.class_names_from_data,
+        class_names_from_data=data.class_names_from_data or bool(settings.get("class_names_from_data")),
         multi_owner=data.multi_owner,
         classes=None if classes is None else classes.to_dict(),
         public_images=public_images,

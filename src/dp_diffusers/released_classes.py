@@ -20,8 +20,8 @@ class ReleasedClasses:
 
     `declared`: whether the training named its classes; otherwise they are all those of the base.
     `proportions`: each class's part of the units, from the run's noisy class histogram; None without one.
-    `prompts`: for a base that takes text, the text of each class. `from_data`: the names are those of the
-    data's class folders, which a caption tells.
+    `prompts`: for a base that takes text, the text of each class. `from_data`: nobody said the
+    names; they are those of class folders, which a caption tells, or of the private file's schema.
     """
 
     labels: tuple[int, ...]

@@ -75,6 +75,7 @@ def _assembled(
         "owner": owners.owner,
         "unit_count": owners.unit_count,
         "class_names_from_data": text and given is None,
+        "names_in_file": given is None and raw.class_names is not None,
         "caption": caption,
         "captions": None if raw.captions is None else tuple(compress(raw.captions, kept)),
         "multi_owner": owners.multi_owner,

@@ -39,7 +39,8 @@ class PrivateImages:
 
     images: uint8 `[N, H, W, C]`. labels: int64 `[N]`, or None. class_names: one per class, or None.
     owner: int64 `[N]`, dense unit ids. class_names_from_data: labels are text and the caller named no
-    classes, so that one unit could change every number; they are matched by name or not at all. caption: a
+    classes, so that one unit could change every number; they are matched by name or not at all.
+    names_in_file: the caller named no classes, and the file's schema does; a certificate says so. caption: a
     template such as `chest x-ray, {label}`, or one text for all; captions: a private text per image instead;
     see `captions.captions_of`. unit: whose images they are, `image` or the name of the column
     that `owner` comes from; a budget must name the same. multi_owner: some images belonged to several people,
@@ -58,6 +59,7 @@ class PrivateImages:
     owner: np.ndarray
     unit_count: int
     class_names_from_data: bool = False
+    names_in_file: bool = False
     caption: str | None = None
     captions: tuple[str, ...] | None = None
     unit: str = "image"
