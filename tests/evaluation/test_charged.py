@@ -58,24 +58,32 @@ def test_guarantee_no_unit_changes_the_class_of_another() -> None:
 
 
 class Swayed(nn.Module):
-    """Level 127 lies on the border, and how many images are looked at together sways it, as rounding does."""
+    """Level 127 lies on the border, and how many images are looked at together sways it, as rounding does.
+
+    offset: of all logits; what rounding moves grows with their size.
+    """
+
+    def __init__(self, offset: float = 0.0) -> None:
+        super().__init__()
+        self.offset, self.sway = offset, 1e-4 * max(1.0, offset)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        level = images.mean((1, 2, 3)) + 0.5 / 127.5 + 1e-4 * (len(images) - 3)
-        return torch.stack([level, torch.zeros(len(images))], dim=1)
+        level = images.mean((1, 2, 3)) + 0.5 / 127.5 + self.sway * (len(images) - 3)
+        return torch.stack([level, torch.zeros(len(images))], dim=1) + self.offset
 
 
-def swayed_by_others() -> bool:
+def swayed_by_others(offset: float = 0.0) -> bool:
     """The property: an image's guess is another one beside other images."""
     images = np.full((5, 4, 4, 1), 200, np.uint8)
     images[0] = 127
-    together = guesses(Swayed(), images)  # type: ignore[arg-type]
-    alone = [int(guesses(Swayed(), images[index : index + 1])[0]) for index in range(5)]  # type: ignore[arg-type]
+    together = guesses(Swayed(offset), images)  # type: ignore[arg-type]
+    alone = [int(guesses(Swayed(offset), images[index : index + 1])[0]) for index in range(5)]  # type: ignore[arg-type]
     return together.tolist() != alone
 
 
-def test_guarantee_each_image_is_guessed_as_if_it_were_alone() -> None:
-    assert not swayed_by_others()
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_guarantee_each_image_is_guessed_as_if_it_were_alone(offset: float) -> None:
+    assert not swayed_by_others(offset)
 
 
 @pytest.mark.planted

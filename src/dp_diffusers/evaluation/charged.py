@@ -31,7 +31,9 @@ from dp_diffusers.evaluation.trials import require_schedule
 from dp_diffusers.kept_images import digest_of
 from dp_diffusers.rounding import rounded_up_text
 
-CLOSE: Final = 1e-3  # logits: far above what an image's neighbours in a batch change by rounding
+CLOSE: Final = (
+    1e-3  # of the largest logit: far above what an image's neighbours in a batch change by rounding
+)
 NORMAL_95: Final = 1.96
 BLOCK: Final = 500
 
@@ -209,11 +211,19 @@ def guesses(model: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         for start in range(0, len(images), BLOCK):
             block = torch.from_numpy(images[start : start + BLOCK])
             scores = _scores(model, block)
-            best = scores.topk(2, dim=1).values if scores.shape[1] > 1 else None
-            close = [] if best is None else torch.nonzero(best[:, 0] - best[:, 1] < CLOSE).flatten().tolist()
-            for row in close:
+            for row in _close_calls(scores):
                 scores[row] = _scores(model, block[row : row + 1])[0]
             found[start : start + BLOCK] = scores.argmax(1).numpy()
+    return found
+
+
+def _close_calls(scores: Tensor) -> list[int]:
+    """Rows of `scores [B, classes]` whose two best lie no further apart than rounding may move them."""
+    if scores.shape[1] < 2:
+        return []
+    best = scores.topk(2, dim=1).values
+    largest = scores.abs().nan_to_num(posinf=0.0).amax(1).clamp(min=1.0)
+    found: list[int] = torch.nonzero(best[:, 0] - best[:, 1] < CLOSE * largest).flatten().tolist()
     return found
 
 
