@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,20 @@ import pytest
 
 import dp_diffusers as dpd
 from dp_diffusers import class_histogram, images_out
+from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.generation import proportional_labels
 from dp_diffusers.errors import ParameterError, RecipeError, RunClosed, RunFolderError
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
 from dp_diffusers.mechanisms.histogram import histogram_query
 from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.events import HistogramQuery
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.recipe.queries import declared_classes
 from dp_diffusers.release import Release
+from dp_diffusers.released_classes import ReleasedClasses
+from dp_diffusers.run_folder import RunFolder
 from loop_support import cheap_trainings
 from tiny_recipes import TINY_RECIPE
 
@@ -197,3 +202,36 @@ def test_largest_remainder() -> None:
     assert set(labels[:5].tolist()) == {0, 1, 2}, "spread over the images"
     assert np.bincount(proportional_labels(7, [0.0, 1.0]), minlength=2).tolist() == [0, 7]
     assert proportional_labels(1, [1 / 3] * 3).tolist() == [0]
+
+
+def test_guarantee_units_without_a_slot_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(
+        class_histogram, "noisy_counts", lambda query, counts, *rest: seen.append(counts) or counts
+    )
+    data = PrivateImages(
+        images=np.zeros((4, 8, 8, 1), np.uint8),
+        labels=np.zeros(4, np.int64),
+        class_names=("a",),
+        owner=np.arange(4),
+        unit_count=4,
+    )
+    mechanism = SimpleNamespace(max_units=1, population=2)
+    queries = (HistogramQuery(classes=1, noise_multiplier=1.0),)
+    plan: Any = SimpleNamespace(queries=queries, not_private=False, mechanism=mechanism, fingerprint="")
+    account: Any = SimpleNamespace(has_paid=lambda *_: False, charge_query=lambda name: None)
+    keys: Any = SimpleNamespace(lane=b"")
+    folder = RunFolder(tmp_path)
+    folder.create()
+    class_histogram.released_proportions(
+        plan,
+        ReleasedClasses(labels=(0,)),
+        data=data,
+        account=account,
+        keys=keys,
+        folder=folder,
+        progress=lambda **_: None,
+    )
+    assert seen[0].tolist() == [2.0], "two units have slots"

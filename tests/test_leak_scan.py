@@ -98,6 +98,8 @@ TEXTS: dict[str, bytes] = {
     "utf-16-be": f"id {ID}!".encode("utf-16-be"),
     "utf-16 beyond ascii": "id Möller-Nguyen".encode("utf-16"),
     "base64": base64.b64encode(f"the id {ID}".encode()),
+    "base64 behind a letter": b"x" + base64.b64encode(f"the id {ID}".encode()),
+    "hex behind a digit": b"a" + f"the id {ID}".encode().hex().encode(),
     "base64 at 1": base64.b64encode(f"x{ID}".encode()),
     "base64 at 2, urls": base64.urlsafe_b64encode(f"xy{ID}??>>".encode()),
     "base64 in lines": base64.encodebytes(b"-" * 70 + ID.encode() + b"-" * 70),

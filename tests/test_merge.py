@@ -249,8 +249,7 @@ def _other_base(folder: Path) -> None:
 
 
 def _no_adapter(folder: Path) -> None:
-    shutil.rmtree(folder / "release" / "adapter")
-    _certify(folder / "release")
+    (folder / "release" / "adapter").rename(folder / "release" / "population")
 
 
 def _unfinished(folder: Path) -> None:

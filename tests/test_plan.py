@@ -11,6 +11,7 @@ import time
 import dp_accounting
 import pytest
 
+from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError, ParameterError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
@@ -244,3 +245,11 @@ def test_prefixes_are_cheap(plan):
     began = time.process_time()
     again.epsilon_after(3)
     assert time.process_time() - began < 1.5
+
+
+def test_guarantee_surplus_units_are_refused_under_replace_too():
+    sizes = DPSGD(steps=4, expected_units=50, population=100, max_units=76)
+    plan = Plan.calibrate(Budget(2.0, 1e-5, adjacency="replace"), sizes)
+    plan.sampler(100, RunKeys.for_tests(0))
+    with pytest.raises(ParameterError, match="more units than"):
+        plan.sampler(101, RunKeys.for_tests(0))

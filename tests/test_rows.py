@@ -137,3 +137,12 @@ def test_a_pass_is_complete_when_its_units_do_not_go_on(limit: int) -> None:
         assert rows.complete == (not goes_on)
         middle = len(rows.owner) // 2
         assert rows.part(0, middle).complete == (middle == 0 or rows.owner[middle - 1] != rows.owner[middle])
+
+
+def test_guarantee_units_of_like_size_use_their_own_images_alone() -> None:
+    owner = np.repeat(np.arange(4), [5, 7, 6, 4])
+    table = RowTable(owner, noise_draws=1, max_images=8)
+    for step in range(20):
+        for rows in table.passes(RunKeys.for_tests(1), step, np.arange(4), 100):
+            assert np.array_equal(owner[rows.image], rows.owner)
+            assert len(set(rows.image)) == len(rows.image)

@@ -69,6 +69,13 @@ def _begin(job: Job) -> None:
     """
     path = Path(job.ledger_file)
     job.progress(message=f"a new ledger begins: {path}; its first run fixes unit, adjacency and cap")
+    others = sorted(other.name for other in path.parent.glob("*.ledger") if other.is_file())
+    if others:
+        more = "" if len(others) == 1 else f" and {len(others) - 1} more"
+        job.progress(
+            message=f"beside it lies {others[0]}{more}: if that is of the same images under another name, "
+            "stop, and name it in budget.ledger"
+        )
     if "budget" not in job.settings and path.parent.parent.is_dir() and not path.parent.exists():
         path.parent.mkdir(mode=0o700)
         sync_folder(path.parent.parent)

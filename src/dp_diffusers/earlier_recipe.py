@@ -6,6 +6,7 @@ and PyYAML, never torch. Source: the contract of `train`; only where it runs may
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from dp_diffusers.errors import RunFolderError
@@ -29,5 +30,19 @@ def require_same_recipe(folder: RunFolder, settings: dict[str, Any]) -> None:
         verb = "differs" if len(different) == 1 else "differ"
         raise RunFolderError(
             f"{folder.root} belongs to another recipe: {', '.join(different)} {verb}",
-            hint=DRAWN if all(key.startswith("generation.") for key in different) else AGAIN,
+            hint=_what_helps(different, before),
         )
+
+
+def _what_helps(different: list[str], before: Any) -> str:
+    if all(key.startswith("generation.") for key in different):
+        return DRAWN
+    return ("data.path" in different and _moved(before)) or AGAIN
+
+
+def _moved(before: Any) -> str | None:
+    """What helps where the images are no longer where the run knows them: a run belongs to their place."""
+    path = (before.get("data") or {}).get("path")
+    if not isinstance(path, str) or not Path(path).is_absolute() or Path(path).exists():
+        return None
+    return f"the run knows its images at {path}, where nothing is now: move them back, or put a link there"

@@ -29,7 +29,7 @@ from dp_diffusers.images_out import build_images, require_writable, write_images
 from dp_diffusers.kept_images import FOLDER as IMAGES
 from dp_diffusers.kept_images import KeptImages
 from dp_diffusers.leak_scan import Secrets
-from dp_diffusers.out_apart import require_out_apart
+from dp_diffusers.out_apart import require_out_apart, require_outside_release
 from dp_diffusers.ranks import Ranks, ranks_of_environment
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.release import Progress, Release, certify_again, known_secrets, leak_check, silent
@@ -74,6 +74,8 @@ def generate(
     release = release if isinstance(release, Release) else Release.open(release)
     chosen = settings or GenerationSettings(**(release.settings().get("generation") or {}))
     release.folder.create()
+    if out is not None and Path(out).resolve() == (release.path / IMAGES).resolve():
+        out = None  # the place that they have anyway
     ranks = ranks_of_environment()
     job = ImageJob(
         release=release,
@@ -129,6 +131,8 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
     target = kept.target if out is None else out
     require_writable(target, format)
     require_out_apart(target, release.settings())
+    if out is not None:
+        require_outside_release(target, release.path)
     pixels = _sampled(job, ranks, progress)
     names = None if job.classes is None else job.classes.names
     pixels, labels, as_asked = _labelled(job, pixels, progress)

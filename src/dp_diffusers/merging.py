@@ -91,19 +91,18 @@ def _require_free(target: Path, release: Path) -> None:
 
 
 def _verified(release: Path) -> Certificate:
+    if (release / "population").is_dir() and not (release / "adapter").exists():
+        raise ParameterError(
+            f"{release} holds a synthetic population and no adapter, so there is nothing to merge",
+            hint="its images are what it releases: `dp-diffusers generate`",
+        )
     found = Certificate.verify(release)
     if not found.valid:
         raise VerificationError(
             f"{release} is not valid, so it is not merged: {'; '.join(found.problems)}",
             hint="`dp-diffusers certificate verify` lists what is wrong",
         )
-    certificate = Certificate.read(release)
-    if certificate.adapter.get("sha256") is None:
-        raise ParameterError(
-            f"{release} holds a synthetic population and no adapter, so there is nothing to merge",
-            hint="its images are what it releases: `dp-diffusers generate`",
-        )
-    return certificate
+    return Certificate.read(release)
 
 
 def _origin(certificate: Certificate, release: Path) -> Mapping[str, Any]:

@@ -14,6 +14,16 @@ from dp_diffusers.data.sources import is_hub, is_saved
 from dp_diffusers.errors import ParameterError
 
 
+def require_outside_release(out: Path, release: Path) -> None:
+    """Raises `ParameterError` where `out` lies in a release, whose certificate would not list it."""
+    whole, place = release.resolve(), out.resolve()
+    if whole == place or whole in place.parents:
+        raise ParameterError(
+            f"{out} lies in the release, whose certificate would not list what is written there",
+            hint="leave --out out: the images then become part of the release; or give one elsewhere",
+        )
+
+
 def require_out_apart(out: Path, settings: Mapping[str, Any]) -> None:
     """Raises `ParameterError` where `out` is, or lies in, the folder `data.path` of a run's settings.
 

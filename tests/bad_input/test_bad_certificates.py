@@ -136,7 +136,11 @@ NUMBERS = [
     row("no head", of_ledger(head="x"), "the ledger's head is missing"),
     row("not private and an epsilon", sets("not_private", True), "says not private and gives an epsilon"),
     row("no base", sets("base_model", {"id": "x"}), "the base model's hash is missing"),
-    row("an adapter of others", sets("adapter", {"sha256": "0" * 64}), "adapter's hash is not that of"),
+    row(
+        "an adapter of others",
+        sets("adapter", {"sha256": "0" * 64, "trainable_parameters": 1}),
+        "adapter's hash is not that of",
+    ),
     row("a field missing", forged(lambda document: document.pop("ledger")), "ledger"),
 ]
 SIGNATURES = [

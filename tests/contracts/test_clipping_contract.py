@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.clipping_rules import clipping_rules
-from dp_diffusers.mechanisms.dpsgd import CLIPPINGS
+from dp_diffusers.privacy.events import CLIPPINGS
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 from unet_support import CLIP as UNET_CLIP
 from unet_support import clipped_sum, new_loop

@@ -20,7 +20,8 @@ from dp_diffusers.engine import clipping_rules as rules
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.errors import ModelError
-from dp_diffusers.mechanisms.dpsgd import CLIPPINGS, DPSGD
+from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.privacy.events import CLIPPINGS
 from dp_diffusers.strategies import STRATEGIES
 from family_support import EXAMPLES, apply_strategy, example, prepared, stir
 

@@ -17,6 +17,7 @@ from dp_diffusers.data import ownership
 from dp_diffusers.data.ownership import disjoint_sets, owners_of, ownership_record
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError
+from dp_diffusers.images_out import png as encoded
 
 Sets = list[tuple[int, ...]]
 
@@ -209,3 +210,18 @@ def test_guarantee_blanks_around_an_id_make_nobody_two(tmp_path: Path) -> None:
     several = {"image": pictures, "who": [["a", "b "], ["b"], ["c"]]}
     people = PrivateImages.from_parquet(parquet(tmp_path / "b.parquet", several), None, "who")
     assert (people.unit_count, len(people.images)) == (2, 2)  # b is on two images, of which one is used
+
+
+def test_guarantee_files_that_are_left_out_are_looked_for_too(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 1)).astype(np.uint8)
+    pictures = [{"bytes": encoded(image), "path": f"{number}.png"} for number, image in enumerate(noise)]
+    table = {"image": pictures, "who": [["a", "b"], ["b"], ["c"]]}
+    people = PrivateImages.from_parquet(parquet(tmp_path / "b.parquet", table), None, "who")
+    watched = {window.tobytes() for window in people.traces.windows}
+    assert len(people.images) == 2
+    for number, picture in enumerate(pictures):
+        alone = PrivateImages.from_parquet(
+            parquet(tmp_path / f"{number}.parquet", {"image": [picture]}), None
+        )
+        assert len(alone.traces.windows) > 0
+        assert {window.tobytes() for window in alone.traces.windows} <= watched

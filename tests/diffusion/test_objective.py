@@ -204,3 +204,24 @@ def test_guarantee_draws_of_rows_take_memory_by_the_rows() -> None:
     tracemalloc.stop()
     assert draws.noise.shape == (256, 1, 32, 32)
     assert peak < 8 * draws.noise.nbytes, "129 units as wide as the widest would take 64 times as much"
+
+
+def test_guarantee_each_draw_has_a_domain_of_its_own_and_is_of_the_step() -> None:
+    asked, keys = [], RunKeys.for_tests(0)
+
+    class Stream:
+        """Notes what is asked of the keys."""
+
+        def uniform(self, domain: str, step: int, units: Any, count: int) -> Any:
+            asked.append((domain, step))
+            return keys.uniform(domain, step, units, count)
+
+        def normal(self, domain: str, step: int, units: Any, count: int) -> Any:
+            asked.append((domain, step))
+            return keys.normal(domain, step, units, count)
+
+    stream: Any = Stream()
+    rows: dict[str, Any] = {"position": np.arange(2), "slot": np.zeros(2, np.int64), "slots": 1}
+    objective = Objective.of(_scheduler("epsilon"), label_dropout=0.1)
+    objective.draw(stream, 7, units=np.arange(2), shape=(1, 2, 2), **rows)
+    assert sorted(asked) == [("diffusion-noise", 7), ("label-dropout", 7), ("timestep", 7)]

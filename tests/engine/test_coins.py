@@ -124,3 +124,11 @@ def test_planted_limits_of_sixteen_bits(limit: Any, monkeypatch: pytest.MonkeyPa
     assert chance_is_right()
     monkeypatch.setattr(coins, "limit_of", limit)
     assert not chance_is_right()
+
+
+def test_guarantee_the_fine_bits_are_those_of_the_step() -> None:
+    draws = whole_draws(3, 200)
+    for draw in draws:
+        chance = ((draw >> 64) + 0.5) / 2**16  # the coarse bits of this unit leave it open
+        expected = [unit for unit, other in enumerate(draws) if other < Fraction(chance) * 2**80]
+        assert PoissonSampler(200, chance, KEYS).units(3).tolist() == expected

@@ -163,3 +163,11 @@ def test_planted_sum_that_a_failed_release_leaves(net: nn.Module, monkeypatch: p
         box.release(0, Receipt(0, box._keys.lane))
     failing.on = False
     assert float(release(box, 1).norm()) > CLIP
+
+
+def test_guarantee_what_was_gathered_is_thrown_away_too(net: nn.Module) -> None:
+    box = make_box(net)
+    add(box, net)
+    box.gather()
+    box.start_over()
+    assert float(release(box).norm()) < 1e-5 * CLIP

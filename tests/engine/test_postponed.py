@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dp_diffusers.engine import ghost_norms, layer_rules, postponed
 from dp_diffusers.engine.clipping_rules import clipping_rules
+from dp_diffusers.engine.ghost_norms import linear_lengths
 from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.postponed import Postponed
 from dp_diffusers.engine.unit_grads import HookedUnitGradients
@@ -370,3 +371,8 @@ def test_planted_short_lengths_move_the_sum_too_far(monkeypatch: pytest.MonkeyPa
     right = ghost_norms.measured
     monkeypatch.setattr(ghost_norms, "measured", lambda *given: (right(*given)[0] / 2, right(*given)[1]))
     red(test_guarantee_one_owner_moves_a_postponed_sum_by_at_most_the_clip_norm)
+
+
+def test_guarantee_the_length_of_inputs_that_could_underflow_is_infinite() -> None:
+    lengths = linear_lengths(torch.ones(1, 2, 3), torch.full((1, 2, 4), 1e20))[0]
+    assert lengths.isinf().all()

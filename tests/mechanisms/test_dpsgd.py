@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
+from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.mechanisms import MECHANISMS, mechanism_class
 from dp_diffusers.mechanisms.dpsgd import DPSGD
@@ -84,3 +86,12 @@ def test_engine_parts(kind):
     if mechanism.not_private:
         sums = box.release(0, None)
         assert [tuple(total.shape) for total in sums] == [(1, 2), (1,)]
+
+
+def test_guarantee_the_slots_of_a_limited_step_are_the_declared_population():
+    limited = DPSGD(steps=4, expected_units=50, population=100, max_units=55)
+    few, full, surplus = (limited.sampler(units, RunKeys.for_tests(1)) for units in (60, 100, 150))
+    for step in range(50):
+        whole = full.units(step)
+        assert np.array_equal(few.units(step), whole[whole < 60]), "empty slots come, and count"
+        assert np.array_equal(surplus.units(step), whole), "surplus units never take part"

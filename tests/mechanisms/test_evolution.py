@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dp_diffusers import evolution_features
+from dp_diffusers.engine.noise import grid, noise_std
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError, ParameterError
 from dp_diffusers.evolution_features import nearest, pixels
 from dp_diffusers.mechanisms import evolution
-from dp_diffusers.mechanisms.evolution import PE, noisy_votes, votes
+from dp_diffusers.mechanisms.evolution import PE, VOTE, noisy_votes, votes
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.accountant import epsilon
 from dp_diffusers.privacy.budget import Budget
@@ -223,3 +224,25 @@ def test_a_plan_of_votes() -> None:
     with pytest.raises(ParameterError, match="steps"):
         PE(steps=0, population=5)
     assert evolution.VOTE == 1.0
+
+
+def test_guarantee_each_iteration_has_noise_of_its_own_on_the_grid() -> None:
+    keys, std = RunKeys.for_tests(0), noise_std(VOTE, 3.0)
+    first, second = (
+        noisy_votes(
+            np.zeros(50),
+            keys,
+            Receipt(step=step, lane=keys.lane, plan_fingerprint="plan"),
+            step=step,
+            noise_multiplier=3.0,
+            plan_fingerprint="plan",
+        )
+        for step in (0, 1)
+    )
+    assert not np.any(first == second)
+    assert np.abs(first - RunKeys.for_tests(0).noise(0, "votes", 50) * std).max() <= grid(std)
+    assert not np.any(first % grid(std))
+
+
+def test_guarantee_private_features_are_rounded_as_synthetic_ones_are() -> None:
+    assert nearest(np.array([[0.6]]), np.array([[2.0], [0.0]])).tolist() == [0]

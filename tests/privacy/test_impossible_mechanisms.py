@@ -132,3 +132,10 @@ def test_votes_have_no_query_of_a_sample() -> None:
     query = record_of(DPSGD(steps=1, expected_units=500, population=1000), 4.0)
     with pytest.raises(ParameterError, match="as the steps of pe do"):
         Plan.calibrate(Budget(1.0, 1e-4), PE(steps=2, population=1000), [query])
+
+
+def test_guarantee_a_claim_is_never_rounded_down(release: Path) -> None:
+    document = read(release)
+    for factor, follows in ((1 + 1e-4, True), (1 - 1e-4, False)):
+        forge(release, consistent({**document, "epsilon": document["epsilon"] * factor}))
+        assert Certificate.verify(release).valid is follows

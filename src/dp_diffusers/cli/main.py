@@ -6,6 +6,7 @@ May import typer and pathlib at the top, nothing heavy, so that --help is instan
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -107,6 +108,9 @@ def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
         print(file=sys.stderr)
         complain("interrupted", RESUME)
         return ExitCode.INTERRUPTED
+    if isinstance(error, BrokenPipeError):  # nobody reads on, as behind `| head`: there is nobody to tell
+        _write_to_nobody()
+        return ExitCode.INTERRUPTED
     if isinstance(error, RecipeError):
         for index, (message, hint) in enumerate(error.problems):
             if index:
@@ -126,6 +130,14 @@ def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
         complain(f"cannot use {error.filename}: {error.strerror}", "look at its permissions, or give another")
         return ExitCode.BAD_INPUT
     return _crashed(error)
+
+
+def _write_to_nobody() -> None:
+    """What Python still holds back for the closed pipe would be an error at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

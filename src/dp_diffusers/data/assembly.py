@@ -20,7 +20,7 @@ from dp_diffusers.data.labels import label_numbers, typed_labels
 from dp_diffusers.data.ownership import owners_of
 from dp_diffusers.data.sources import RawImages, open_source
 from dp_diffusers.data.traces import Traces
-from dp_diffusers.errors import DataError
+from dp_diffusers.errors import DataError, ParameterError
 
 
 def fields_of(
@@ -59,7 +59,7 @@ def _one_of(caption: str | None, caption_column: str | None) -> None:
 def _assembled(
     raw: RawImages, decoder: Decoder, classes: Sequence[str] | None, caption: str | None
 ) -> dict[str, Any]:
-    given = tuple(classes) if classes is not None else None
+    given = _distinct(classes)
     raw = replace(raw, labels=typed_labels(raw, given))
     text = _are_text(raw)
     labels, names = label_numbers(raw, given)
@@ -83,6 +83,16 @@ def _assembled(
         "traces": traces,
         "notes": [*raw.notes, *decoder.notes],
     }
+
+
+def _distinct(classes: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Raises `ParameterError` for classes that are none, or of which two have one name."""
+    if classes is not None and (not classes or len(set(classes)) < len(classes)):
+        raise ParameterError(
+            f"expected classes to be distinct names, at least one, got {list(classes)!r}",
+            hint="None takes the labels as they are",
+        )
+    return None if classes is None else tuple(classes)
 
 
 def _are_text(raw: RawImages) -> bool:

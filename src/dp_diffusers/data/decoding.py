@@ -151,14 +151,29 @@ def _open(name: str, data: bytes) -> Image.Image:
         raise DataError(
             f"image has {frames} frames: {name}", hint="store one picture of it, or each as an image"
         )
-    return image
+    _require_levels(image, name)
+    return ImageOps.exif_transpose(image)
+
+
+def _require_levels(image: Image.Image, name: str) -> None:
+    """Raises `DataError` for values that are no levels of grey: nobody said which are black and white."""
+    if image.mode == "F" or (image.mode == "I" and not _within_sixteen_bits(image)):
+        raise DataError(
+            f"image holds values of another range than 8 or 16 bits: {name}",
+            hint="store it as grey of 8 or 16 bits, with the black and white that you mean",
+        )
+
+
+def _within_sixteen_bits(image: Image.Image) -> bool:
+    values = np.asarray(image)
+    return bool(values.min() >= 0 and values.max() <= 65535)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """16-bit grey by its high byte: `convert` alone would clip everything above 255 to white."""
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
+        return Image.fromarray((values >> 8).astype(np.uint8))
     return image
 
 

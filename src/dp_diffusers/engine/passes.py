@@ -6,7 +6,7 @@ May import torch and the engine's layer checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -18,13 +18,21 @@ def trainable_of(parameters: nn.Module | Iterable[nn.Parameter]) -> list[nn.Para
     if isinstance(parameters, nn.Module):
         found = list(trainable(parameters).values())
     else:
-        found = list({id(p): p for p in parameters if p.requires_grad}.values())
+        given = [] if isinstance(parameters, str | Tensor | Mapping) else list(parameters)
+        if not given or not all(isinstance(each, Tensor) for each in given):
+            raise ParameterError(
+                "expected an nn.Module, or the parameters themselves",
+                hint="the model, or model.parameters(); without their names",
+            )
+        found = list({id(p): p for p in given if p.requires_grad}.values())
     if not found:
         raise ModelError("no trainable parameter was given", hint="apply a strategy to the model first")
     return found
 
 
 def check_pass(row_losses: Tensor, owner: Tensor, weight: Tensor) -> None:
+    if not all(isinstance(each, Tensor) for each in (row_losses, owner, weight)):
+        raise ParameterError("expected row_losses, owner and weight as tensors [R]")
     if row_losses.ndim != 1 or owner.shape != row_losses.shape or weight.shape != row_losses.shape:
         shapes = f"{list(row_losses.shape)}, {list(owner.shape)}, {list(weight.shape)}"
         raise ParameterError(f"expected row_losses, owner and weight of one shape [R], got {shapes}")

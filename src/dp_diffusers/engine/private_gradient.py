@@ -73,6 +73,8 @@ class PrivateGradient:
     ) -> None:
         positive(clip_norm=clip_norm, noise_multiplier=noise_multiplier, expected_units=expected_units)
         _check_quantile(clipping, quantile)
+        if not hasattr(keys, "claim"):  # what is given is a secret, perhaps: it is not shown
+            raise ParameterError("expected the keys of a run", hint="`Plan.fresh_keys()` draws them")
         groups = _groups(parameters, clipping)
         self._source = _source(parameters)
         self._sum = ClippedSum(self._source.parameters, clip_norm, clipping, groups)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from dp_diffusers.errors import ParameterError, unknown_name
-from dp_diffusers.privacy.events import GaussianMechanism, check_quantile, whole
+from dp_diffusers.privacy.events import CLIPPINGS, GaussianMechanism, check_quantile, whole
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dp_diffusers.engine.randomness import RunKeys
     from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
 
-CLIPPINGS: Final = ("flat", "automatic", "per_layer", "adaptive")
 _QUANTILE: Final[dict[str, float]] = {"target_quantile": 0.5, "quantile_rate": 0.2}
 _UNITS_PER_NOISE: Final = 20.0  # expected units for each unit of noise on the count (Andrew et al. 2021)
 

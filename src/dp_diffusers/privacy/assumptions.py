@@ -27,7 +27,9 @@ def assumptions_of(
         return [_NOT_PRIVATE]
     cap = certificate["ledger"]["cap_epsilon"]
     names = (
-        "taken from the data and published without a charge" if class_names_from_data else "from the recipe"
+        "taken from the data and published without a charge"
+        if class_names_from_data
+        else "from the recipe or the public model"
     )
     sentences = [
         f"Unit of privacy: {_unit(unit)}",

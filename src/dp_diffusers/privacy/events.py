@@ -55,6 +55,9 @@ class Record(Protocol):
 _QUANTILE: Final = ("target_quantile", "quantile_rate", "quantile_noise")
 
 
+CLIPPINGS: Final = ("flat", "automatic", "per_layer", "adaptive")
+
+
 @dataclass(frozen=True, kw_only=True)
 class GaussianMechanism:
     """Poisson-sampled Gaussian mechanism, `steps` times: DP-SGD (Abadi et al. 2016, arXiv 1607.00133).

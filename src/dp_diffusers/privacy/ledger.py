@@ -79,6 +79,11 @@ class Ledger:
         was restored from an older copy or is another one. `create=False` refuses a path with no ledger.
         Raises `LedgerError` for a file that is locked, damaged, altered, or not a ledger.
         """
+        if expect_head is not None and not Path(path).exists():
+            raise LedgerError(
+                f"no ledger at {path}, to which this run was charged",
+                hint="put it back: what was spent is written nowhere else",
+            )
         ledger = cls(LedgerFile(path, create=create, busy_seconds=busy_seconds))
         if expect_head is not None:
             ledger.require_head(expect_head)

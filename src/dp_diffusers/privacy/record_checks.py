@@ -13,7 +13,7 @@ from typing import Final
 
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.privacy.calibration import SMALLEST_NOISE
-from dp_diffusers.privacy.events import SIDE_QUERIES, GaussianMechanism, Record
+from dp_diffusers.privacy.events import CLIPPINGS, SIDE_QUERIES, GaussianMechanism, Record
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 
 MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
@@ -26,6 +26,8 @@ def problems_of_record(record: Record, delta: float) -> Iterator[str]:
     """What is wrong with one mechanism, whatever is beside it."""
     if isinstance(record, GaussianMechanism):
         yield from _sampling(record, delta)
+        if record.clipping not in CLIPPINGS:
+            yield f"clipping {record.clipping!r} is none of {', '.join(CLIPPINGS)}"
         if record.name == "pe":
             yield from _of_every_unit(record)
         if record.quantile_noise is not None:

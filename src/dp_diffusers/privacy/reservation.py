@@ -323,7 +323,10 @@ class Reservation:
 
     def _require_newest(self, last: Entry) -> bytes:
         if self._lane is None:
-            raise GuaranteeError("charge before open_lane: the ledger does not know these keys")
+            raise GuaranteeError(
+                "charge before open_lane: the ledger does not know these keys",
+                hint="`open_lane(keys)` of this reservation comes before the first charge",
+            )
         if last.content.get("lane") != self._lane.hex():
             raise self._taken_over()
         if last.hash != self._newest:

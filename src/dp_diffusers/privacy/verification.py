@@ -93,7 +93,8 @@ def verify_release(folder: Path, public_key: Path | None = None) -> Verification
         recomputed, unfollowed = _epsilon(certificate)
         problems += [*unfollowed, *_ledger(certificate), *_hashes(certificate)]
     except (DPDiffusersError, *_MALFORMED) as error:
-        problems.append(f"the certificate cannot be followed: {error}")
+        lacking = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        problems.append(f"the certificate cannot be followed: {lacking}")
     try:
         problems += [*changed(folder, certificate.files), *unlisted(folder, certificate.files)]
     except OSError as error:

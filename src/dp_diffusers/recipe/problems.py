@@ -6,6 +6,7 @@ May import pydantic; never numpy, never torch. Source: the error contract of the
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -94,9 +95,11 @@ def _expectation(kind: str, context: Mapping[str, Any]) -> str:
 
 def _hint(path: KeyPath, value: object, kind: str, model: type[BaseModel]) -> str | None:
     """What a key is for; for a number or a name that was written as the other, how to write it."""
-    if isinstance(value, str) and kind in _NUMBERS and _is_number(value):
+    if isinstance(value, str) and kind in _NUMBERS and _is_finite(value):
         return "write the number without the quotes"
     if kind == "string_type" and isinstance(value, bool | int | float):
+        if isinstance(value, bool):  # what was written is not known here: yes, no, on, off, true or false
+            return "text that YAML takes for true or false stands in quotes, as it is: 'no', 'yes'"
         return f"text that looks like something else stands in quotes: '{shown(value)}'"
     return _description(tuple(part for part in path if isinstance(part, str)), model)
 
@@ -104,12 +107,11 @@ def _hint(path: KeyPath, value: object, kind: str, model: type[BaseModel]) -> st
 _NUMBERS = {"int_type", "float_type"}
 
 
-def _is_number(text: str) -> bool:
+def _is_finite(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _choice(

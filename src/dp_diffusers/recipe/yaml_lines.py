@@ -27,6 +27,10 @@ _FLOAT = re.compile(
 )
 
 
+_INTEGER = re.compile(r"^(?:[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+)$")
+_REPLACED = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
+
+
 class YamlSyntaxError(Exception):
     """The text is not YAML. `line` counts from 1; it is None where the parser knows none."""
 
@@ -53,7 +57,12 @@ class Located:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 floats, and with characters that JSON escapes in two halves."""
+    """SafeLoader with YAML 1.2 numbers (010 is ten), and with characters that JSON escapes in two halves."""
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        """The number of a scalar, decimal or 0x; never octal or in sixties."""
+        text = self.construct_scalar(node).replace("_", "")
+        return int(text, 16 if text.startswith("0x") else 10)
 
     def construct_whole(self, node: yaml.ScalarNode) -> str:
         """The text of a scalar. Raises `UnicodeDecodeError` (a `ValueError`) for a half without the other."""
@@ -62,10 +71,12 @@ class _Loader(yaml.SafeLoader):
 
 # PyYAML's own resolvers are shared between classes: copied first, so that only ours changes.
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_whole)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
@@ -139,6 +150,8 @@ def _mark(loader: _Loader, node: yaml.Node, path: KeyPath, located: Located) -> 
             if key_node.tag == "tag:yaml.org,2002:merge":
                 line = key_node.start_mark.line + 1
                 raise YamlSyntaxError(line, "merge keys (<<) are not read", "write the keys out")
+            if key_node.tag == "tag:yaml.org,2002:bool":  # `on:` is a key called on
+                key_node.tag = "tag:yaml.org,2002:str"
             key = loader.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 continue  # construct_document raises the proper error

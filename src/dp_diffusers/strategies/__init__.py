@@ -32,6 +32,11 @@ def document_of(spec: Any) -> dict[str, Any]:
         return {"name": "lora"}
     if isinstance(spec, Mapping):
         return {str(key): _plain(value) for key, value in spec.items()}
+    if isinstance(spec, str | int | float | list | tuple):
+        raise ParameterError(
+            f"expected a strategy as a mapping or a peft.LoraConfig, got {spec!r}",
+            hint="such as {'name': 'lora', 'rank': 8}",
+        )
     facts = spec.to_dict() if hasattr(spec, "to_dict") else {**vars(spec)}
     facts.pop("peft_version", None)
     return {"kind": type(spec).__name__, **{str(key): _plain(value) for key, value in facts.items()}}

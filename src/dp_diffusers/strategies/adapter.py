@@ -13,7 +13,7 @@ from pathlib import Path
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dp_diffusers.errors import ModelError
@@ -34,7 +34,7 @@ def require_none(network: nn.Module) -> None:
     if has_adapter(network):
         raise ModelError(
             "the model has an adapter already",
-            hint="load the pipeline again; the same call then resumes",
+            hint="load the pipeline again: a training leaves its adapter in the model that it was given",
         )
 
 
@@ -51,7 +51,8 @@ def save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {**adapter_state(network), **in_place.tensors(network)}
     tensors = {_PREFIX + name: value.detach().contiguous().cpu() for name, value in state.items()}
-    save_file(tensors, folder / "adapter_model.safetensors")
+    # `save_file` lets nobody else read what it writes, and this is what may be read
+    (folder / "adapter_model.safetensors").write_bytes(save(tensors))
     config.save_pretrained(folder)
 
 

@@ -124,6 +124,11 @@ def _require_usable(config: LoraConfig) -> None:
             f"LoraConfig(bias={config.bias!r}) is not supported: biases of the network are not trained",
             hint='use Lora(also=["bias"]) or lora_bias=True for biases of the adapter, or strategy bias',
         )
+    if config.target_modules is None and not getattr(config, "target_parameters", None):
+        raise ParameterError(
+            "LoraConfig names no target_modules, and peft knows none for a diffusion model",
+            hint='target_modules=["to_q", "to_k", "to_v", "to_out.0"]',
+        )
     start = config.init_lora_weights
     if not isinstance(start, bool) and str(start).lower() not in STARTS:
         raise ParameterError(
