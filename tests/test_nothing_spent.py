@@ -112,8 +112,9 @@ def test_another_plan_in_the_folder_than_in_the_ledger_is_refused(tiny_recipe: P
 def test_guarantee_a_missing_ledger_is_not_made_again(tiny_recipe: Path, tmp_path: Path) -> None:
     _stopped(tiny_recipe, tmp_path / "run")
     (tmp_path / "tiny.ledger").unlink()
-    with pytest.raises(LedgerError, match="no ledger at"):
+    with pytest.raises(LedgerError, match=r"no ledger at .*, to which this run was charged") as refused:
         train(Recipe.load(tiny_recipe), tmp_path / "run")
+    assert "put it back" in str(refused.value.hint)
     assert not (tmp_path / "tiny.ledger").exists()
 
 

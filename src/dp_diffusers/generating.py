@@ -129,10 +129,10 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         progress(message=f"{kept.target} holds these images already")
         return kept.target
     target = kept.target if out is None else out
-    require_writable(target, format)
-    require_out_apart(target, release.settings())
     if out is not None:
         require_outside_release(target, release.path)
+    require_writable(target, format)
+    require_out_apart(target, release.settings())
     pixels = _sampled(job, ranks, progress)
     names = None if job.classes is None else job.classes.names
     pixels, labels, as_asked = _labelled(job, pixels, progress)

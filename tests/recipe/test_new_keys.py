@@ -62,3 +62,7 @@ def test_only_where_it_runs_may_differ(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"training\.ema, generation\.images differ") as caught:
         require_same_recipe(run, settings)
     assert "another --out" in str(caught.value.hint)
+    settings["data"]["path"] = str(tmp_path / "elsewhere" / "x.parquet")
+    with pytest.raises(RunFolderError, match=r"data\.path") as caught:
+        require_same_recipe(run, settings)
+    assert "where nothing is now" in str(caught.value.hint)

@@ -1,0 +1,72 @@
+"""What a file says of its picture beside the pixels: which way is up, and what is black and white."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.errors import DataError, ParameterError
+from dp_diffusers.images_out import png
+
+ORIENTATION = 0x0112
+
+
+def stored(picture: Image.Image, root: Path, name: str = "a.tiff", **options: object) -> Path:
+    root.mkdir(exist_ok=True)
+    picture.save(root / name, **options)  # type: ignore[arg-type]
+    return root
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_a_turned_picture_is_read_the_right_way_up(tmp_path: Path, kind: str) -> None:
+    levels = np.zeros((16, 16), np.uint8)
+    levels[:8] = 200
+    exif = Image.Exif()
+    exif[ORIENTATION] = 3  # upside down
+    root = stored(Image.fromarray(levels), tmp_path / "x", f"a.{kind}", exif=exif.tobytes())
+    images = PrivateImages.from_folder(root, labels=None).images
+    assert images[0, 2, 2, 0] < 20 < 180 < images[0, 13, 2, 0]
+
+
+def test_sixteen_bits_in_a_wider_type_keep_their_range(tmp_path: Path) -> None:
+    root = stored(Image.fromarray(np.full((8, 8), 0x8000, np.int32)), tmp_path / "x")
+    assert PrivateImages.from_folder(root, labels=None).images[0, 0, 0, 0] == 0x80
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.full((8, 8), 0.5, np.float32), np.full((8, 8), 70_000, np.int32), np.full((8, 8), -1, np.int32)],
+)
+def test_guarantee_values_of_another_range_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    root = stored(Image.fromarray(values), tmp_path / "x")
+    with pytest.raises(DataError, match=r"another range than 8 or 16 bits: .*a\.tiff") as refused:
+        PrivateImages.from_folder(root, labels=None)
+    assert "8 or 16 bits" in str(refused.value.hint)
+
+
+def labelled(path: Path, labels: pa.Array) -> Path:
+    pictures = [{"bytes": png(np.zeros((8, 8, 1), np.uint8)), "path": None}] * len(labels)
+    pq.write_table(pa.table({"image": pictures, "label": labels}), path)
+    return path
+
+
+def test_whole_numbers_that_pandas_wrote_as_fractions_are_labels(tmp_path: Path) -> None:
+    file = labelled(tmp_path / "a.parquet", pa.array([0.0, 2.0, 1.0]))
+    labels = PrivateImages.from_parquet(file).labels
+    assert labels is not None
+    assert labels.tolist() == [0, 2, 1]
+    with pytest.raises(DataError, match="whole numbers or text, got float"):
+        PrivateImages.from_parquet(labelled(tmp_path / "b.parquet", pa.array([0.0, 1.5])))
+
+
+@pytest.mark.parametrize("classes", [[], ["a", "b", "a"]])
+def test_classes_are_distinct_and_some(tmp_path: Path, classes: list[str]) -> None:
+    file = labelled(tmp_path / "a.parquet", pa.array([0, 1, 2]))
+    with pytest.raises(ParameterError, match="distinct names, at least one"):
+        PrivateImages.from_parquet(file, classes=classes)
