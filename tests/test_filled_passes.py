@@ -15,10 +15,16 @@ from diffusers import DDPMScheduler, UNet2DModel
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.errors import GuaranteeError
+from dp_diffusers.mechanisms.dpsgd import DPSGD
+from dp_diffusers.pass_curve import rows_of_each_pass
+from dp_diffusers.recipe import TrainingSettings
 from dp_diffusers.rows import Rows, RowTable
-from dp_diffusers.training import Loop
+from engine_support import make_box
+from latent_support import tiny_latent_base
 
 sys.path.insert(0, str(Path(__file__).parent / "planted"))
 from planted_support import toy_images, toy_loop
@@ -44,10 +50,10 @@ def unet() -> Family:
     return family_of(Base(network=network, scheduler=DDPMScheduler()))
 
 
-def loop_of(data: PrivateImages, expected: int = UNITS, **runtime: Any) -> Loop:
-    mechanism = SimpleNamespace(expected_units=expected, mean_noise_std=lambda _: 0.0)
-    plan: Any = SimpleNamespace(mechanism=mechanism, noise_multiplier=1.0)
-    return toy_loop(data, plan=plan, runtime={"rows_per_pass": 64, **runtime})
+def plan_of(expected: int, population: int, unit: str = "image") -> Any:
+    """What a loop and the size of its passes ask of a plan."""
+    mechanism = DPSGD(steps=1, expected_units=expected, population=population)
+    return SimpleNamespace(mechanism=mechanism, noise_multiplier=1.0, budget=SimpleNamespace(unit=unit))
 
 
 def clipped_sum(units: np.ndarray) -> torch.Tensor:
@@ -61,10 +67,8 @@ def clipped_sum(units: np.ndarray) -> torch.Tensor:
         unit_count=UNITS,
     )
     family = unet()
-    mechanism = SimpleNamespace(expected_units=UNITS, mean_noise_std=lambda _: 0.0)
-    plan: Any = SimpleNamespace(mechanism=mechanism, noise_multiplier=1.0)
     runtime = {"dtype": "bfloat16", "rows_per_pass": UNITS}
-    loop = toy_loop(images, plan=plan, runtime=runtime, family=family)
+    loop = toy_loop(images, plan=plan_of(UNITS, UNITS), runtime=runtime, family=family)
     keys = RunKeys.for_tests(0)
     box = PrivateGradient(
         family.network,
@@ -99,31 +103,93 @@ def test_planted_the_last_pass_has_as_many_rows_as_came(monkeypatch: pytest.Monk
     assert others > 1e-2
 
 
-@pytest.mark.parametrize(
-    ("runtime", "expected", "sizes"),
-    [
-        ({"dtype": "float32"}, 64, [64, 6]),
-        ({"dtype": "bfloat16"}, 64, [64, 64]),
-        ({"dtype": "bfloat16"}, 30, [30, 30, 30]),  # no pass is larger than what is expected of a step
-    ],
-)
-def test_how_many_rows_a_pass_has(runtime: dict[str, Any], expected: int, sizes: list[int]) -> None:
-    loop = loop_of(toy_images(70), expected, **runtime)
+@pytest.mark.parametrize(("dtype", "sizes"), [("float32", [64, 6]), ("bfloat16", [64, 64])])
+def test_how_many_rows_a_pass_has(dtype: str, sizes: list[int]) -> None:
+    runtime = {"dtype": dtype, "rows_per_pass": 64}
+    loop = toy_loop(toy_images(70), plan=plan_of(400, 800), runtime=runtime)
     assert [len(rows.owner) for rows in loop.passes(0, np.arange(70))] == sizes
 
 
+@pytest.mark.parametrize(
+    ("expected", "population", "draws", "most", "processes", "rows"),
+    [
+        (4096, 60_000, 1, 10_000, 1, 4405),  # one pass of all that can come: 8 % more than is expected
+        (4096, 60_000, 1, 256, 1, 256),  # as many as fit
+        (64, 1000, 1, 256, 1, 16),  # all that can come would be too many more: four passes and a part
+        (64, 1000, 8, 256, 1, 128),
+        (64, 1000, 8, 100, 1, 96),  # whole units
+        (64, 1000, 8, 5, 1, 5),  # which do not fit
+        (64, 64, 1, 256, 1, 64),  # nobody is left out: what is expected is what comes
+        (4096, 60_000, 1, 10_000, 4, 1102),  # a fourth in each of four processes
+    ],
+)
+def test_passes_have_one_public_size(
+    expected: int, population: int, draws: int, most: int, processes: int, rows: int
+) -> None:
+    training = TrainingSettings(noise_draws=draws)
+    assert rows_of_each_pass(plan_of(expected, population), training, most, processes) == rows
+
+
 @pytest.mark.parametrize("draws", [1, 3])
-def test_what_fills_a_pass_up_adds_nothing(draws: int) -> None:
+def test_what_fills_a_pass_up_is_nobodys(draws: int) -> None:
     owner = np.array([0, 0, 1, 2, 2, 2])
     table = RowTable(owner, noise_draws=draws, max_images=3)
     for rows in table.passes(RunKeys.for_tests(0), 0, np.arange(3), 7):
         filled = rows.filled(7)
-        assert len(filled.owner) == 7
+        own = len(rows.owner)
+        assert (len(filled.owner), filled.filling) == (7, 7 - own)
         assert filled.complete == rows.complete
-        both = (np.bincount(each.owner, each.weight, minlength=3) for each in (rows, filled))
-        np.testing.assert_array_equal(*both)
-        assert set(filled.owner) == set(rows.owner)
+        np.testing.assert_array_equal(filled.owner[:own], rows.owner)
+        assert not set(filled.owner[own:]) & set(rows.owner)
+        assert not filled.weight[own:].any()
+
+
+def test_a_filled_pass_folds_as_the_others_do() -> None:
+    table = RowTable(np.arange(5), noise_draws=4, max_images=1)
+    (rows,) = table.passes(RunKeys.for_tests(0), 0, np.arange(5), 32)
+    owners = RowOwners.of(torch.from_numpy(rows.filled(32).owner))
+    assert (owners.fold, owners.count, owners.count_without(12)) == (4, 8, 5)
+
+
+@pytest.mark.parametrize("owner", [[0, 1, 1, 1], [1, 2, 0, 0], [0, 0, 0, 0]])
+def test_guarantee_rows_of_anyone_fill_nothing_up(owner: list[int]) -> None:
+    with pytest.raises(GuaranteeError, match="come last, under larger owners"):
+        RowOwners.of(torch.tensor(owner)).count_without(2)
+
+
+@pytest.mark.parametrize("clipping", ["flat", "automatic"])
+def test_guarantee_what_fills_up_is_in_no_sum_and_may_be_anything(clipping: str) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 2)
+    inputs = torch.randn(6, 3)
+    inputs[4:] = torch.tensor([float("nan"), 1e30, 1.0])
+    sums = []
+    for count, filling in ((4, 0), (6, 2)):
+        box = make_box(net, clipping=clipping)
+        for first in (0, 10):  # in two passes: nobody comes back
+            owner = first + torch.arange(count)
+            losses = net(inputs[:count]).square().sum(1)
+            box.accumulate(losses, owner, torch.ones(count), complete=True, filling=filling)
+        totals, surplus = box._sum.take()
+        sums.append(torch.cat([*(total.flatten() for total in totals), torch.tensor([surplus])]))
+    assert torch.allclose(*sums, rtol=1e-6, atol=1e-12)
 
 
 def test_a_step_without_units_has_no_pass() -> None:
-    assert list(loop_of(toy_images(5), dtype="bfloat16").passes(0, np.arange(0))) == []
+    loop = toy_loop(toy_images(5), plan=plan_of(4, 8), runtime={"dtype": "bfloat16"})
+    assert list(loop.passes(0, np.arange(0))) == []
+
+
+@pytest.mark.parametrize("count", [5, 64, 70])
+def test_guarantee_each_chunk_of_images_is_encoded_as_if_all_were_whole(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    family = family_of(tiny_latent_base(autoencoder="kl"))
+    vae = family.base.parts["vqvae"]
+    encode = vae.encode
+    monkeypatch.setattr(vae, "encode", lambda part: sizes.append(len(part)) or encode(part))
+    side = family.size
+    images = np.random.default_rng(0).integers(0, 255, (count, side, side, family.channels), dtype=np.uint8)
+    assert len(family.encode(images)) == count
+    assert len(set(sizes)) == 1

@@ -52,8 +52,8 @@ def account_of(job: Job, folder: RunFolder) -> Any:
             f"the ledger {ledger.path} holds another plan for this run than {folder.root}",
             hint="give another --out; a plan cannot change while its run goes on",
         )
-    _say_whose_cap(job, ledger)
     try:
+        _say_whose_cap(job, ledger)
         folder.write(RUN, {**named, "head": ledger.head})
     except BaseException:
         if not known:

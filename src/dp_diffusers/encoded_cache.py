@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from dp_diffusers.augmentation import Variant, augment
+from dp_diffusers.engine.precision import exact_convolutions
 from dp_diffusers.row_store import Block, RowStore, forget
 from dp_diffusers.tenths import by_tenths
 
@@ -63,7 +64,8 @@ class EncodedCache:
         """The rows `start` to `stop`: one variant of all images after the other."""
         variant, image = np.divmod(np.arange(start, stop), len(self.images))
         shown = augment(self.images[image], variant, self.variants)
-        return {_COLUMN: self.encode(shown).numpy().astype(np.float32, copy=False)}
+        with exact_convolutions():
+            return {_COLUMN: self.encode(shown).numpy().astype(np.float32, copy=False)}
 
     @cached_property
     def _full_key(self) -> str:

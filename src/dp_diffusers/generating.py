@@ -68,14 +68,16 @@ def generate(
             the last bits of the arithmetic; nor does `compiled`, which compiles the network first.
         progress: called with `step, steps, unit, seconds` or `message`; a step is an image.
 
-    Raises `ParameterError` for counts that make no sense, an `out` that is there already, or where nothing
-    can be compiled, `RunFolderError` where someone deletes what was made.
+    Raises `ParameterError` for counts that make no sense, an `out` that is there already or lies elsewhere in
+    the release, or where nothing can be compiled, `RunFolderError` where someone deletes what was made.
     """
     release = release if isinstance(release, Release) else Release.open(release)
     chosen = settings or GenerationSettings(**(release.settings().get("generation") or {}))
     release.folder.create()
     if out is not None and Path(out).resolve() == (release.path / IMAGES).resolve():
         out = None  # the place that they have anyway
+    if out is not None:
+        require_outside_release(Path(out), release.path)
     ranks = ranks_of_environment()
     job = ImageJob(
         release=release,
@@ -129,8 +131,6 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         progress(message=f"{kept.target} holds these images already")
         return kept.target
     target = kept.target if out is None else out
-    if out is not None:
-        require_outside_release(target, release.path)
     require_writable(target, format)
     require_out_apart(target, release.settings())
     pixels = _sampled(job, ranks, progress)

@@ -124,8 +124,7 @@ def settings_of_call(
     further = {
         "base_classes": None if base_classes is None else list(base_classes),
         "caption": data.caption,
-        "class_names_from_data": (told and data.class_names_from_data)
-        or bool(declared and data.names_in_file),
+        "class_names_from_data": _names_of_data(data, used=told or not family.takes_text),
         "captions": True if data.captions is not None else None,  # that there are some, never what they say
         "evolution": None if evolution is None else evolution.to_dict(),
         "teacher": None if teacher is None else teacher.model_dump(mode="json"),
@@ -141,3 +140,8 @@ def settings_of_call(
         "runtime": runtime.model_dump(mode="json"),
         **{name: value for name, value in further.items() if value not in (None, False)},
     }
+
+
+def _names_of_data(data: PrivateImages, *, used: bool) -> bool:
+    """Whether names of classes that nobody but the data said become part of the release."""
+    return used and data.class_names is not None and (data.class_names_from_data or data.names_in_file)

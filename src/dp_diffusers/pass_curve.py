@@ -17,6 +17,9 @@ SHARE_OF_A_STEP: Final = 0.2
 """What trying may take: of the time that the largest step would take."""
 ALIKE: Final = 1.03
 """Times of a row that differ by less count as the same: a smaller pass is then as good."""
+SPARE: Final = 1.125
+"""Rows of a step that are all but surely enough may be so many times those expected, to be one pass."""
+PASSES_OF_A_STEP: Final = 4
 FARTHEST: Final = 4
 """A pass may be so many times as large as the largest that was tried."""
 
@@ -154,3 +157,18 @@ def rows_of_a_unit(plan: Any, training: Any) -> int:
     images = 1 if alone else training.max_images_per_unit
     rows: int = training.noise_draws * training.augmentations * images
     return rows
+
+
+def rows_of_each_pass(plan: Any, training: Any, most: int, processes: int = 1) -> int:
+    """One public number of rows for all passes of a step, at most `most`, of which the last is filled up.
+
+    All rows of a step where these are surely little more than are expected; else a fourth of what is
+    expected, so that on average no more than an eighth of a step is for nothing. Whole units where they fit.
+    """
+    whole = rows_of_a_unit(plan, training)
+    expected = plan.mechanism.expected_units * whole / processes
+    needed = math.ceil(rows_needed(plan, training) / processes / whole) * whole
+    if needed <= min(most, SPARE * expected):
+        return needed
+    rows = min(most, max(whole, int(expected / PASSES_OF_A_STEP)))
+    return max(1, rows - rows % whole if rows > whole else rows)

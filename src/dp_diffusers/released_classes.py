@@ -2,7 +2,7 @@
 
 Guarantees that only public knowledge decides: the base's classes, and names that whoever wrote the recipe
 gave. May import `base_classes` only. A training that took its class names from the data declared
-none, unless a caption tells them: then the certificate says where they are from.
+none, unless a caption tells them, or a file's schema does: then the certificate says where they are from.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ReleasedClasses:
 
 
 def declared_names(settings: Mapping[str, Any]) -> list[str] | None:
-    """The class names of a resolved recipe, or of the settings of `finetune`: never found in the data."""
+    """The class names of a resolved recipe, or of the settings of `finetune`: no label of an image."""
     return (settings.get("data") or {}).get("classes") or settings.get("classes")
 
 

@@ -4,7 +4,7 @@ Guarantees:
 - the rows of a unit are a pure function of (stream, step, unit) and of that unit's own images;
 - their weights sum to one, and all rows of a unit are neighbours: it is clipped once however passes are cut;
 - a pass holds at most `rows_per_pass` rows, and memory follows the rows, however unequal the units are;
-- filled up, a pass adds up to the same: what fills it has weight 0.
+- what fills a pass up belongs to nobody: it has owners of its own, which a box drops, and weight 0.
 May import numpy only; the stream is handed in.
 """
 
@@ -29,6 +29,8 @@ class Rows:
     image: np.ndarray  # [R] int64
     variant: np.ndarray  # [R] int64, 0 for the image as it is
     weight: np.ndarray  # [R] float32
+    filling: int = 0  # the last so many rows fill the pass up
+    group: int = 1  # in groups of so many
 
     @property
     def slots(self) -> int:
@@ -41,30 +43,36 @@ class Rows:
         return replace(self, **{name: getattr(self, name)[start:stop] for name in names})
 
     def filled(self, count: int) -> Rows:
-        """`count` rows: after these the last of them again and again, with weight 0.
+        """`count` rows: after these, rows of the last unit again and again, in groups as large as its own.
 
-        It fills up with a row of its last owner, whose own gradient is masked where that row is not finite.
+        Where every unit has as many rows, and the room is a multiple of it, the pass folds as it did.
         """
+        sizes = np.bincount(self.position)
         missing = count - len(self.position)
         if missing <= 0 or len(self.position) == 0:
             return self
-        last = np.full(missing, len(self.position) - 1)
+        size = int(sizes[-1])
+        group = size if np.all(sizes == size) and missing % size == 0 else missing
+        last = len(self.position) - size + np.arange(missing) % size
         index = np.concatenate([np.arange(len(self.position)), last])
         names = ("position", "slot", "image", "variant", "weight")
         again = replace(self, **{name: getattr(self, name)[index] for name in names})
         again.weight[-missing:] = 0.0
-        return again
+        return replace(again, filling=missing, group=group)
 
     @property
     def owner(self) -> np.ndarray:
-        """int64 `[R]`: the unit of each row."""
+        """int64 `[R]`: the unit of each row; numbers that no unit has for those that fill the pass up."""
         owner: np.ndarray = self.units[self.position]
+        if self.filling:
+            owner[-self.filling :] = self.units.max() + 1 + np.arange(self.filling) // self.group
         return owner
 
     @property
     def complete(self) -> bool:
         """Whether the last rows of its units in this step are here; they come in the order of their slots."""
-        return len(self.slot) == 0 or bool(self.slot[-1] + 1 == self.counts[self.position[-1]])
+        last = len(self.slot) - self.filling - 1
+        return last < 0 or bool(self.slot[last] + 1 == self.counts[self.position[last]])
 
 
 class RowTable:

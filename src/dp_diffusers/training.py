@@ -32,6 +32,7 @@ from dp_diffusers.encodings import encodings_of
 from dp_diffusers.engine.precision import exact_convolutions
 from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError, RunFolderError, counted
 from dp_diffusers.out_of_memory import fits, halved
+from dp_diffusers.pass_curve import rows_of_each_pass
 from dp_diffusers.processes import ALONE, Team
 from dp_diffusers.processes.same_weights import sums_of_bits
 from dp_diffusers.processes.shares import share_of
@@ -214,13 +215,14 @@ class Loop:
             work()
             return
         while not fits(work, undo):
-            self.most_rows = halved(self.most_rows)
+            self.most_rows = halved(self.pass_rows)
             self.progress(message=f"out of memory: {counted(self.most_rows, 'row')} at a time from here on")
 
     def accumulate(self, box: Any, rows: Rows, step: int) -> None:
         """One pass: the rows' losses, whose they are, and their weights."""
         owner, weight = _tensor(rows.owner, self.device), _tensor(rows.weight, self.device)
-        box.accumulate(self.row_losses(rows, step), owner, weight, complete=rows.complete)
+        losses = self.row_losses(rows, step)
+        box.accumulate(losses, owner, weight, complete=rows.complete, filling=rows.filling)
 
     def passes(self, step: int, units: np.ndarray) -> Any:
         """The rows of a step, cut to fit in memory; passes of one size where that decides on the rounding."""
@@ -239,10 +241,7 @@ class Loop:
         """Rows of a pass: public, so that what fills a pass up tells nothing of how many units came."""
         if not self.rounds_coarsely:
             return self.most_rows
-        expected = (
-            self.plan.mechanism.expected_units * self.training.noise_draws * self.training.augmentations
-        )
-        return max(1, min(self.most_rows, int(expected)))
+        return rows_of_each_pass(self.plan, self.training, self.most_rows, self.team.ranks.count)
 
     @property
     def most_rows(self) -> int:

@@ -17,7 +17,7 @@ GIVEN: dict[str, Any] = {
     "names too": lambda net: net.named_parameters(),
     "a dictionary": lambda net: dict(net.named_parameters()),
     "a text": lambda net: "linear",
-    "nothing": lambda net: [],
+    "none": lambda net: None,
 }
 
 

@@ -90,7 +90,6 @@ WRONG = {
         lambda document: document["adapter"].update(trainable_parameters=0),
         "a training releases adapter/",
     ),
-    "nothing spent": (ledger(spent_epsilon=0.0), "spent epsilon 0, and this release is in it"),
     "less than nothing spent": (ledger(spent_epsilon=-5.0), "spent epsilon -5"),
     "no rule": (ledger(rule="none"), "this release is in it"),
     "planned to go back": (first(steps_planned=-7), "steps_planned -7 is not in"),

@@ -45,7 +45,7 @@ def test_guarantee_a_cap_that_is_not_written_is_no_wider_than_the_ledgers(ledger
     assert ledger.head == before
 
 
-@pytest.mark.parametrize("written", [Cap(4.0, 1e-4), Cap(3.0, 1e-5), None])
+@pytest.mark.parametrize("written", [Cap(4.0, 1e-4), Cap(3.0, 1e-5), Cap(1.0, 1e-4), None])
 def test_a_cap_that_is_written_has_to_be_the_ledgers(ledger, written):
     ledger.reserve(planned(1.0, Cap(3.0, 1e-4)))
     with pytest.raises(LedgerError, match=r"cap \(epsilon 3, delta 0.0001\) there"):

@@ -147,20 +147,6 @@ def test_what_is_no_float_stays_what_it_is(text: str, value: object) -> None:
     assert parse_value(text) == value
 
 
-@pytest.mark.parametrize(
-    ("text", "value"), [("010", 10), ("1_000", 1000), ("-7", -7), ("1:30", "1:30"), ("0o7", "0o7")]
-)
-def test_whole_numbers_are_decimal(text: str, value: object) -> None:
-    assert parse_value(text) == value
-
-
-@pytest.mark.parametrize("key", ["on", "no", "Yes"])
-def test_a_key_is_called_what_is_written(key: str) -> None:
-    located = parse(f"a: 1\n{key}: 2\n")
-    assert located.value == {"a": 1, key: 2}
-    assert located.lines[(key,)] == 2
-
-
 def test_yaml_builds_no_objects() -> None:
     with pytest.raises(YamlSyntaxError, match="constructor"):
         parse("a: !!python/object/apply:os.system ['true']")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -108,8 +109,7 @@ def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
         print(file=sys.stderr)
         complain("interrupted", RESUME)
         return ExitCode.INTERRUPTED
-    if isinstance(error, BrokenPipeError):  # nobody reads on, as behind `| head`: there is nobody to tell
-        _write_to_nobody()
+    if isinstance(error, BrokenPipeError) and _nobody_reads():  # as behind `| head`: there is nobody to tell
         return ExitCode.INTERRUPTED
     if isinstance(error, RecipeError):
         for index, (message, hint) in enumerate(error.problems):
@@ -132,12 +132,17 @@ def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
     return _crashed(error)
 
 
-def _write_to_nobody() -> None:
-    """What Python still holds back for the closed pipe would be an error at its end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _nobody_reads() -> bool:
+    """Whether stdout or stderr is a pipe that was closed; what is still to be written there goes nowhere."""
+    closed = False
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(nowhere, stream.fileno())
+            poll = select.poll()
+            poll.register(stream.fileno(), select.POLLOUT)
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+                closed = True
+    return closed
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -6,19 +6,18 @@ May import pydantic and PyYAML; the images are not opened. The keys are those of
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from dp_diffusers.data.sources import default_label, is_hub, kind_of
 from dp_diffusers.errors import DataError, InputError
 from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe.yaml_lines import dump_in_line
 
 HEAD = "# A private fine-tuning: `dp-diffusers plan {name}` says what it costs.\n"
 TAIL = "\n# All other keys and their defaults: `dp-diffusers init --all`, or docs/reference/recipe.md.\n"
@@ -155,10 +154,6 @@ def _section(model: BaseModel, prefix: str, written: Set[str], shown: Set[str] |
         if shown is not None and prefix + name not in shown:
             continue
         plain = value.model_dump() if isinstance(value, BaseModel) else value
-        text = (
-            yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=math.inf)
-            .removesuffix("\n")
-            .removesuffix("\n...")
-        )
+        text = dump_in_line(plain)
         mark = "" if prefix + name in written else "# "
         yield f"{indent}{mark}{name}: {text}".ljust(44) + f"  # {info.description}"

@@ -138,11 +138,13 @@ class Decoder:
 def _open(name: str, data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PIL says of a file is the file's own, and private
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
             # the second picture of an MPO is its preview
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             image.load()
+            turned = _turned(image)
     except MemoryError:
         raise
     except Exception as error:  # a decoder meets arbitrary bytes, and raises what it likes
@@ -152,28 +154,31 @@ def _open(name: str, data: bytes) -> Image.Image:
             f"image has {frames} frames: {name}", hint="store one picture of it, or each as an image"
         )
     _require_levels(image, name)
-    return ImageOps.exif_transpose(image)
+    return turned
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The right way up, as EXIF says; where that cannot be read, as it is stored."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a reader of arbitrary bytes raises what it likes
+        return image
 
 
 def _require_levels(image: Image.Image, name: str) -> None:
     """Raises `DataError` for values that are no levels of grey: nobody said which are black and white."""
-    if image.mode == "F" or (image.mode == "I" and not _within_sixteen_bits(image)):
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):  # of PNG they are 16 bits
         raise DataError(
             f"image holds values of another range than 8 or 16 bits: {name}",
             hint="store it as grey of 8 or 16 bits, with the black and white that you mean",
         )
 
 
-def _within_sixteen_bits(image: Image.Image) -> bool:
-    values = np.asarray(image)
-    return bool(values.min() >= 0 and values.max() <= 65535)
-
-
 def _eight_bits(image: Image.Image) -> Image.Image:
     """16-bit grey by its high byte: `convert` alone would clip everything above 255 to white."""
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        return Image.fromarray((values >> 8).astype(np.uint8))
+        return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
     return image
 
 

@@ -120,9 +120,8 @@ def _labels(path: str, name: str, values: list[Any]) -> list[Any]:
     kinds = {type(value) for value in values}
     if kinds in ({int}, {str}, {bool}):
         return [int(value) for value in values] if kinds == {bool} else values
-    if kinds == {float} and all(
-        value.is_integer() for value in values
-    ):  # as pandas writes what had gaps once
+    # as pandas writes what had gaps once
+    if kinds == {float} and all(value.is_integer() for value in values):
         return [int(value) for value in values]
     row = next((index for index, value in enumerate(values) if value is None), None)
     if row is not None:

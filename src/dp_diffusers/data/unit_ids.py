@@ -22,7 +22,7 @@ _AS_LIST = (
 
 
 def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
-    """The ids of a column: as they are, or for a list column as tuples, distinct and sorted.
+    """The ids of a column: one an image, or for a list column as tuples, distinct and sorted.
 
     Blanks around a text belong to no id, here as in a CSV file: `p1` and `p1 ` are one person.
 

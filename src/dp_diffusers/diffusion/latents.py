@@ -87,7 +87,7 @@ class Latents:
         if size % self.factor:
             raise DataError(f"expected images whose side is a multiple of {self.factor}, got {size}")
         pixels = to_tensor(images, size, self.image_channels)
-        encoded = _in_chunks(self.vae, pixels, size, lambda part: _mean(self.vae.encode(part)))  # type: ignore[operator]
+        encoded = _in_chunks(self.vae, pixels, size, lambda part: _mean(self.vae.encode(part)), whole=True)  # type: ignore[operator]
         mean, deviation = self._by_channel()
         return (encoded - mean) * self.scale / deviation
 
@@ -114,19 +114,33 @@ def _mean(encoded: Any) -> torch.Tensor:
     return found.mode() if hasattr(found, "mode") and not isinstance(found, torch.Tensor) else found  # type: ignore[no-any-return]
 
 
+def _filled(part: torch.Tensor, count: int) -> torch.Tensor:
+    missing = count - len(part)
+    return part if missing <= 0 else torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
+
+
 def _in_chunks(
-    vae: nn.Module, inputs: torch.Tensor, side: int, function: Callable[[torch.Tensor], torch.Tensor]
+    vae: nn.Module,
+    inputs: torch.Tensor,
+    side: int,
+    function: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    whole: bool = False,
 ) -> torch.Tensor:
     """float32 on the CPU, of one input at least; the autoencoder works where it lies, without dropout.
 
-    side: of an image in pixels.
+    side: of an image in pixels. whole: the last chunk is as large as the others, filled up with blanks, so
+    that how many images there are chooses no other kernel, which rounds in another way, for any of them.
     """
     chunk = max(1, min(CHUNK, MOST_PIXELS // side**2))
     place = next(vae.parameters())
     training = vae.training
     vae.eval()
     try:
-        done = [function(part.to(place)).float().cpu() for part in torch.split(inputs, chunk)]
+        done = [
+            function(_filled(part, chunk if whole else 0).to(place))[: len(part)].float().cpu()
+            for part in torch.split(inputs, chunk)
+        ]
     finally:
         vae.train(training)
     return torch.cat(done)

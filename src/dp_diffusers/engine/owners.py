@@ -51,6 +51,18 @@ class RowOwners:
         """U, the number of distinct owners."""
         return len(self.ids)
 
+    def count_without(self, filling: int) -> int:
+        """How many owners have rows before the last `filling` ones, which belong to nobody.
+
+        Raises `GuaranteeError` unless those that fill up have owners of their own, the last ones.
+        """
+        if filling == 0:
+            return self.count
+        own, nobody = self.index[: self.rows - filling], self.index[self.rows - filling :]
+        if not 0 < filling < self.rows or int(own.max()) >= int(nobody.min()):
+            raise GuaranteeError("rows that fill a pass up come last, under larger owners that nobody has")
+        return int(own.max()) + 1
+
     def merge(self, rows: Tensor) -> Tensor:
         """`[R, T, D]` to `[U, K*T, D]` where the rows fold (no copy, no cost), else unchanged."""
         return rows.reshape(self.count, -1, rows.shape[-1]) if self.fold > 1 else rows

@@ -18,8 +18,10 @@ def trainable_of(parameters: nn.Module | Iterable[nn.Parameter]) -> list[nn.Para
     if isinstance(parameters, nn.Module):
         found = list(trainable(parameters).values())
     else:
-        given = [] if isinstance(parameters, str | Tensor | Mapping) else list(parameters)
-        if not given or not all(isinstance(each, Tensor) for each in given):
+        many = isinstance(parameters, Iterable) and not isinstance(parameters, str | Tensor | Mapping)
+        given = list(parameters) if many else None
+        wrong = given is None or not all(isinstance(each, Tensor) for each in given)
+        if given is None or wrong:
             raise ParameterError(
                 "expected an nn.Module, or the parameters themselves",
                 hint="the model, or model.parameters(); without their names",

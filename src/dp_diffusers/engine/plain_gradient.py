@@ -47,9 +47,9 @@ class PlainGradient:
         return list(self._parameters)
 
     def accumulate(
-        self, row_losses: Tensor, owner: Tensor, weight: Tensor, *, complete: bool = False
+        self, row_losses: Tensor, owner: Tensor, weight: Tensor, *, complete: bool = False, filling: int = 0
     ) -> None:
-        """Adds the gradient of `sum(weight * row_losses)`; owners play no role."""
+        """Adds the gradient of `sum(weight * row_losses)`; owners play no role; what fills up weighs 0."""
         check_pass(row_losses, owner, weight)
         if len(row_losses) == 0:
             return

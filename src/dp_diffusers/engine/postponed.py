@@ -125,3 +125,10 @@ def measured(squares: Tensor, absolute: Tensor, terms: int) -> tuple[Tensor, Ten
 
 def _beside(factors: Tensor, rows: Tensor) -> Tensor:
     return factors.view(-1, *[1] * (rows.ndim - 1))
+
+
+def first_of(gradient: Gradient | None, count: int) -> Gradient | None:
+    """That of the first `count` owners of a pass."""
+    if isinstance(gradient, Postponed):
+        return gradient.of(torch.arange(count, device=gradient.lengths.device))
+    return None if gradient is None else gradient[:count]

@@ -22,6 +22,7 @@ from dp_diffusers.engine.groups import layer_groups
 from dp_diffusers.engine.noise import noise_std, noisy
 from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.passes import check_pass, set_grads, trainable_of
+from dp_diffusers.engine.postponed import first_of
 from dp_diffusers.engine.quantile import Quantile
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.engine.together import ONE_PROCESS, Together
@@ -97,7 +98,7 @@ class PrivateGradient:
         return list(self._source.parameters)
 
     def accumulate(
-        self, row_losses: Tensor, owner: Tensor, weight: Tensor, *, complete: bool = False
+        self, row_losses: Tensor, owner: Tensor, weight: Tensor, *, complete: bool = False, filling: int = 0
     ) -> None:
         """Adds one pass: `row_losses [R]` in the graph, `owner [R]` int64, `weight [R]` (1/K for K rows of an
         owner).
@@ -105,7 +106,9 @@ class PrivateGradient:
         Rows of an owner may span consecutive passes. Raises `GuaranteeError` for an owner that comes back
         later, `ModelError` for a layer whose rows are not these, both before anything is added; no rows is a
         no-op. complete: no owner of this pass has rows in the next one, which saves memory; one that has
-        comes back later.
+        comes back later. filling: the last so many rows, under owners of their own, are nobody's: they make
+        passes of one size, which matters where a kernel for fewer rows rounds by more than the noise covers
+        (bfloat16, TF32), and are dropped.
         """
         try:
             check_pass(row_losses, owner, weight)
@@ -114,11 +117,14 @@ class PrivateGradient:
             if self._gathered is not None:
                 raise GuaranteeError("the sums of this step were gathered: nothing can be added to them")
             owners = RowOwners.of(owner.to(row_losses.device))
-            self._sum.refuse_returning(owners.ids)
+            kept = owners.count_without(filling)
+            self._sum.refuse_returning(owners.ids[:kept])
             weight = weight.detach().to(row_losses)
             gradients = self._source.compute(row_losses, weight, owners)
             usable = owners.all_rows(row_losses.detach().isfinite())
-            self._sum.add(owners.ids, gradients, usable, complete=complete)
+            if kept < owners.count:
+                gradients = [first_of(gradient, kept) for gradient in gradients]
+            self._sum.add(owners.ids[:kept], gradients, usable[:kept], complete=complete)
         finally:
             self._source.forget()
 

@@ -31,9 +31,8 @@ from dp_diffusers.evaluation.trials import require_schedule
 from dp_diffusers.kept_images import digest_of
 from dp_diffusers.rounding import rounded_up_text
 
-CLOSE: Final = (
-    1e-3  # of the largest logit: far above what an image's neighbours in a batch change by rounding
-)
+# of the largest logit: far above what an image's neighbours in a batch change by rounding
+CLOSE: Final = 1e-3
 NORMAL_95: Final = 1.96
 BLOCK: Final = 500
 

@@ -8,7 +8,7 @@ standard library only, so that a recipe can be validated without numpy. Source: 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dp_diffusers.errors import ParameterError, unknown_name, within
@@ -57,8 +57,8 @@ class Budget:
     nothing, the number of units public) or "replace" (one unit's images replaced by any others, the number
     of units public). The first two have the same privacy loss here; "replace" promises more, so that the
     same noise costs about twice the epsilon. `cap` limits all runs on the ledger: by default the budget
-    itself, `None` records without a limit. The first run of a ledger fixes it; a later one whose cap is its
-    own budget comes under the ledger's.
+    itself, `None` records without a limit. The first run of a ledger fixes it; a later one that is given none
+    comes under the ledger's.
     Raises `ParameterError` for epsilon outside [0.01, 100], delta outside (1e-15, 1), an unknown adjacency.
     """
 
@@ -67,6 +67,8 @@ class Budget:
     unit: str
     adjacency: str
     cap: Cap | None
+    asks_for_no_cap: bool = field(compare=False, repr=False)
+    """Whether none was given, so that the ledger's holds; once written down, one like the budget is none."""
 
     def __init__(
         self,
@@ -81,13 +83,9 @@ class Budget:
         _check_adjacency(adjacency)
         fields: dict[str, Any] = {"epsilon": float(epsilon), "delta": float(delta), "unit": unit}
         fields |= {"adjacency": adjacency, "cap": _resolve_cap(cap, epsilon, delta)}
+        fields |= {"asks_for_no_cap": isinstance(cap, _SameAsBudget)}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
-
-    @property
-    def asks_for_no_cap(self) -> bool:
-        """Whether the cap is the budget itself, as where none is given: then that of the ledger holds."""
-        return self.cap == Cap(self.epsilon, self.delta)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON; `from_dict` reads it back."""
@@ -104,7 +102,10 @@ class Budget:
     def from_dict(cls, document: Mapping[str, Any]) -> Budget:
         """Reads what `to_dict` wrote. Raises `ParameterError` for anything else."""
         try:
-            return cls(**{name: document[name] for name in ("epsilon", "delta", "unit", "adjacency", "cap")})
+            given = {name: document[name] for name in ("epsilon", "delta", "unit", "adjacency", "cap")}
+            if given["cap"] == {name: given[name] for name in ("epsilon", "delta")}:
+                given["cap"] = SAME_AS_BUDGET
+            return cls(**given)
         except (KeyError, TypeError) as error:
             raise ParameterError(f"not a budget: {error}") from error
 

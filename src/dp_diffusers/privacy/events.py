@@ -53,8 +53,6 @@ class Record(Protocol):
 
 
 _QUANTILE: Final = ("target_quantile", "quantile_rate", "quantile_noise")
-
-
 CLIPPINGS: Final = ("flat", "automatic", "per_layer", "adaptive")
 
 

@@ -179,6 +179,10 @@ class Ledger:
             terms.require(budget, self.path)
             (self.terms or terms).require(budget, self.path)
             self._require_same_order(terms)
+            if self.terms is None and terms.cap != budget.cap:  # those of a run that was cancelled just now
+                raise LedgerError(
+                    f"another process ended in the ledger {self.path} just now", hint="run again"
+                )
             if self.has_run(run_id):
                 raise LedgerError(f"run {run_id} is in the ledger {self.path} already", hint="resume it")
             self._require_room([*(run.cost for run in self.runs()), planned], terms)

@@ -216,7 +216,7 @@ def _ledger(certificate: Certificate) -> Iterator[str]:
     spent, cap, head = (certificate.ledger.get(name) for name in ("spent_epsilon", "cap_epsilon", "head"))
     if not _is_number(spent) or not (cap is None or _is_number(cap)):
         yield "the ledger's numbers are missing"
-    elif spent < 0 or (spent == 0 and certificate.epsilon) or certificate.ledger.get("rule") == "none":
+    elif spent < 0 or certificate.ledger.get("rule") == "none":
         yield f"the ledger spent epsilon {spent:.6g}, and this release is in it"
     elif cap is not None and spent > cap * (1 + 1e-9):
         yield f"the ledger spent epsilon {spent:.6g}, above its cap of {cap:g}"

@@ -13,7 +13,7 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.evolution import PE
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
-from dp_diffusers.privacy.budget import Budget, Cap
+from dp_diffusers.privacy.budget import SAME_AS_BUDGET, Budget, Cap
 from dp_diffusers.recipe.queries import queries_of, require_base_classes
 from dp_diffusers.rounding import rounded_up_text
 
@@ -27,12 +27,13 @@ def budget_of(recipe: Recipe) -> Budget:
     settings = recipe.budget
     limit = settings.cap
     cap = None if limit is None else Cap(epsilon=limit.epsilon, delta=limit.delta)
+    written = "cap" in settings.model_fields_set
     return Budget(
         epsilon=settings.epsilon,
         delta=settings.delta,
         unit=settings.unit,
         adjacency=settings.adjacency,
-        cap=cap,
+        cap=cap if written else SAME_AS_BUDGET,
     )
 
 

@@ -7,6 +7,7 @@ Source: PyYAML's composer (node marks), YAML 1.2 core schema for floats.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -25,8 +26,6 @@ _FLOAT = re.compile(
          |\.(?:nan|NaN|NAN))$""",
     re.VERBOSE,
 )
-
-
 _INTEGER = re.compile(r"^(?:[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+)$")
 _REPLACED = ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
 
@@ -87,12 +86,21 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.yaml_implicit_resolvers = {
     first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
 }
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", _INTEGER, list("-+0123456789"))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def dump(value: Any) -> str:
     """Plain data as YAML that `parse` reads back equal, keys in their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def dump_in_line(value: Any) -> str:
+    """The same on one line, as the value of a key."""
+    text: str = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def parse(text: str) -> Located:

@@ -7,13 +7,14 @@ for bit, when peft or `load_adapter` reads it into the same base. May import tor
 
 from __future__ import annotations
 
+import stat
 import warnings
 from pathlib import Path
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dp_diffusers.errors import ModelError
@@ -51,9 +52,11 @@ def save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {**adapter_state(network), **in_place.tensors(network)}
     tensors = {_PREFIX + name: value.detach().contiguous().cpu() for name, value in state.items()}
-    # `save_file` lets nobody else read what it writes, and this is what may be read
-    (folder / "adapter_model.safetensors").write_bytes(save(tensors))
+    save_file(tensors, folder / "adapter_model.safetensors")
     config.save_pretrained(folder)
+    # safetensors lets nobody else read what it writes, and this is what may be read, as the other file is
+    mode = stat.S_IMODE((folder / "adapter_config.json").stat().st_mode)
+    (folder / "adapter_model.safetensors").chmod(mode)
 
 
 def adapter_state(network: nn.Module) -> dict[str, Tensor]:
