@@ -122,3 +122,22 @@ def test_a_ledger_without_its_newest_trigger_is_refused(tmp_path, plan):
     connection.close()
     with pytest.raises(LedgerError, match="triggers were changed"):
         Ledger.open(path)
+
+
+def test_guarantee_nobody_begins_a_ledger_under_the_cap_of_a_run_that_was_given_up(tmp_path, monkeypatch):
+    plans = [Plan.calibrate(Budget(1.0, 1e-4, **cap), DPSGD(**SIZES)) for cap in ({"cap": None}, {})]
+    path, right = tmp_path / "data.ledger", CostCurve.certified
+    with Ledger.open(path) as mine, Ledger.open(path) as theirs:
+        first = theirs.reserve(plans[0])
+
+        def late(self, steps):
+            monkeypatch.setattr(CostCurve, "certified", right)
+            first.cancel()
+            return right(self, steps)
+
+        monkeypatch.setattr(CostCurve, "certified", late)
+        with pytest.raises(LedgerError, match="ended in the ledger"):
+            mine.reserve(plans[1])
+        assert mine.reserve(plans[1]).limit > 0
+        assert mine.terms is not None
+        assert mine.terms.cap == plans[1].budget.cap

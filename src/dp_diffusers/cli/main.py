@@ -101,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
     """Says what went wrong. `given`: the words of the command line. Returns: the exit code."""
+    piped = isinstance(error, BrokenPipeError) or (isinstance(error, SystemExit) and error.code == 1)
+    if piped and _nobody_reads():  # as behind `| head`, which click ends with 1: there is nobody to tell
+        return ExitCode.INTERRUPTED
     if isinstance(error, SystemExit):
         return ExitCode(error.code) if isinstance(error.code, int) else ExitCode.BUG
     if isinstance(error, EndedElsewhere):
@@ -108,8 +111,6 @@ def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         print(file=sys.stderr)
         complain("interrupted", RESUME)
-        return ExitCode.INTERRUPTED
-    if isinstance(error, BrokenPipeError) and _nobody_reads():  # as behind `| head`: there is nobody to tell
         return ExitCode.INTERRUPTED
     if isinstance(error, RecipeError):
         for index, (message, hint) in enumerate(error.problems):

@@ -6,6 +6,7 @@ May import the standard library alone. Manners: uv's style guide, NO_COLOR.
 
 from __future__ import annotations
 
+import contextlib
 import json as json_library
 import os
 import sys
@@ -44,11 +45,12 @@ def say(text: str) -> None:
 
 
 def complain(message: str, hint: str | None = None) -> None:
-    """An error on stderr: `error: …`, and after a blank line `hint: …`."""
-    print(f"{_painted('error:', '31')} {message}", file=sys.stderr)
-    if hint:
-        print(f"\n{_painted('hint:', '36')} {hint}", file=sys.stderr)
-    sys.stderr.flush()
+    """An error on stderr: `error: …`, and after a blank line `hint: …`; unsaid where nobody reads."""
+    with contextlib.suppress(BrokenPipeError):
+        print(f"{_painted('error:', '31')} {message}", file=sys.stderr)
+        if hint:
+            print(f"\n{_painted('hint:', '36')} {hint}", file=sys.stderr)
+        sys.stderr.flush()
 
 
 def _painted(text: str, code: str) -> str:
