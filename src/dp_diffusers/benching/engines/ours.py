@@ -18,6 +18,7 @@ from dp_diffusers.benching.work import Work
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.precision import exact_convolutions
 from dp_diffusers.engine.unit_grads import HookedUnitGradients
 
 
@@ -38,7 +39,8 @@ class Ours(Engine):
     def step(self, number: int) -> None:
         """One step of the training loop; the first one makes the plan and the ledger."""
         box, work = self._box, self._work
-        box.accumulate(work.losses(self.draws(number)), work.owner, work.weight, complete=True)
+        with exact_convolutions():
+            box.accumulate(work.losses(self.draws(number)), work.owner, work.weight, complete=True)
         box.release(number, self._payment.charge(number))
         self._optimizer.step()
 
