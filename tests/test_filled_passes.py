@@ -15,7 +15,9 @@ from diffusers import DDPMScheduler, UNet2DModel
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
+from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.postponed import Postponed
 from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError
@@ -193,3 +195,26 @@ def test_guarantee_each_chunk_of_images_is_encoded_as_if_all_were_whole(
     images = np.random.default_rng(0).integers(0, 255, (count, side, side, family.channels), dtype=np.uint8)
     assert len(family.encode(images)) == count
     assert len(set(sizes)) == 1
+
+
+@pytest.mark.parametrize("fold", [1, 4])
+def test_what_fills_up_is_dropped_from_large_layers_too(fold: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Linear(256, 256)
+    inputs = torch.randn(6 * fold, 2, 256)
+    owner = torch.arange(6).repeat_interleave(fold)
+    kinds, add = set(), ClippedSum.add
+
+    def noted(self: ClippedSum, ids: list[int], gradients: Any, usable: torch.Tensor, **more: Any) -> None:
+        kinds.update(map(type, gradients))
+        add(self, ids, gradients, usable, **more)
+
+    monkeypatch.setattr(ClippedSum, "add", noted)
+    sums = []
+    for count, filling in ((4 * fold, 0), (6 * fold, 2 * fold)):
+        box = make_box(net)
+        losses = net(inputs[:count]).square().sum((1, 2))
+        box.accumulate(losses, owner[:count], torch.full((count,), 1 / fold), filling=filling)
+        sums.append(torch.cat([total.flatten() for total in box._sum.take()[0]]))
+    assert Postponed in kinds
+    assert float((sums[0] - sums[1]).norm() / sums[0].norm()) < 1e-5
