@@ -239,7 +239,7 @@ class Loop:
     @property
     def pass_rows(self) -> int:
         """Rows of a pass: public, so that what fills a pass up tells nothing of how many units came."""
-        if not self.rounds_coarsely:
+        if not self.rounds_coarsely or self.plan is None:
             return self.most_rows
         return rows_of_each_pass(self.plan, self.training, self.most_rows, self.team.ranks.count)
 
