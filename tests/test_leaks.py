@@ -191,6 +191,8 @@ def lines_of(printed: Any, recipe: Path, out: Path) -> list[str]:
 def printed_for(
     recipe: Path, make: Any, capfd: pytest.CaptureFixture[str], *, count: int, seed: int, name: str
 ) -> list[str]:
+    for ledger in recipe.parent.glob("*.ledger*"):  # of the run before: a new one says what lies beside it
+        ledger.unlink()
     capfd.readouterr()
     out, code = run(recipe, make, images=private_images(count, seed), name=name)
     printed = capfd.readouterr()
