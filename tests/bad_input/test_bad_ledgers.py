@@ -78,6 +78,7 @@ def without_cap(folder: Path) -> None:
 
 
 NEWEST = "newest copy"
+TRAIN = ("train", "{folder}/recipe.yaml", "--out", "{folder}/run", "--quiet", "--set")
 ROWS = [
     row("no ledger", "show {folder}/x.ledger", "ledger not found: .*x.ledger", "first training writes one"),
     row("a folder", "show {folder}", "expected a ledger file, got the folder", "a file"),
@@ -146,30 +147,14 @@ ROWS = [
     row("unknown verb", "burn L", "no such command 'burn'", "ledger --help"),
     Row(
         name="train on another unit's ledger",
-        command=(
-            "train",
-            "{folder}/recipe.yaml",
-            "--out",
-            "{folder}/run",
-            "--quiet",
-            "--set",
-            "budget.unit=patient",
-        ),
+        command=(*TRAIN, "budget.unit=patient"),
         says="begun with other terms: unit image there, patient asked",
         hint="budget.unit",
         spoil=with_base,
     ),
     Row(
         name="train beyond the cap",
-        command=(
-            "train",
-            "{folder}/recipe.yaml",
-            "--out",
-            "{folder}/run",
-            "--quiet",
-            "--set",
-            "budget.epsilon=2.5",
-        ),
+        command=(*TRAIN, "budget.epsilon=2.5"),
         says=r"would bring the ledger .* above its cap of 3",
         hint="left",
         code=3,
@@ -177,15 +162,7 @@ ROWS = [
     ),
     Row(
         name="train beyond the ledger's cap without a cap of its own",
-        command=(
-            "train",
-            "{folder}/recipe.yaml",
-            "--out",
-            "{folder}/run",
-            "--quiet",
-            "--set",
-            "budget.epsilon=2.5",
-        ),
+        command=(*TRAIN, "budget.epsilon=2.5"),
         says=r"would bring the ledger .* above its cap of 3",
         hint="left",
         code=3,

@@ -1,7 +1,7 @@
 """What has to hold of the mechanisms that a certificate lists, each by itself and beside the others.
 
 Guarantee: a mechanism that this package could not have run is a problem, however small its epsilon would be.
-Standard library and the records only, never torch. Source: the contract of the certificate; the same is asked
+Imports privacy/ only, never torch. Source: the contract of the certificate; the same is asked
 of a plan, by the mechanisms themselves.
 """
 
