@@ -111,6 +111,7 @@ def test_version_and_bare_call(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["plna"], "no such command 'plna'", "did you mean 'plan'?"),
         (["ledger", "shwo"], "no such command 'shwo'", "did you mean 'show'?"),
+        (["ledger", "init"], "no such command 'init'", "`dp-diffusers ledger --help` lists what there is"),
         (["plan", "x", "--jsn"], "no such option: --jsn", "did you mean '--json'?"),
         (["plan"], "missing argument 'RECIPE'", "`dp-diffusers plan --help` lists what there is"),
         (["ledger"], "missing command", "`dp-diffusers ledger --help` lists what there is"),

@@ -213,6 +213,19 @@ def test_guarantee_sentences_follow_from_the_numbers(release: Path, change: str)
     assert "do not follow from its numbers" in problem or "not a certificate" in problem
 
 
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [("dp-diffusers 99.1.0", True), ("dp-diffusers \x1b[2J 99", False), ("other 1.0", False), (3, False)],
+)
+def test_another_versions_sentences_are_for_that_version(release: Path, named: object, told: bool) -> None:
+    document = read(release)
+    document["software"] = named
+    SENTENCES["another unit"](document)
+    forge(release, document)
+    (problem,) = Certificate.verify(release).problems
+    assert problem.endswith(": verify with dp-diffusers 99.1.0, which it names") is told
+
+
 @pytest.mark.planted
 def test_planted_sentences_that_nobody_reads(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = read(release)

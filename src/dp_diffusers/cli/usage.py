@@ -41,7 +41,7 @@ def _close(error: BaseException, message: str, suggestion: str, verbs: Iterable[
         if name := re.sub(r"['\"?\s]", "", word):
             return name
     if "no such command" in message:
-        return nearest(message.split("'")[1], verbs)
+        return nearest(message.split("'")[1], _commands_there(error, verbs))
     return next(iter(getattr(error, "possibilities", None) or []), None)
 
 
@@ -67,6 +67,13 @@ def _given(option: str, words: Sequence[str]) -> str:
         if word.startswith(f"{option}="):
             return f", got {word.partition('=')[2]}"
     return ""
+
+
+def _commands_there(error: BaseException, verbs: Iterable[str]) -> Iterable[str]:
+    """The commands of the group that was asked (`ledger` has its own), else all verbs."""
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    own: Iterable[str] | None = getattr(command, "commands", None)
+    return verbs if own is None else own
 
 
 def _command(error: BaseException, given: Sequence[str], verbs: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,7 +239,13 @@ def _sentences(certificate: Certificate) -> list[str]:
     except (DPDiffusersError, *_MALFORMED):
         follow = False
     words = f"assumptions and statements do not follow from its numbers, as {software()} words them"
-    return [] if follow else [words]
+    return [] if follow else [words + _other_writer(certificate.software)]
+
+
+def _other_writer(named: Any) -> str:
+    """What to do where another version may have written the sentences, else ""."""
+    version = isinstance(named, str) and re.fullmatch(r"dp-diffusers \d[0-9A-Za-z.+]{0,40}", named)
+    return f": verify with {named}, which it names" if version and named != software() else ""
 
 
 def _follow(document: Mapping[str, Any]) -> bool:
