@@ -2,9 +2,11 @@
 
     python benchmarks/label_public.py RUN tinyimagenet32-train.parquet --per-class 2000 --out FOLDER
 
-Of each class the images are kept on which the teacher's answer for it is furthest above all others. A
-function of public images and of the release alone: it costs no privacy. `--limit` looks at the first so many
-images of a fixed shuffle.
+Of each class the images are kept on which a linear teacher's answer for it is furthest above all others. By
+a teacher with clusters images are kept as the private units are spread over them, as
+`generation.candidates` keeps drawn ones: so many in all, about as many of each class. A function of public
+images and of the release alone: it costs no privacy. `--limit` looks at the first so many images of a fixed
+shuffle.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dp_diffusers.chosen_images import chosen_images
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.images_out import write_images
 from dp_diffusers.release import Release
+from dp_diffusers.teacher import Teacher
 
 _BLOCK = 512
 
@@ -30,6 +34,28 @@ def chosen(answers: np.ndarray, per_class: int) -> np.ndarray:
     margins = ranked[:, -1] - ranked[:, -2]
     order = np.argsort(-margins, kind="stable")
     return np.sort(np.concatenate([order[labels[order] == k][:per_class] for k in range(answers.shape[1])]))
+
+
+def spread(teacher: Teacher, images: np.ndarray, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 places of the images kept, rising, and their classes, by a teacher with clusters."""
+    classes = len(teacher.classes.labels)
+    labels, weights = teacher.judged(images)
+    assert weights is not None
+    kept = chosen_images(
+        weights * teacher.rarity(np.full(classes, 1 / classes))[labels], classes * per_class, 0
+    )
+    return kept, labels[kept]
+
+
+def clearest(teacher: Teacher, images: np.ndarray, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64 places of the images kept, rising, and their classes, by a linear teacher."""
+    answers = []
+    for start in range(0, len(images), _BLOCK):
+        answers.append(teacher.answers(images[start : start + _BLOCK]))
+        print(f"{min(start + _BLOCK, len(images)):,} of {len(images):,}", file=sys.stderr)
+    found = np.concatenate(answers)
+    kept = chosen(found, per_class)
+    return kept, found[kept].argmax(1)
 
 
 def main() -> None:
@@ -48,17 +74,11 @@ def main() -> None:
         raise SystemExit(f"error: {asked.run} has no teacher")
     public = read_images(asked.images, on_disk=True).images
     some = np.sort(np.random.default_rng(0).permutation(len(public))[: asked.limit])
-    answers = []
-    for start in range(0, len(some), _BLOCK):
-        answers.append(teacher.answers(np.stack([public[place] for place in some[start : start + _BLOCK]])))
-        print(f"{min(start + _BLOCK, len(some)):,} of {len(some):,}", file=sys.stderr)
-    found = np.concatenate(answers)
-    kept = chosen(found, asked.per_class)
-    labels = found[kept].argmax(1)
-    counts = np.bincount(labels, minlength=found.shape[1]).tolist()
+    images = np.stack([public[place] for place in some])
+    kept, labels = (spread if teacher.has_clusters else clearest)(teacher, images, asked.per_class)
+    counts = np.bincount(labels, minlength=len(teacher.classes.labels)).tolist()
     print(json.dumps({"looked_at": len(some), "images_of_each_class": counts}))
-    images = np.stack([public[place] for place in some[kept]])
-    write_images(images, labels, teacher.classes.names, asked.out, format="parquet")
+    write_images(images[kept], labels, teacher.classes.names, asked.out, format="parquet")
 
 
 if __name__ == "__main__":

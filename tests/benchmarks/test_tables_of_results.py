@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -342,3 +343,17 @@ def test_of_each_class_the_clearest_public_images_are_kept() -> None:
     answers = np.array([[0.9, 0.1], [0.6, 0.5], [0.8, 0.1], [0.2, 0.3], [0.0, 0.0]])
     assert label_public.chosen(answers, 2).tolist() == [0, 2, 3]
     assert label_public.chosen(answers, 9).tolist() == [0, 1, 2, 3], "the last has no class"
+
+
+def test_by_counts_in_clusters_public_images_are_kept_as_the_units_are_spread() -> None:
+    clusters, pixels = np.arange(300) // 100, np.arange(300, dtype=np.uint8).reshape(300, 1, 1, 1)
+    labels, units = np.array([0, 1, -1]), np.array([30.0, 10.0, 0.0])
+    teacher: Any = SimpleNamespace(
+        classes=SimpleNamespace(labels=(4, 7)),
+        judged=lambda images: (labels[clusters], (units / 100)[clusters]),
+        rarity=lambda shares: shares / np.array([0.75, 0.25]),
+    )
+    kept, given = label_public.spread(teacher, pixels, 20)
+    assert (np.diff(kept) > 0).all()
+    assert (given == labels[clusters[kept]]).all()
+    assert np.bincount(given, minlength=2).tolist() == [20, 20], "classes as asked, though units differ"
