@@ -30,6 +30,13 @@ def test_an_image_is_protected_on_its_own() -> None:
     assert "id" not in first.split()
 
 
+@pytest.mark.parametrize(("steps", "words"), [(1, "In the one step"), (20, "In each of 20 steps")])
+def test_steps_are_counted_in_words_that_fit(steps: int, words: str) -> None:
+    record = DPSGD(steps=steps, expected_units=100, population=1000).record(1.2)
+    text = explain(Budget(1.0, 1e-5), record, 1.0, 1.05)
+    assert f"{words} every image takes part on its own with probability 0.1 (100 expected of 1,000)." in text
+
+
 def test_a_person_is_protected_with_all_images() -> None:
     assert "each patient_id, meaning all images that carry its id, together:" in _words(1.0, "patient_id")
     assert any(

@@ -90,14 +90,14 @@ def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
         return
     if record.name == "pe":
         yield (
-            f"In each of {record.steps:,} iterations every {_name(budget)} has one vote for the synthetic "
+            f"In {_each_of(record.steps, 'iteration')} every {_name(budget)} has one vote for the synthetic "
             "images nearest to it, shared among its images; Gaussian noise of "
             f"{record.noise_multiplier:.4f} votes (noise multiplier) is added to the count of each synthetic "
             "image."
         )
         return
     yield (
-        f"Each of {record.steps:,} steps includes every {_name(budget)} on its own with probability "
+        f"In {_each_of(record.steps, 'step')} every {_name(budget)} takes part on its own with probability "
         f"{record.sampling_probability:.6g} ({record.expected_units:,} expected of {record.population:,})."
     )
     yield (
@@ -111,6 +111,10 @@ def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
             "sqrt(steps) x units / noise multiplier; of all trained numbers, that by the root of their "
             "count. Compare settings by it."
         )
+
+
+def _each_of(times: int, what: str) -> str:
+    return f"each of {times:,} {what}s" if times > 1 else f"the one {what}"
 
 
 def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
