@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dp_diffusers.diffusion import merged_from
 from dp_diffusers.errors import ModelError, ParameterError, VerificationError
+from dp_diffusers.merged_classes import name_classes
 from dp_diffusers.merging_card import merged_card
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, sha256_of_file
@@ -61,6 +62,7 @@ def merge(release: Release | str | Path, out: str | Path, *, base: str | Path | 
     origins = [*certificate.base_model.get("merged_from", ()), _origin(certificate, folder)]
     with _placing(target.resolve()) as built:
         _write(opened, built)
+        name_classes(built, certificate.classes)
         merged_from.save(built, origins)
         takes_text = family_of(opened).takes_text
         card = merged_card(certificate.to_dict(), origins, takes_text=takes_text)
