@@ -63,6 +63,9 @@ def test_a_run_is_certified_and_makes_images_of_each_class(recipe: Recipe, tmp_p
         assert np.array_equal(mine[: len(kept)], kept), "the population itself comes first"
         assert not np.array_equal(mine[len(kept)], kept[0]), "and then variations of it"
     assert len([facts for facts in said if "step" in facts]) == 3
+    told = [str(facts["message"]) for facts in said if "message" in facts]
+    for work in ("drawing the images that are voted for first", "varying the images of iteration 3"):
+        assert [line for line in told if line.startswith(work)][-1] == f"{work}: 100 %"
     assert not any(
         set(facts) - {"step", "steps", "epsilon", "budget", "seconds", "message"} for facts in said
     )

@@ -11,7 +11,7 @@ May import torch. Source: Lin, Gopi, Kulkarni, Nori and Yekhanin 2024 (ICLR, arX
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from dp_diffusers.evolution_settings import EvolutionSettings
 from dp_diffusers.mechanisms.evolution import noisy_votes, votes
 from dp_diffusers.released_classes import ReleasedClasses
 from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.tenths import by_tenths
 
 Progress = Callable[..., None]
 
@@ -103,9 +104,8 @@ class Evolution:
         """Evolves to the plan's last iteration or the limit of the budget."""
         self.resume()
         if self.images is None:
-            self.images = np.concatenate(
-                list(sample(self.family, self.numbers, self.settings.samples, self.sampling))
-            )
+            first = sample(self.family, self.numbers, self.settings.samples, self.sampling)
+            self.images = self.gathered(first, "drawing the images that are voted for first")
         if not self.complete:
             self.evolve()
 
@@ -170,7 +170,15 @@ class Evolution:
             level=self.settings.level(step, steps),
             streams=[f"{seed}/{step}/{index}" for index in range(len(chosen))],
         )
-        return np.concatenate(list(new))
+        return self.gathered(new, f"varying the images of iteration {step + 1}")
+
+    def gathered(self, batches: Iterable[np.ndarray], what: str) -> np.ndarray:
+        """All images of some batches, with a line for each tenth: how many there are is public."""
+        done, made = by_tenths(lambda line: self.progress(message=line), what), []
+        for batch in batches:
+            made.append(batch)
+            done(sum(map(len, made)) / self.settings.samples)
+        return np.concatenate(made)
 
     def report(self, step: int, steps: int, seconds: float) -> None:
         """One line of progress; it holds public numbers only."""

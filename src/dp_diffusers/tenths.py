@@ -1,4 +1,4 @@
-"""Progress of work on private images: a line for each tenth, the same ones for every data set.
+"""Progress of long work that has no steps: a line for each tenth, the same ones for every data set.
 
 Guarantee: how many images there are shows in no line. May import nothing.
 """
