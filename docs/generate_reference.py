@@ -37,9 +37,12 @@ PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false
 EXITS = {
     ExitCode.DONE: "done",
     ExitCode.BUG: "a bug of this package; the traceback is in a file whose path is printed",
-    ExitCode.BAD_INPUT: "bad input; nothing was spent",
-    ExitCode.BUDGET_REFUSED: "the budget or the cap does not allow it; nothing was spent",
-    ExitCode.VERIFICATION_NEGATIVE: "a certificate does not hold, or a release would hold something private",
+    ExitCode.BAD_INPUT: "bad input, and nothing was spent; or a disk, memory or run folder that failed under "
+    "way, and what was charged until then stays charged",
+    ExitCode.BUDGET_REFUSED: "the budget or the cap does not allow it, and nothing was spent; or the run was "
+    "closed under way",
+    ExitCode.VERIFICATION_NEGATIVE: "a certificate does not hold, a release would hold something private, an "
+    "audit refuted the claim, or a charged question was answered yes",
     ExitCode.INTERRUPTED: "interrupted; the same command resumes",
 }
 

@@ -166,12 +166,9 @@ def _what_helps(error: BudgetError, ledger: Ledger, plan: Plan) -> str:
     terms, budget = ledger.terms, plan.budget
     if terms is None or terms.cap is None or budget is None:
         return hint
-    delta = f"the cap's delta of {terms.cap.delta:g}, which the first run fixed, has no room for another "
-    delta += f"{budget.delta:g}"
-    if "deltas" in error.message:
-        return f"no smaller --charge helps: {delta}"
-    if terms.cap.delta < 2 * budget.delta:
-        return f"{hint}; {delta}, so only the Rényi filter counts here"
+    if "deltas" not in error.message and terms.cap.delta < 2 * budget.delta:
+        delta = f"the cap's delta of {terms.cap.delta:g}, which the first run fixed, has no room for another "
+        return f"{hint}; {delta}{budget.delta:g}, so only the Rényi filter counts here"
     return hint
 
 

@@ -1,7 +1,7 @@
 """Every error that a user can meet, and the exit code that each one carries.
 
     DPDiffusersError            exit 1   a bug of ours, unless a subclass says otherwise
-    ├── InputError              exit 2   something the caller gave is wrong; nothing was spent
+    ├── InputError              exit 2   something the caller gave is wrong, or failed under way
     │   ├── RecipeError                  a recipe file, all of its problems at once
     │   ├── DataError                    images, labels, units
     │   ├── ModelError                   a base model, a layer, an adapter
@@ -9,7 +9,7 @@
     │   ├── LedgerError                  a ledger that is locked, damaged or not the expected one
     │   ├── RunFolderError               a run folder that belongs to another recipe, a full disk
     │   └── DeviceMemoryError            one row at a time does not fit; that step was not charged
-    ├── BudgetError             exit 3   the budget or the cap forbids it; nothing was spent
+    ├── BudgetError             exit 3   the budget or the cap forbids it
     │   ├── BudgetExhausted              a run reached its limit; what is left of it is given up
     │   └── RunClosed                    a run that was settled or abandoned: it charges no more
     ├── VerificationError       exit 4   a certificate, a release or an audit that does not hold
@@ -51,7 +51,10 @@ class DPDiffusersError(Exception):
 
 
 class InputError(DPDiffusersError):
-    """Something the caller gave cannot be used; nothing was spent."""
+    """Something the caller gave cannot be used, and nothing was spent; or it failed under way.
+
+    What was charged before a disk, the memory or a run folder failed stays charged.
+    """
 
     exit_code = ExitCode.BAD_INPUT
 

@@ -103,8 +103,10 @@ def finetune(
 
     Raises:
         InputError: something given cannot be used, or the images belong to another unit than the budget
-            protects; nothing was spent.
-        BudgetError: the data set's cap does not allow the plan; nothing was spent.
+            protects, and nothing was spent; or disk, memory or folder failed under way, and what was charged
+            stays charged.
+        BudgetError: the data set's cap does not allow the plan, and nothing was spent; `RunClosed` where
+            someone closed the run under way.
     """
     training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
     if plan.budget is not None:

@@ -42,6 +42,16 @@ def test_guarantee_a_run_whose_steps_have_epsilon_zero_still_has_its_delta(cap):
     assert both.epsilon == math.inf if cap else both.delta == pytest.approx(1.8e-3)
 
 
+@pytest.mark.parametrize(("delta", "runs"), [(1e-5, 3), (1e-6, 7), (1e-7, 9), (0.1, 3)])
+def test_deltas_add_up_as_they_are_written(delta: float, runs: int):
+    """In binary fractions three times 1e-5 is above 3e-5."""
+    cap = Cap(50.0, float(f"{runs * delta:.3g}"))
+    terms = Terms(unit="image", adjacency="replace", cap=cap, order=None)
+    few = Cost(epsilon=1.0, delta=delta, epsilon_at_cap=1.0, renyi=None)
+    assert within_cap([few] * runs, terms)
+    assert not within_cap([few] * (runs + 1), terms)
+
+
 def test_several_runs_by_the_filter_at_half_of_delta():
     spent = total([cost(1.0, 0.2), cost(1.0, 0.3)], TERMS)
     assert (spent.rule, spent.delta) == ("filter", 1e-5)

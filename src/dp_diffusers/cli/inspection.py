@@ -76,7 +76,7 @@ def settle(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Close an open run at what it charged; it trains no further."""
+    """Close an open run for good; alone it counts all that it reserved."""
     configure(json=json, quiet=quiet)
     with _opened(path) as opened:
         closed = opened.settle(run, unseen=unseen, stopped_elsewhere=stopped_elsewhere)

@@ -209,7 +209,8 @@ def evaluate(
         typer.Option(
             "--features",
             metavar="NAME",
-            help="What FID, KID … compare: efficientnet-lite0-64, inception-v3[:WEIGHTS] or none.",
+            help="What FID, KID … compare: efficientnet-lite0-64 or -128, inception-v3[:WEIGHTS], the "
+            "folder of a network of your own, or none.",
         ),
     ] = "efficientnet-lite0-64",
     seeds: Annotated[

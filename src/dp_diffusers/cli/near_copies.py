@@ -27,7 +27,7 @@ def near_copies(
         typer.Option(
             "--features",
             metavar="NAME",
-            help="What sees them: efficientnet-lite0-64, inception-v3[:WEIGHTS].",
+            help="What sees them: efficientnet-lite0-64 or -128, inception-v3[:WEIGHTS], or a folder.",
         ),
     ] = "efficientnet-lite0-64",
     charge: Annotated[

@@ -48,8 +48,9 @@ def assumptions_of(
         "the cipher is taken to be indistinguishable from random.",
         "Floating point: noise is a sum of independent float64 draws rounded to a fixed grid; rounding "
         "effects beyond that are assumed away, not proved.",
-        "Trust: central model. Whoever ran this saw the images; machine, operating system, libraries and "
-        "ledger file were not tampered with.",
+        "Trust: central model. Whoever ran this saw the images; machine, operating system, libraries, "
+        "ledger file and, where several processes trained, the network between them were neither tampered "
+        "with nor listened to.",
         "Side channels: time, memory use and whatever the run wrote outside this release are not covered.",
         "Leak scan: the release was compared with the private images before it was certified, and a copy of "
         "one would have stopped it; that nothing did is an answer that epsilon does not cover.",

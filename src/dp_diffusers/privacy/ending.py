@@ -40,7 +40,7 @@ def find_run(ledger: Ledger, name: str) -> Run:
 
 
 def settle(ledger: Ledger, name: str, *, unseen: bool = False, stopped_elsewhere: bool = False) -> Run:
-    """Closes an open run at what it charged; one that is settled stays as it is.
+    """Closes an open run for good; one that is settled stays as it is.
 
     unseen: whoever decides to stop has seen nothing of what it released. stopped_elsewhere: the process that
     worked on it has ended, though its run folder cannot be seen from here. Raises `LedgerError` for a run

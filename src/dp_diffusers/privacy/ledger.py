@@ -233,7 +233,7 @@ class Ledger:
         return read_run(self.file, entry)
 
     def settle(self, run: str, *, unseen: bool = False, stopped_elsewhere: bool = False) -> Run:
-        """Closes an open run at what it charged; `run` may be the beginning of its name.
+        """Closes an open run for good; `run` may be the beginning of its name.
 
         unseen, stopped_elsewhere: see `ending.settle`. Raises `LedgerError` if it is unknown, charged
         nothing, is at work, or may be.
@@ -279,12 +279,17 @@ class Ledger:
         above = (
             f"to {rounded_up_text(wanted.epsilon)}, above its cap of {cap.epsilon:g} (delta {cap.delta:g})"
         )
+        hint = _what_is_left(cap.epsilon - spent.epsilon, others=len(costs) > 1)
         if math.isinf(wanted.epsilon):  # no filter for these mechanisms, and no room for another delta
             above = f"and the sum of its runs' deltas above what its cap of delta {cap.delta:g} has for them"
+            hint = (
+                f"no smaller budget.epsilon helps: the cap's delta of {cap.delta:g}, which the first run "
+                f"fixed, has no room for another {costs[-1].delta:g}"
+            )
         raise BudgetError(
             f"this run would bring the ledger {self.path} from epsilon "
             f"{rounded_up_text(spent.epsilon)} {above}",
-            hint=_what_is_left(cap.epsilon - spent.epsilon, others=len(costs) > 1),
+            hint=hint,
         )
 
 

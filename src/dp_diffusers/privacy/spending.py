@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -200,8 +201,8 @@ def _filtered(costs: Sequence[Cost], order: float | None, delta: float) -> float
 
 
 def _summed(costs: Sequence[Cost], delta: float) -> float:
-    if sum(cost.delta for cost in costs) > delta:
-        return math.inf
+    if sum(Decimal(repr(cost.delta)) for cost in costs) > Decimal(repr(delta)):
+        return math.inf  # three times 1e-5 is 3e-5 as whoever wrote it counts, and more in binary fractions
     return sum(cost.epsilon for cost in costs)
 
 

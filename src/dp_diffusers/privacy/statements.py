@@ -42,8 +42,9 @@ _QUESTIONS: Final = {
 _OF_EVERY_RUN: Final = {
     "trust_model": (
         "Central model: whoever ran the training saw the images. Trusted besides are the machine, its "
-        "operating system, the libraries and the ledger file. Those who receive the release are not "
-        "trusted at all."
+        "operating system, the libraries, the ledger file and, where several processes trained, the network "
+        "between them, which carries sums without noise. Those who receive the release are not trusted at "
+        "all."
     ),
     "population": (
         "No. It was declared beforehand, is taken to be public and was not counted from the data. The "
@@ -68,9 +69,9 @@ _OF_EVERY_RUN: Final = {
         "recorded: trials on the same private data are covered only if they are runs in the same ledger."
     ),
     "data_handling": (
-        "Not covered by epsilon. The private folder of the run keeps checkpoints and traces of the "
-        "images under mode 0700; it is to be kept like the images or deleted. Access to the images is "
-        "the owner's affair."
+        "Not covered by epsilon. The private folder of the run, mode 0700, keeps traces of the "
+        "images, and what a stopped run or a question about private images left; it is to be kept like the "
+        "images or deleted. Access to the images is the owner's affair."
     ),
     "post_processing": (
         "Yes, with no further cost: more images, other samplers, other uses. Only new looks at the "

@@ -17,7 +17,12 @@ class CapSettings(Section):
     """The limit of a data set over all of its runs."""
 
     epsilon: float = Field(ge=0.01, le=100, description="limit of the sum over runs")
-    delta: float = Field(default=1e-5, gt=1e-15, lt=1, description="limit of the sum over runs")
+    delta: float = Field(
+        default=1e-5,
+        gt=1e-15,
+        lt=1,
+        description="limit of the sum over runs; the budget's where it is left out",
+    )
 
 
 class BudgetSettings(Section):

@@ -34,7 +34,7 @@ class DataSettings(Section):
     )
     classes: list[str] | None = Field(
         default=None,
-        description="class names in order; null takes them from the data, and the certificate says so",
+        description="class names in order; null: those of the base, whose names text labels then carry",
     )
     base_classes: list[str | int] | None = Field(
         default=None,
@@ -83,7 +83,7 @@ class DataSettings(Section):
     def _distinct(cls, names: list[str] | None) -> list[str] | None:
         if names is not None and (not names or len(set(names)) < len(names) or "" in names):
             raise RefusedValueError(
-                "expected data.classes to be distinct names, at least one", "null takes the data's"
+                "expected data.classes to be distinct names, at least one", "null takes the base's"
             )
         return names
 

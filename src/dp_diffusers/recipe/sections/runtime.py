@@ -27,7 +27,7 @@ def _rows(value: object) -> object:
 class RuntimeSettings(Section):
     """Where it runs; may change on resume."""
 
-    device: str = Field(default="auto", pattern=DEVICES, description="auto, cpu, cuda, mps")
+    device: str = Field(default="auto", pattern=DEVICES, description="auto, cpu, cuda; mps cannot train")
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="of the forward and backward pass (autocast); norms, clip, sums and noise stay float32 "

@@ -52,7 +52,12 @@ class TrainingSettings(Section):
     public: PublicSettings | None = Field(
         default=None, description="public images mixed in without clip and noise; null: none"
     )
-    seed: int = Field(default=0, ge=0, le=SEEDS, description="initial adapters only; never the noise")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=SEEDS,
+        description="initial weights, draws of public images and of a warm-up's; never the noise",
+    )
 
     @model_validator(mode="before")
     @classmethod
