@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
+from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import PretrainRecipe, Recipe
 from dp_diffusers.recipe.sections import TeacherSettings
 
@@ -337,6 +338,26 @@ def test_a_table_of_this_repository_has_recipes_that_can_be_planned(
             (tmp_path / "one.yaml").write_text(yaml.safe_dump(keys))
             assert Recipe.load(tmp_path / "one.yaml").plan()
     assert len({row.name for row in table.rows}) == len(table.rows)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in TABLES if "after:" in path.read_text()], ids=lambda path: path.stem
+)
+def test_rows_that_follow_each_other_fit_one_ledger(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TeacherSettings, "require_there", lambda self: None)
+    table = Table.read(path)
+    made = tables.Maker(table, tmp_path / "data", tmp_path / "out")
+    for second in table.rows:
+        first = table.first(second)
+        if first is None:
+            continue
+        with Ledger.open(":memory:") as ledger:
+            for row in (first, second):
+                (tmp_path / "one.yaml").write_text(yaml.safe_dump(made._recipe_of(row, 0)))
+                ledger.reserve(Recipe.load(tmp_path / "one.yaml").plan())
+            assert ledger.spent().epsilon > 0.95 * 10, "most of the budget is used"
 
 
 def test_of_each_class_the_clearest_public_images_are_kept() -> None:

@@ -340,6 +340,6 @@ def test_plan_says_what_a_training_would_not_find(tmp_path: Path, capsys: pytest
     assert "note: base b is no folder here" in said.err
     assert f"note: data.path {tmp_path / 'x.csv'} is not there" in said.err
     assert "note: class names are not declared" in said.err
-    assert "every unit named by patient on its own" in said.out
+    assert "every unit named by patient takes part on its own" in said.out
     power, factor = re.search(r"at most e\^([\d.]+) = ([\d,]+)", said.out).groups()  # type: ignore[union-attr]
     assert f"{math.exp(float(power)):,.0f}" == factor

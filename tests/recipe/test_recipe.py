@@ -207,7 +207,7 @@ training:
         ("strategy.also=[norm, norm]", "without repetitions", None),
         ("runtime.rows_per_pass=0", "auto or a whole number > 0, got 0", None),
         ("runtime.device=gpu", "runtime.device to be auto, cpu, mps, cuda or cuda:N, got 'gpu'", None),
-        ("data.classes=[a, a]", "distinct names", "null takes the data's"),
+        ("data.classes=[a, a]", "distinct names", "null takes the base's"),
         ("data.path=", "expected data.path to be text, got null", None),
         ("training=3", "expected training to be a mapping of keys, got 3", None),
         ("budget.adjacency=replaced", "to be one of", "did you mean 'replace'?"),
