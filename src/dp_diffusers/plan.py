@@ -214,13 +214,13 @@ class Plan:
     def sampler(self, unit_count: int, keys: RunKeys) -> PoissonSampler | TruncatedPoissonSampler:
         """Which of `unit_count` units take part in each step.
 
-        Raises `ParameterError` for more units than `population` with `max_units`, unless the adjacency is
-        zero_out: a unit that left, or changed its place in the data, would make room for a surplus one, and
-        the theorem is about one unit.
+        Raises `ParameterError` for more units than `population` with `max_units`: a unit that left, was
+        blanked (which here is to have no images, and so no slot) or changed its place in the data would make
+        room for a surplus one, and the theorem is about one unit.
         """
         record = self.record
         limited = record is not None and record.max_units is not None
-        if limited and self.budget is not None and self.budget.adjacency != "zero_out":
+        if limited and self.budget is not None:
             require_slots(unit_count, self.mechanism.population)
         return self.mechanism.sampler(unit_count, keys)
 

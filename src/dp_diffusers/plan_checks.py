@@ -42,8 +42,8 @@ def require_slots(unit_count: int, population: int) -> None:
     if unit_count > population:
         raise ParameterError(
             f"the data hold more units than mechanism.population = {population}, which max_units takes as "
-            "public unless the adjacency is zero_out",
-            hint="raise population, or set budget.adjacency to zero_out",
+            "public",
+            hint="raise mechanism.population",
         )
 
 

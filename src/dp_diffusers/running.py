@@ -342,9 +342,10 @@ def require_unit(plan: Plan, data: PrivateImages) -> None:
     """Raises `ParameterError` unless the owners of the images are what the budget protects, as it does."""
     if plan.budget is not None and data.multi_owner and plan.budget.adjacency == "add_remove":
         raise ParameterError(
-            f"some images belong to several of {data.unit!r}: one more or fewer of them would change whose "
-            "images are used, which add_remove does not allow for",
-            hint="budget.adjacency: zero_out, where the owners stay; and a new ledger, if this run began it",
+            f"images may belong to several of {data.unit!r}, whose ids are lists: one more or fewer of them "
+            "would change whose images are used, which add_remove does not allow for",
+            hint="budget.adjacency: zero_out, where the owners stay, and a new ledger, if this run began it; "
+            "or one id an image, in a column that is no list",
         )
     if plan.budget is not None and plan.budget.unit != data.unit:
         raise ParameterError(

@@ -88,12 +88,14 @@ def test_owners_are_dense_and_images_of_dropped_sets_have_none() -> None:
     assert (found.unit_count, found.multi_owner) == (2, True)
 
 
-def test_lists_of_one_are_ordinary_units() -> None:
+def test_guarantee_the_type_of_ids_says_whether_images_may_be_shared() -> None:
+    """Were it said by their content, one shared photo more would be refused, and its absence certified."""
     ids = ["b", "a", "b", "c"]
     plain, listed = owners_of(ids, 4), owners_of([(name,) for name in ids], 4)
-    for found in (plain, listed):
-        assert found.owner.tolist() == [0, 1, 0, 2]
-        assert (found.kept.all(), found.unit_count, found.multi_owner) == (True, 3, False)
+    assert (plain.owner.tolist(), plain.multi_owner) == ([0, 1, 0, 2], False)
+    assert (listed.kept.all(), listed.unit_count, listed.multi_owner) == (True, 3, True)
+    shared = owners_of([(name,) for name in ids[:3]] + [("c", "d")], 4)
+    assert shared.multi_owner is listed.multi_owner
 
 
 def _opened(path: Path, people: Any, **options: Any) -> PrivateImages:
@@ -120,9 +122,9 @@ def test_a_list_column_of_a_parquet_file(kind: Any, tmp_path: Path) -> None:
     assert data.notes == []
 
 
-def test_a_list_column_of_single_people_is_an_ordinary_one(tmp_path: Path) -> None:
+def test_a_list_column_of_single_people_uses_all_images(tmp_path: Path) -> None:
     data = _opened(tmp_path, [[7], [7, 7], [9]])
-    assert (data.multi_owner, data.unit_count, data.owner.tolist()) == (False, 2, [0, 0, 1])
+    assert (data.multi_owner, data.unit_count, data.owner.tolist()) == (True, 2, [0, 0, 1])
     assert data.dropped.tolist() == []
 
 

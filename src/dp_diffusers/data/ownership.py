@@ -21,8 +21,8 @@ import numpy as np
 class Owners:
     """Which of a source's `N` images are used, and the unit of each of those.
 
-    kept: bool `[N]`. owner: int64 `[kept]`, dense. multi_owner: an image had several owners, so a unit is a
-    set of people.
+    kept: bool `[N]`. owner: int64 `[kept]`, dense. multi_owner: an image may have several owners, so a unit
+    is a set of people.
     """
 
     kept: np.ndarray
@@ -34,12 +34,13 @@ class Owners:
 def owners_of(units: Sequence[object] | None, count: int) -> Owners:
     """The units of `count` images. `units`: an id per image, a tuple of ids per image, or None for images.
 
-    Units of one id each are numbered as they come; sets of people as they are chosen.
+    Units of one id each are numbered as they come; sets of people as they are chosen. Which of the two it is
+    depends on the type of the ids, never on whether somebody shares an image: that would be one row's to say.
     """
     if units is None:
         return _all_kept(np.arange(count, dtype=np.int64), count)
     sets = [unit for unit in units if isinstance(unit, tuple)]
-    if all(len(people) == 1 for people in sets):
+    if not sets:
         numbers: dict[object, int] = {}
         owner = [numbers.setdefault(unit, len(numbers)) for unit in units]
         return _all_kept(np.asarray(owner, np.int64), len(numbers))
