@@ -34,7 +34,6 @@ from dp_diffusers.row_store import forget
 from dp_diffusers.run_folder import RUN, RunFolder
 from dp_diffusers.running import require_unit, run
 from dp_diffusers.strategies import strategy_of
-from dp_diffusers.strategies.lora import has_adapter, load_adapter
 
 if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe
@@ -170,8 +169,7 @@ def _reopened(folder: RunFolder, base: Base) -> Release:
     if not base.in_memory:
         return Release.open(folder.root)
     release = Release.open(folder.root, base=base)
-    if release.population is None and not has_adapter(base.network):
-        load_adapter(base.network, folder.adapter)
+    release.hold()
     return release
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.errors import ModelError, VerificationError
 from dp_diffusers.evolution_card import population_card
 from dp_diffusers.evolution_population import Population, saved_population
+from dp_diffusers.held_base import require_unchanged, take_up
 from dp_diffusers.kept_images import KeptImages
 from dp_diffusers.leak_scan import FOUND, Secrets, require_no_leak
 from dp_diffusers.model_card import model_card
@@ -56,6 +57,7 @@ class Release:
     folder: RunFolder
     certificate: Certificate
     base: Base | None = None
+    _state: str | None = field(default=None, repr=False)  # of a base that came as an object, see `held_base`
 
     @property
     def path(self) -> Path:
@@ -125,11 +127,24 @@ class Release:
         """What gives images their labels; None for a run that asked for none."""
         return saved_teacher(self.path)
 
+    def hold(self) -> None:
+        """Takes up a base that came as an object; later calls find it as it was.
+
+        Raises `ModelError` where it is another base, carries another adapter, or was changed since.
+        """
+        assert self.base is not None
+        if self._state is not None:
+            require_unchanged(self.base, self._state)
+            return
+        adapter = None if self.population else self.folder.adapter
+        self._state = take_up(self.base, adapter, str(self.certificate.base_model["sha256"]))
+
     def _settings(self) -> dict[str, Any]:
         return self.settings() if self.folder.recipe.exists() else {}
 
     def _in_memory(self, base: Base, adapted: bool) -> Family:
-        """A base that came as an object carries its adapter already, and is not kept without it."""
+        """A base that came as an object carries its adapter, and is not kept without it."""
+        self.hold()
         if not adapted and self.population is None:
             raise ModelError(
                 "the public model came as an object and is not kept without its adapter",

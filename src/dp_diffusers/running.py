@@ -223,8 +223,12 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
     release = together.first_does(
         lambda: _finish(job, folder, model, data, paying.account, proportions, population, teacher)
     )
-    base = job.base if job.base.in_memory else None
-    return Release.open(folder.root, base=base) if release is None else release
+    if release is None:
+        release = Release.open(folder.root)
+    if job.base.in_memory:
+        release.base = job.base
+        release.hold()
+    return release
 
 
 def _warmup(job: Job, model: Model, together: Team, **shared: Any) -> Warmup | None:
@@ -329,7 +333,6 @@ def _finish(
         lost_queries=[TEACHER] if job.plan.queries and model.teacher is not None and teacher is None else [],
         warmed_by=None if model.moments is None else model.moments.record(),
     )
-    release.base = job.base if job.base.in_memory else None
     folder.write(RUN, {**(folder.read(RUN) or {}), "done": True})
     folder.checkpoint.unlink(missing_ok=True)
     forget(folder.cache)

@@ -11,6 +11,7 @@ import stat
 import warnings
 from pathlib import Path
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict, set_peft_model_state_dict
@@ -50,13 +51,22 @@ def add(network: nn.Module, config: LoraConfig) -> None:
 def save_adapter(network: nn.Module, config: LoraConfig, folder: Path) -> None:
     """Writes `adapter_config.json` and `adapter_model.safetensors`, peft's layout."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {**adapter_state(network), **in_place.tensors(network)}
-    tensors = {_PREFIX + name: value.detach().contiguous().cpu() for name, value in state.items()}
-    save_file(tensors, folder / "adapter_model.safetensors")
+    save_file(_tensors_of_file(network), folder / "adapter_model.safetensors")
     config.save_pretrained(folder)
     # safetensors lets nobody else read what it writes, and this is what may be read, as the other file is
     mode = stat.S_IMODE((folder / "adapter_config.json").stat().st_mode)
     (folder / "adapter_model.safetensors").chmod(mode)
+
+
+def is_in(network: nn.Module, folder: Path) -> bool:
+    """Whether the adapter in the network is the saved one, number by number."""
+    saved, own = load_file(folder / "adapter_model.safetensors"), _tensors_of_file(network)
+    return saved.keys() == own.keys() and all(torch.equal(saved[name], own[name]) for name in saved)
+
+
+def _tensors_of_file(network: nn.Module) -> dict[str, Tensor]:
+    state = {**adapter_state(network), **in_place.tensors(network)}
+    return {_PREFIX + name: value.detach().contiguous().cpu() for name, value in state.items()}
 
 
 def adapter_state(network: nn.Module) -> dict[str, Tensor]:

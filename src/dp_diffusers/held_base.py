@@ -1,0 +1,63 @@
+"""A base that came as an object, and whether it still is what a release was made with.
+
+Guarantees that images of a release are drawn from the base that its certificate names and from its own
+adapter: a pipeline is its owner's, who may take the adapter out, train it again on other images, or change
+its weights. May import torch and peft.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from dp_diffusers.diffusion.base import Base, fingerprint
+from dp_diffusers.errors import ModelError
+from dp_diffusers.strategies.adapter import has_adapter, is_in, load_adapter
+
+_HINT: Final = (
+    "load the pipeline again as it was before the training and give it once more, or name its folder"
+)
+
+
+def take_up(base: Base, adapter: Path | None, sha256: str) -> str:
+    """The state of a base that is given for a finished run, after its adapter was loaded where it has none.
+
+    adapter: the folder of the release's; None for a release without one. sha256: of the base, as certified.
+    Raises `ModelError` for another base, and for one with another adapter.
+    """
+    if adapter is not None and has_adapter(base.network):
+        if not is_in(base.network, adapter):
+            raise ModelError("the model carries another adapter than that of this release", hint=_HINT)
+    elif base.sha256 != sha256:
+        raise ModelError("the base model is not the one that this adapter was trained on", hint=_HINT)
+    elif adapter is not None:
+        load_adapter(base.network, adapter)
+    return state_of(base)
+
+
+def state_of(base: Base) -> str:
+    """sha256 of all that decides what the model draws now: weights, adapter, what of it is switched off."""
+    switches = [
+        [name, layer.disable_adapters, list(layer.active_adapters), _scales(layer)]
+        for name, layer in base.network.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+    text = json.dumps([fingerprint(base), switches], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def require_unchanged(base: Base, state: str) -> None:
+    """Raises `ModelError` where the base is another than it was in that state."""
+    if state_of(base) != state:
+        raise ModelError(
+            "the pipeline was changed since this release was made with it: it would draw another model's images",
+            hint=_HINT,
+        )
+
+
+def _scales(layer: Any) -> dict[str, Any]:
+    return dict(getattr(layer, "scaling", None) or {})
