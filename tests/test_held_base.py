@@ -71,7 +71,7 @@ def test_guarantee_a_changed_pipeline_draws_nothing_for_a_release(
     before = (release.path / "certificate.json").read_bytes()
     dpd.generate(release, per_label=1, out=release.folder.root / "first")
     change(base)
-    with pytest.raises(ModelError, match="the pipeline was changed since this release was made with it"):
+    with pytest.raises(ModelError, match="the pipeline was changed since this release was made"):
         dpd.generate(release, per_label=1)
     assert (release.path / "certificate.json").read_bytes() == before
 

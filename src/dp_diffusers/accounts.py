@@ -16,6 +16,7 @@ from typing import Any, Final
 from dp_diffusers import base_of_run, checkpoint
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.jobs import Job
+from dp_diffusers.ledger_place import require_first
 from dp_diffusers.run_folder import RUN, RunFolder
 from dp_diffusers.whole_files import sync_folder
 
@@ -66,8 +67,10 @@ def _begin(job: Job) -> None:
     """Says that a new ledger begins, and makes the folder that a call in Python names.
 
     That of a recipe lies beside the images unless it says otherwise: a folder that is not there is a mistake.
+    Raises `LedgerError` where these images may have one already.
     """
     path = Path(job.ledger_file)
+    require_first(job.ledger_file, (job.settings.get("data") or {}).get("path"))
     job.progress(message=f"a new ledger begins: {path}; its first run fixes unit, adjacency and cap")
     others = sorted(other.name for other in path.parent.glob("*.ledger") if other.is_file())
     if others:

@@ -54,7 +54,7 @@ def require_unchanged(base: Base, state: str) -> None:
     """Raises `ModelError` where the base is another than it was in that state."""
     if state_of(base) != state:
         raise ModelError(
-            "the pipeline was changed since this release was made with it: it would draw another model's images",
+            "the pipeline was changed since this release was made: it would draw images of another model",
             hint=_HINT,
         )
 

@@ -19,6 +19,7 @@ from dp_diffusers.errors import ParameterError
 from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_recipe
 from dp_diffusers.plan import Plan
 from dp_diffusers.plan_of_run import declared_numbers
+from dp_diffusers.privacy.ledger_file import MEMORY
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.recipe.sections.warmup import WarmupSettings
@@ -61,6 +62,10 @@ class Job:
         if self.ledger is None:
             raise ParameterError(
                 "a private plan needs a ledger", hint="give ledger=, the file that keeps the account"
+            )
+        if self.ledger == MEMORY:
+            raise ParameterError(
+                f"a ledger in memory ({MEMORY}) forgets what was spent", hint="give ledger= a file"
             )
         return self.ledger
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from dp_diffusers.data.sources import is_hub
+from dp_diffusers.ledger_place import default_ledger
 from dp_diffusers.recipe.checks import cross_checks, default_delta
 from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.pretrain import (
@@ -167,14 +168,6 @@ def _with_public(training: TrainingSettings, folder: Path) -> TrainingSettings:
         return training
     placed = public.model_copy(update={"path": str(folder / public.path)})
     return training.model_copy(update={"public": placed})
-
-
-def default_ledger(data_path: str) -> str | None:
-    """`images.parquet.ledger` beside `images.parquet`, `xrays.ledger` beside the folder `xrays/`.
-
-    None for a data set of the Hub, beside which nothing can be written.
-    """
-    return None if is_hub(data_path) else str(data_path).rstrip("/\\") + ".ledger"
 
 
 def defaulted(given: Mapping[str, Any], resolved: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

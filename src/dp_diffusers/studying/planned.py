@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dp_diffusers.errors import BudgetError, ParameterError
+from dp_diffusers.ledger_place import default_ledger
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.study import PUBLIC, LoadedStudy, folder_name
 
@@ -48,6 +49,22 @@ def runs_of(study: LoadedStudy) -> list[Run]:
         for seed, recipe in zip(seeds, cell.recipes, strict=True)
     ]
     return [*_public_runs(study), *cells] if study.settings.public_model else cells
+
+
+def require_no_account(study: LoadedStudy) -> None:
+    """Raises `ParameterError` where the images of a cell have a ledger, whose cap the cells would pass.
+
+    A study that scores against real images is for benchmark data, which anyone may see.
+    """
+    for cell in study.cells:
+        for recipe in cell.recipes:
+            for ledger in {recipe.budget.ledger, default_ledger(recipe.data.path)} - {None}:
+                if Path(str(ledger)).exists():
+                    raise ParameterError(
+                        f"these images have a ledger, {ledger}, and the runs of a study are not in it",
+                        hint="leave evaluate.reference out, for a stand-in of public images; or give a copy "
+                        "of benchmark data that has no ledger",
+                    )
 
 
 def require_plans(runs: Iterable[Run]) -> None:

@@ -26,7 +26,7 @@ from dp_diffusers.run_folder import make_folder
 from dp_diffusers.studying import pictures
 from dp_diffusers.studying.contents import sha256_of_base
 from dp_diffusers.studying.kept import Schedule, Scoring, keep, known
-from dp_diffusers.studying.planned import CELLS, Run, require_plans, runs_of
+from dp_diffusers.studying.planned import CELLS, Run, require_no_account, require_plans, runs_of
 from dp_diffusers.studying.public_row import public_images
 from dp_diffusers.studying.results import BENCHMARK, CLAIM, RunRecord, StudyResult
 from dp_diffusers.studying.row_count import expected_rows_at_most, layer_queries
@@ -61,6 +61,8 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
     for cell in loaded.cells:
         for recipe in cell.recipes:
             require_out_apart(folder, recipe.model_dump(mode="json"))
+    if loaded.settings.evaluate.reference is not None:
+        require_no_account(loaded)
     make_folder(folder / CELLS)
     progress(message=CLAIM)
     if loaded.settings.evaluate.reference is None:
