@@ -32,9 +32,11 @@ def tuned(
     )
     plan = dpd.Plan.calibrate(None, NonPrivate(steps=1, expected_units=10, population=30))
 
-    def run(name: str, base: Base | None = None) -> tuple[Base, dpd.Release]:
+    def run(name: str, base: Base | None = None, said: list[str] | None = None) -> tuple[Base, dpd.Release]:
         base = replace(load_base(tiny_base_folder), in_memory=True) if base is None else base
-        return base, dpd.finetune(base, data, plan, out=tmp_path / name)
+        lines = [] if said is None else said
+        progress = lambda **facts: lines.append(str(facts.get("message", "")))  # noqa: E731
+        return base, dpd.finetune(base, data, plan, out=tmp_path / name, progress=progress)
 
     return run
 
@@ -116,3 +118,13 @@ def test_a_pipeline_as_it_was_is_taken_up_again(tuned: Callable[..., tuple[Base,
     fresh, again = tuned("run")
     assert held_base.state_of(fresh) == held_base.state_of(base)
     assert again.family().network is fresh.network
+
+
+def test_a_pipeline_in_memory_is_told_of_before_anything_is_paid(
+    tuned: Callable[..., tuple[Base, dpd.Release]],
+) -> None:
+    said: list[str] = []
+    tuned("run", said=said)
+    assert "the base model came as an object" in said[0]
+    tuned("run", said=(again := []))
+    assert not any("came as an object" in line for line in again)

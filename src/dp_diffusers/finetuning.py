@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dp_diffusers import __version__
 from dp_diffusers.base_classes import require_fitting
@@ -37,6 +37,11 @@ from dp_diffusers.strategies import strategy_of
 
 if TYPE_CHECKING:
     from dp_diffusers.recipe import Recipe
+
+_AN_OBJECT: Final = (
+    "the base model came as an object: another process, or whoever gets the release, draws and merges with a "
+    "folder of it alone; save it with save_pretrained, and give that folder instead, to be sure of one"
+)
 
 
 def train(recipe: Recipe, out: Path, progress: Progress = silent) -> Release:
@@ -141,6 +146,8 @@ def finetune(
         teacher=teacher,
         warmup=warmup,
     )
+    if opened.in_memory and not folder.recipe.exists():
+        job.progress(message=_AN_OBJECT)
     return run(job, folder)
 
 
