@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from dp_diffusers.engine.generic_rule import Call
+from dp_diffusers.engine.graph_checks import nodes_behind
 from dp_diffusers.errors import GuaranteeError, ModelError
 
 _HERE = threading.local()  # the second run is in a thread of autograd's where the device is a GPU
@@ -112,15 +113,9 @@ def checkpointed(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
 def refuse_reentry(losses: Tensor) -> None:
     """Raises `ModelError` for checkpointing that starts a backward pass inside another: what is trained in
     there is out of reach for everyone but `Tensor.backward`."""
-    seen, stack = set(), [losses.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
+    for node in nodes_behind(losses):
         if node.name() == "CheckpointFunctionBackward":
             raise ModelError(
                 "gradient checkpointing with use_reentrant=True cannot give gradients of units",
                 hint="use_reentrant=False; or leave it to runtime.gradient_checkpointing: true",
             )
-        seen.add(node)
-        stack.extend(following for following, _ in node.next_functions)

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from dp_diffusers.engine.backward import flow_back
 from dp_diffusers.engine.checkpointing import Part, current
 from dp_diffusers.engine.generic_rule import Call, by_vmap, tensors_of
+from dp_diffusers.engine.graph_checks import refuse_mixing
 from dp_diffusers.engine.laid_out import lay_out
 from dp_diffusers.engine.layer_checks import check_layers, owns_trainable, trainable
 from dp_diffusers.engine.layer_rules import linear, rule_for
@@ -117,6 +118,7 @@ class HookedUnitGradients:
         self._place = {id(parameter): place for place, parameter in enumerate(self.parameters)}
         self._captures: list[_Capture] = []
         self._paused = False
+        self._looked_at = False
         layers = [(name, layer) for name, layer in module.named_modules() if owns_trainable(layer)]
         handles = [
             layer.register_forward_hook(_hook(weakref.ref(self), name), with_kwargs=True, prepend=True)
@@ -142,10 +144,17 @@ class HookedUnitGradients:
         waiting = _Waiting(self._captures)
         self._captures, self._paused = [], True
         try:
+            self._look_at(row_losses)
             with torch.autocast(row_losses.device.type, enabled=False):
                 return self._apply_rules((weight * row_losses).sum(), waiting, owners)
         finally:
             self._captures, self._paused = [], False
+
+    def _look_at(self, row_losses: Tensor) -> None:
+        """Once, at the first pass: a walk over the graph of each would cost a training some percent."""
+        if not self._looked_at:
+            refuse_mixing(row_losses)
+            self._looked_at = True
 
     def _apply_rules(self, objective: Tensor, waiting: _Waiting, owners: RowOwners) -> Gradients:
         """Each layer's rule runs as soon as its backprop is known, and its input is let go: memory peaks
@@ -218,7 +227,11 @@ class ReferenceUnitGradients:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
 
     def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
-        """Gradients per owner of `sum(weight * row_losses)`, by `torch.autograd.grad`."""
+        """Gradients per owner of `sum(weight * row_losses)`, by `torch.autograd.grad`.
+
+        Nobody showed the model, so its graph is looked at: in each pass, which is little beside this one.
+        """
+        refuse_mixing(row_losses)
         rows: list[tuple[Tensor | None, ...]] = []
         for owner in range(owners.count):
             mine = owners.index == owner
