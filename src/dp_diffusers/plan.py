@@ -225,7 +225,10 @@ class Plan:
         return self.mechanism.sampler(unit_count, keys)
 
     def private_gradient(self, parameters: Any, keys: RunKeys) -> PrivateGradient | PlainGradient:
-        """The closed box that clips, sums and adds the accounted noise; takes a module or parameters."""
+        """The closed box that clips, sums and adds the accounted noise; takes a module or parameters.
+
+        Its guarantee holds for models whose rows are independent: `rehearse` of the box tries that first.
+        """
         return self.mechanism.private_gradient(parameters, keys, self.noise_multiplier, self.fingerprint)
 
     def explain(self) -> str:

@@ -287,6 +287,7 @@ def test_nothing_un_noised_is_public() -> None:
     assert public == {
         *("accumulate", "finish", "start_over", "release", "parameters", "mean_noise_std", "forget"),
         *("state_dict", "load_state_dict"),  # of the clip norm, which is released
+        "rehearse",  # random rows
         *("join", "gather", "discard"),  # of several processes: the sum goes from box to box
     }
     assert repr(box).startswith("PrivateGradient(parameters=2, RunKeys(lane=")

@@ -18,14 +18,16 @@ from dp_diffusers.engine.checkpointing import refuse_reentry
 from dp_diffusers.engine.layer_checks import trainable
 from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.postponed import Gradient, Postponed, written_out
-from dp_diffusers.engine.unit_grads import HookedUnitGradients
-from dp_diffusers.errors import ModelError
+from dp_diffusers.engine.unit_grads import HookedUnitGradients, UnitGradientSource
+from dp_diffusers.errors import ModelError, ParameterError
 
 Losses = Callable[[Tensor], Tensor]
 
 _ROW_TOLERANCE = 1e-4
 _GRADIENT_TOLERANCE = 1e-3
 _PERTURBATION = 0.05
+_APART = "replace what mixes rows, such as batch norm, or a mean or a maximum over the batch"
+_MIXED = ("a row alone has another loss than among others", _APART)
 
 
 def dry_run(module: nn.Module, losses: Losses, *, rows: int = 4) -> None:
@@ -46,18 +48,27 @@ def dry_run(module: nn.Module, losses: Losses, *, rows: int = 4) -> None:
     Small random values are added to the trainable tensors meanwhile (LoRA's B starts at zero and would hide
     A).
     """
-    named = trainable(module)
-    if not named:
+    if not trainable(module):
         raise ModelError("the model has no trainable tensor", hint="apply a strategy to it first")
     source = HookedUnitGradients(module)
+    try:
+        rehearse(source, losses, rows=rows)
+    finally:
+        source.close()
+
+
+def rehearse(source: UnitGradientSource, losses: Losses, *, rows: int = 4) -> None:
+    """What `dry_run` does, with a source of unit gradients that is there already."""
+    if type(rows) is not int or rows < 2:
+        raise ParameterError(f"expected rows >= 2, got {rows!r}", hint="with one row nothing can mix")
     everyone = torch.arange(rows, device=source.parameters[0].device)
     try:
         with _perturbed(source.parameters):
             _check_rows_apart(losses, everyone)
             source.forget()
-            _check_gradients(source, list(named), losses, everyone)
+            _check_gradients(source, losses, everyone)
     finally:
-        source.close()
+        source.forget()
 
 
 @contextmanager
@@ -88,9 +99,8 @@ def _check_rows_apart(losses: Losses, everyone: Tensor) -> None:
         # a dropout that is rare enough to have left these few rows alone still reads the stream
         if not torch.equal(_global_stream(everyone.device), stream):
             raise ModelError("the model draws random numbers of its own", hint="turn dropout off")
-        hint = "replace layers that mix rows, such as batch norm or a mean over the batch"
-        _same(losses(everyone[1:]), whole[1:], "removing a row changes the losses of the others", hint)
-        _same(losses(swapped)[1:], whole[1:], "replacing a row changes the losses of the others", hint)
+        _same(losses(everyone[1:]), whole[1:], "removing a row changes the losses of the others", _APART)
+        _same(losses(swapped)[1:], whole[1:], "replacing a row changes the losses of the others", _APART)
 
 
 def _global_stream(device: torch.device) -> Tensor:
@@ -110,32 +120,38 @@ def _same(found: Tensor, expected: Tensor, message: str, hint: str) -> None:
         raise ModelError(message, hint=hint)
 
 
-def _check_gradients(source: HookedUnitGradients, names: list[str], losses: Losses, everyone: Tensor) -> None:
+def _check_gradients(source: UnitGradientSource, losses: Losses, everyone: Tensor) -> None:
     with torch.enable_grad():
         row_losses = losses(everyone)
         refuse_reentry(row_losses)
         found = source.compute(row_losses, torch.ones_like(row_losses), RowOwners.of(everyone))
-        expected = [_batch_of_one(source, losses, everyone[row : row + 1]) for row in range(len(everyone))]
-    tensors = [torch.stack(rows) for rows in zip(*expected)]
+        alone = [_batch_of_one(source, losses, everyone[row : row + 1]) for row in range(len(everyone))]
+    tensors = [torch.stack(rows) for rows in zip(*(gradients for _, gradients in alone))]
     largest = max(float(tensor.abs().max()) for tensor in tensors)
-    unreached = [name for name, tensor in zip(names, tensors) if not bool(tensor.any())]
+    unreached = [name for name, tensor in zip(source.names, tensors) if not bool(tensor.any())]
     if unreached:
         raise ModelError(
             f"no loss depends on the trainable tensors {', '.join(unreached)}",
             hint="freeze them, or choose other targets",
         )
-    wrong = [name for name, got, want in zip(names, found, tensors) if not _right(got, want, largest)]
+    wrong = [name for name, got, want in zip(source.names, found, tensors) if not _right(got, want, largest)]
     if wrong:
+        # who is not the one that all others depend on can be removed or replaced unnoticed: the largest value
+        _same(torch.cat([loss for loss, _ in alone]), row_losses.detach(), *_MIXED)
         raise ModelError(
             f"the gradients per row of {', '.join(wrong)} are not those of a batch of one",
             hint="they are used outside the module that owns them; freeze them, or call the module",
         )
 
 
-def _batch_of_one(source: HookedUnitGradients, losses: Losses, row: Tensor) -> list[Tensor]:
-    gradients = torch.autograd.grad(losses(row).sum(), source.parameters, allow_unused=True)
+def _batch_of_one(source: UnitGradientSource, losses: Losses, row: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The loss of one row `[1]`, and its gradients."""
+    loss = losses(row)
+    gradients = torch.autograd.grad(loss.sum(), source.parameters, allow_unused=True)
     source.forget()
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(source.parameters, gradients)]
+    return loss.detach(), [
+        torch.zeros_like(p) if g is None else g for p, g in zip(source.parameters, gradients)
+    ]
 
 
 def _right(found: Gradient | None, expected: Tensor, largest: float) -> bool:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dp_diffusers.engine.dry_run import Losses, rehearse
 from dp_diffusers.engine.passes import check_pass, set_grads, trainable_of
 from dp_diffusers.engine.private_gradient import Receipt
 from dp_diffusers.engine.together import ONE_PROCESS, Together
+from dp_diffusers.engine.unit_grads import ReferenceUnitGradients
 from dp_diffusers.errors import positive
 
 
@@ -45,6 +47,10 @@ class PlainGradient:
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in the order of what `release` returns."""
         return list(self._parameters)
+
+    def rehearse(self, losses: Losses, *, rows: int = 4) -> None:
+        """What the closed box does, so that a loop of one's own can be tried without noise."""
+        rehearse(ReferenceUnitGradients(self._parameters), losses, rows=rows)
 
     def accumulate(
         self, row_losses: Tensor, owner: Tensor, weight: Tensor, *, complete: bool = False, filling: int = 0

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.clipping_rules import rule_named
+from dp_diffusers.engine.dry_run import Losses, rehearse
 from dp_diffusers.engine.flat import apart, together
 from dp_diffusers.engine.groups import layer_groups
 from dp_diffusers.engine.noise import noise_std, noisy
@@ -96,6 +97,18 @@ class PrivateGradient:
     def parameters(self) -> list[nn.Parameter]:
         """The trainable parameters, in the order of what `release` returns."""
         return list(self._source.parameters)
+
+    def rehearse(self, losses: Losses, *, rows: int = 4) -> None:
+        """Tries the box on random rows, before a loop of one's own opens private ones. Raises `ModelError`.
+
+        `losses(index)` gives one loss per number in `index` (int64 `[n]`, from 0..rows-1, with repeats), as
+        the loop will, for `rows` prepared random inputs: `lambda index: model(x[index]).square().mean(1)`.
+        Rows that depend on each other, a model that draws random numbers, tensors that no loss reaches, and
+        gradients of rows that are not those of a batch of one are found; they are in `train` and `finetune`.
+        A box cannot see them in its passes, and without the rehearsal they void its guarantees unsaid.
+        Nothing is added, and parameters are left as they were.
+        """
+        rehearse(self._source, losses, rows=rows)
 
     def accumulate(
         self, row_losses: Tensor, owner: Tensor, weight: Tensor, *, complete: bool = False, filling: int = 0

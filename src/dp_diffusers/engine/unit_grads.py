@@ -38,6 +38,7 @@ class UnitGradientSource(Protocol):
     """What `PrivateGradient` needs: the parameters, and their gradients per owner after a forward pass."""
 
     parameters: list[nn.Parameter]
+    names: list[str]
 
     def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
         """Gradients of `sum(weight * row_losses)` over the rows of each owner."""
@@ -114,7 +115,8 @@ class HookedUnitGradients:
 
     def __init__(self, module: nn.Module) -> None:
         check_layers(module)
-        self.parameters = list(trainable(module).values())
+        named = trainable(module)
+        self.names, self.parameters = list(named), list(named.values())
         self._place = {id(parameter): place for place, parameter in enumerate(self.parameters)}
         self._captures: list[_Capture] = []
         self._paused = False
@@ -225,6 +227,7 @@ class ReferenceUnitGradients:
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.names = [f"parameter {place}" for place in range(len(self.parameters))]
 
     def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
         """Gradients per owner of `sum(weight * row_losses)`, by `torch.autograd.grad`.
