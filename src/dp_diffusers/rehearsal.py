@@ -2,7 +2,7 @@
 
 Guarantees that the loop may rely on: every trainable tensor has unit gradients equal to those of a batch of
 one, and changing one row leaves the losses of the others as they were. May import torch; joins the engine's
-check with a model family. No private byte is read.
+check with a model family. No private byte is read. A network below float32 is refused before it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.engine.dry_run import Losses, dry_run
+from dp_diffusers.errors import ModelError
 
 ROWS = 4
 
@@ -19,6 +20,21 @@ ROWS = 4
 def rehearse(family: Family) -> None:
     """Raises `ModelError` naming the layer that mixes rows or the tensor that the gradient rules miss."""
     dry_run(family.network, random_losses(family), rows=ROWS)
+
+
+def require_float32(family: Family) -> None:
+    """Raises `ModelError` for a network of a coarser number type, before an adapter takes that type over.
+
+    In float16 an update underflows and Adam's epsilon is 0; in both half types kernels for another number of
+    rows round by more than the noise's margin covers.
+    """
+    for name, value in family.network.named_parameters():
+        if value.is_floating_point() and value.dtype.itemsize < torch.float32.itemsize:
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"the {family.base.component} of the base is in {kind} ({name}), too coarse to train in",
+                hint="open the pipeline with torch_dtype=torch.float32; runtime.dtype: bfloat16 saves memory",
+            )
 
 
 def random_losses(family: Family) -> Losses:

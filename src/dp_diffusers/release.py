@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+from safetensors.torch import load_file
 
 from dp_diffusers.conditions import classes_of, requested
 from dp_diffusers.data.private_images import PrivateImages
@@ -176,7 +177,8 @@ def write_release(
     certificate says of those that were mixed in. population: released in the place of an adapter, with the
     level of more variations. teacher: released beside it; taught_by: what the certificate says of what made
     it, and warmed_by of a warm-up. lost_queries: names of those that were charged and have no answer. Raises
-    `VerificationError` if the files hold anything private word for word: nothing is certified then.
+    `VerificationError` if the files hold anything private word for word, or numbers that are not finite:
+    nothing is certified then.
     """
     network, base = family.network, family.base
     trainable, card = 0, population_card
@@ -197,6 +199,7 @@ def write_release(
         population.save(folder.release, level=level)
     if teacher is not None:
         teacher.save(folder.release)
+    _require_finite(folder.release)
     settings = folder.settings() if folder.recipe.exists() else {}
     classes = classes_of(family, settings)
     classes = None if classes is None else replace(classes, proportions=proportions)
@@ -224,6 +227,17 @@ def write_release(
         (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)  # nobody may take it for a valid one
         raise
     return Release(folder=folder, certificate=certificate)
+
+
+def _require_finite(release: Path) -> None:
+    """Raises `VerificationError` for tensors that draw nothing; what was charged stays charged."""
+    for path in sorted(release.rglob("*.safetensors")):
+        bad = [name for name, value in load_file(path).items() if not value.isfinite().all()]
+        if bad:
+            raise VerificationError(
+                f"{path} holds values that are not finite ({bad[0]}): it is not certified",
+                hint="the training diverged: lower training.learning_rate, in a run of its own",
+            )
 
 
 def _base_model(base: Base) -> dict[str, Any]:

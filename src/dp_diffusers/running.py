@@ -49,6 +49,7 @@ from dp_diffusers.processes.sharding import require_shardable, shard_frozen
 from dp_diffusers.public_batches import PublicBatches, public_batches
 from dp_diffusers.ranks import Ranks
 from dp_diffusers.recipe import RuntimeSettings
+from dp_diffusers.rehearsal import require_float32
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import declared_size
 from dp_diffusers.row_store import forget
@@ -169,6 +170,7 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
         set_conditions(family, job.settings)
         require_sampler(family, sampling_of(job.evolution.generation))
         return Model(family=family, runtime=job.runtime, teacher=teacher)
+    require_float32(family)
     strategy, config, candidates = strategy_of(job.strategy), None, None
     if not isinstance(strategy, Sapf):
         config = strategy.apply(family.network, seed=training.seed)

@@ -1,0 +1,66 @@
+"""Bases that cannot be trained as they are: refused in one line, before a ledger is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline
+
+import dp_diffusers as dpd
+from dp_diffusers import running
+from dp_diffusers.errors import InputError, VerificationError
+from dp_diffusers.finetuning import train
+from dp_diffusers.privacy.files import CERTIFICATE_NAME
+from dp_diffusers.recipe import Recipe
+from loop_support import cheap_trainings
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap_trainings(monkeypatch.setattr)
+
+
+def refusal(base: Any, folder: Path, *, size: int = 8, channels: int = 1, **given: Any) -> InputError:
+    """The error of a training on this base, which neither wrote a ledger nor left a run."""
+    plan = dpd.Plan.calibrate(dpd.Budget(1.0, 1e-3), dpd.DPSGD(steps=2, expected_units=10, population=30))
+    data = dpd.PrivateImages(
+        images=np.zeros((30, size, size, channels), np.uint8),
+        labels=np.arange(30) % 3,
+        class_names=("a", "b", "c"),
+        owner=np.arange(30),
+        unit_count=30,
+    )
+    with pytest.raises(InputError) as caught:
+        dpd.finetune(base, data, plan, out=folder / "run", ledger=folder / "x.ledger", **given)
+    assert not (folder / "x.ledger").exists()
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("strategy", ["lora", "full"])
+def test_guarantee_a_network_of_half_precision_is_not_trained(
+    tiny_base: Callable[..., Any], tmp_path: Path, kind: torch.dtype, strategy: str
+) -> None:
+    base = tiny_base(patch=1)
+    pipe = DDPMPipeline(unet=base.network, scheduler=base.scheduler).to(kind)
+    error = refusal(pipe, tmp_path, strategy={"name": strategy})
+    assert f"the unet of the base is in {str(kind)[6:]} (" in str(error)
+    assert "torch_dtype=torch.float32" in str(error.hint)
+
+
+def test_guarantee_a_release_that_is_not_finite_is_not_certified(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(network: torch.nn.Module, runtime: Any) -> None:
+        trained = [value for value in network.parameters() if value.requires_grad]
+        trained[-1].data.view(-1)[0] = float("nan")
+
+    monkeypatch.setattr(running, "undone", spoiled)
+    with pytest.raises(VerificationError, match=r"not finite \(base_model\..*\): it is not certified"):
+        train(Recipe.load(tiny_recipe), tmp_path / "run")
+    assert not (tmp_path / "run" / "release" / CERTIFICATE_NAME).exists()
