@@ -17,6 +17,7 @@ from dp_diffusers.errors import InputError, VerificationError
 from dp_diffusers.finetuning import train
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
 from dp_diffusers.recipe import Recipe
+from latent_support import tiny_latent_base
 from loop_support import cheap_trainings
 
 
@@ -51,6 +52,15 @@ def test_guarantee_a_network_of_half_precision_is_not_trained(
     error = refusal(pipe, tmp_path, strategy={"name": strategy})
     assert f"the unet of the base is in {str(kind)[6:]} (" in str(error)
     assert "torch_dtype=torch.float32" in str(error.hint)
+
+
+def test_an_autoencoder_that_overflows_costs_nothing(tmp_path: Path) -> None:
+    base = tiny_latent_base()
+    with torch.no_grad():
+        base.parts["vqvae"].encoder.conv_out.bias.fill_(float("inf"))
+    error = refusal(base, tmp_path)
+    assert str(error) == "the autoencoder gives latents that are not finite"
+    assert "float32" in str(error.hint)
 
 
 def test_guarantee_a_release_that_is_not_finite_is_not_certified(

@@ -2,14 +2,17 @@
 
 Guarantees that the loop may rely on: every trainable tensor has unit gradients equal to those of a batch of
 one, and changing one row leaves the losses of the others as they were. May import torch; joins the engine's
-check with a model family. No private byte is read. A network below float32 is refused before it.
+check with a model family. No private byte is read. A network below float32 is refused before it, and an
+autoencoder that overflows.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from dp_diffusers.diffusion.family import Family
+from dp_diffusers.diffusion.latents import IN_FLOAT32
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.engine.dry_run import Losses, dry_run
 from dp_diffusers.errors import ModelError
@@ -35,6 +38,20 @@ def require_float32(family: Family) -> None:
                 f"the {family.base.component} of the base is in {kind} ({name}), too coarse to train in",
                 hint="open the pipeline with torch_dtype=torch.float32; runtime.dtype: bfloat16 saves memory",
             )
+
+
+def require_finite_latents(family: Family) -> None:
+    """Raises `ModelError` for an autoencoder that overflows on a black, a white or a random image.
+
+    That of a private image is never told: the engine leaves its unit out.
+    """
+    if not family.encodes_once:
+        return
+    shape = (family.size, family.size, family.channels)
+    noise = np.random.default_rng(0).integers(0, 256, shape)
+    images = np.stack([np.zeros(shape), np.full(shape, 255), noise]).astype(np.uint8)
+    if not family.encode(images).isfinite().all():
+        raise ModelError("the autoencoder gives latents that are not finite", hint=IN_FLOAT32)
 
 
 def random_losses(family: Family) -> Losses:

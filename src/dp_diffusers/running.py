@@ -49,7 +49,7 @@ from dp_diffusers.processes.sharding import require_shardable, shard_frozen
 from dp_diffusers.public_batches import PublicBatches, public_batches
 from dp_diffusers.ranks import Ranks
 from dp_diffusers.recipe import RuntimeSettings
-from dp_diffusers.rehearsal import require_float32
+from dp_diffusers.rehearsal import require_finite_latents, require_float32
 from dp_diffusers.release import Release, write_release
 from dp_diffusers.released_classes import declared_size
 from dp_diffusers.row_store import forget
@@ -167,6 +167,7 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
     if job.evolution is not None:
         require_evolvable(family, classes_of(family, job.settings), job.evolution)
         family.network.to(device)
+        require_finite_latents(family)
         set_conditions(family, job.settings)
         require_sampler(family, sampling_of(job.evolution.generation))
         return Model(family=family, runtime=job.runtime, teacher=teacher)
@@ -179,6 +180,7 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
         shard_frozen(family.network, device, job.runtime.process_timeout)
     network = family.network.to(device).train()
     arrange(network, job.runtime, adapted=not isinstance(strategy, Sapf))
+    require_finite_latents(family)
     set_conditions(family, job.settings)
     if isinstance(strategy, Sapf):
         candidates = rehearsed_candidates(family, strategy, training.seed)

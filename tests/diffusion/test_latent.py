@@ -14,7 +14,7 @@ from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.generation import Sampling, sample
 from dp_diffusers.diffusion.latents import CHUNK, Latents
 from dp_diffusers.diffusion.loading import load_base
-from dp_diffusers.errors import DataError
+from dp_diffusers.errors import DataError, ModelError
 from latent_support import tiny_autoencoder, tiny_latent_base
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
@@ -70,6 +70,35 @@ def test_an_autoencoder_keeps_its_mode_and_dropout_never_acts() -> None:
     vae = tiny_autoencoder("kl").train()
     Latents(vae=vae).encode(IMAGES)
     assert vae.training
+
+
+def _overflowing(*, force_upcast: bool) -> Any:
+    """An autoencoder in float16 whose values are beyond float16 on the way, as those of SDXL are."""
+    vae = tiny_autoencoder("kl")
+    vae.register_to_config(force_upcast=force_upcast)
+    with torch.no_grad():
+        for layer in (vae.encoder.conv_in, vae.decoder.conv_in):
+            layer.weight.mul_(6e4 / float(layer.weight.abs().max()))
+    return vae.to(torch.float16)
+
+
+def test_an_autoencoder_that_overflows_in_float16_works_in_float32() -> None:
+    vae = _overflowing(force_upcast=True)
+    latents, before = Latents(vae=vae), {name: value.clone() for name, value in vae.state_dict().items()}
+    encoded = latents.encode(IMAGES)
+    assert encoded.isfinite().all()
+    drawn = latents.decode(10 * encoded)
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    assert vae.dtype is torch.float16
+    whole = Latents(vae=vae.to(torch.float32))
+    assert torch.equal(whole.encode(IMAGES), encoded)
+    assert np.array_equal(whole.decode(10 * encoded), drawn)
+
+
+def test_pixels_that_are_not_finite_are_refused() -> None:
+    latents = torch.ones(1, 4, 4, 4)
+    with pytest.raises(ModelError, match="decodes to values that are not finite"):
+        Latents(vae=_overflowing(force_upcast=False)).decode(10 * latents)
 
 
 @pytest.mark.parametrize(

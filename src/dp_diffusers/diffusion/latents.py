@@ -7,7 +7,8 @@ import torch and diffusers, never the engine. Latent diffusion: Rombach et al. (
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from dp_diffusers.errors import DataError, ModelError
 
 MOST_PIXELS: Final = 2**20  # in one pass: speed and memory only
 CHUNK: Final = 64  # images in one pass at most
+IN_FLOAT32: Final = "have the autoencoder in float32: pipeline.vae.to(torch.float32)"
 _BY_CHANNEL: Final = ("latents_mean", "latents_std")  # in an autoencoder's configuration
 _FIELDS: Final = ("latent_dist", "latents", "latent")  # what autoencoders call what they give
 
@@ -93,11 +95,17 @@ class Latents:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """float32 `[N, c, h, w]` to uint8 `[N, H, W, C]`, clipped to the range of pixels."""
+        """float32 `[N, c, h, w]` to uint8 `[N, H, W, C]`, clipped to the range of pixels.
+
+        Raises `ModelError` where finite latents become pixels that are not, which would be black.
+        """
         mean, deviation = self._by_channel()
         unscaled = latents.float() * deviation / self.scale + mean
         side = unscaled.shape[-1] * self.factor
-        return to_images(_in_chunks(self.vae, unscaled, side, lambda part: self.vae.decode(part).sample))  # type: ignore[operator]
+        pixels = _in_chunks(self.vae, unscaled, side, lambda part: self.vae.decode(part).sample)  # type: ignore[operator]
+        if latents.isfinite().all() and not pixels.isfinite().all():
+            raise ModelError("the autoencoder decodes to values that are not finite", hint=IN_FLOAT32)
+        return to_images(pixels)
 
     def _by_channel(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation that latents are freed of, `[1, c, 1, 1]` each, or numbers for all channels."""
@@ -119,6 +127,19 @@ def _filled(part: torch.Tensor, count: int) -> torch.Tensor:
     return part if missing <= 0 else torch.cat([part, part.new_zeros(missing, *part.shape[1:])])
 
 
+@contextmanager
+def _upcast(vae: nn.Module) -> Iterator[None]:
+    """In float32 for a while, where the configuration says that float16 overflows; as stock pipelines do."""
+    coarse = next(vae.parameters()).dtype is torch.float16 and config_of(vae).get("force_upcast")
+    if coarse:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if coarse:
+            vae.to(torch.float16)  # the values came from there: none is rounded
+
+
 def _in_chunks(
     vae: nn.Module,
     inputs: torch.Tensor,
@@ -133,14 +154,15 @@ def _in_chunks(
     that how many images there are chooses no other kernel, which rounds in another way, for any of them.
     """
     chunk = max(1, min(CHUNK, MOST_PIXELS // side**2))
-    place = next(vae.parameters())
     training = vae.training
     vae.eval()
     try:
-        done = [
-            function(_filled(part, chunk if whole else 0).to(place))[: len(part)].float().cpu()
-            for part in torch.split(inputs, chunk)
-        ]
+        with _upcast(vae):
+            place = next(vae.parameters())
+            done = [
+                function(_filled(part, chunk if whole else 0).to(place))[: len(part)].float().cpu()
+                for part in torch.split(inputs, chunk)
+            ]
     finally:
         vae.train(training)
     return torch.cat(done)
