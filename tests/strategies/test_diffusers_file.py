@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from peft import LoraConfig, PeftModel
 
 from dp_diffusers.strategies import diffusers_file, strategy_of
+from dp_diffusers.strategies.adapter import save_adapter
 from dp_diffusers.strategies.diffusers_file import DIFFUSERS_FILE, save_diffusers_lora
+from dp_diffusers.strategies.lora import STARTS
 from network_support import network_of, output_of
 from unet_support import disturb
 
@@ -33,14 +37,14 @@ def pipeline_of(name: str, component: str, network: Any) -> Any:
     return kind(**parts | {component: network, "scheduler": scheduler})
 
 
-def adapted(kind: str, spec: dict[str, Any]) -> tuple[Any, Any]:
+def adapted(kind: str, spec: Any) -> tuple[Any, Any]:
     network = network_of(kind)
     config = strategy_of(spec).apply(network)
     disturb(network)
     return network, config
 
 
-def reloaded_error(name: str, component: str, kind: str, spec: dict[str, Any], folder: Path) -> float:
+def reloaded_error(name: str, component: str, kind: str, spec: Any, folder: Path) -> float:
     """How far a stock pipeline that loaded the file is from the adapted network."""
     network, config = adapted(kind, spec)
     pipe = pipeline_of(name, component, network_of(kind))
@@ -62,6 +66,24 @@ def test_a_stock_pipeline_loads_the_file(
     assert reloaded_error(name, component, kind, spec, tmp_path) <= 1e-6
     frozen = {"name": "frozen_a", "rank": 2, "alpha": 5}
     assert reloaded_error(name, component, kind, frozen, tmp_path / "frozen") <= 1e-6
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_what_every_start_of_the_factors_leaves_is_read_by_peft_or_by_both(
+    start: str, tmp_path: Path
+) -> None:
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["to_q"], init_lora_weights=start)
+    if start not in ("olora", "pissa"):
+        assert reloaded_error(*PIPELINES[2], config, tmp_path) <= 1e-6
+        return
+    network, made = adapted("sd3", config)
+    options: dict[str, Any] = {"pipeline_class": StableDiffusion3Pipeline, "component": "transformer"}
+    assert not save_diffusers_lora(network, made, tmp_path, **options)
+    save_adapter(network, made, tmp_path)
+    loaded = PeftModel.from_pretrained(network_of("sd3"), tmp_path).base_model.model
+    with torch.no_grad():
+        difference = output_of("sd3", network) - output_of("sd3", loaded.eval())
+    assert float(difference.abs().max()) <= 1e-5
 
 
 @pytest.mark.slow

@@ -20,6 +20,8 @@ from dp_diffusers.strategies.adapter import adapter_state
 
 DIFFUSERS_FILE: Final = "pytorch_lora_weights.safetensors"
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
+_OF_PEFT_ALONE: Final = ("olora", "pissa")
+"""Starts that change the weights of the base too, which diffusers cannot do while it reads a file."""
 
 
 def save_diffusers_lora(
@@ -29,11 +31,12 @@ def save_diffusers_lora(
 
     pipeline_class: the class of the base's pipeline; component: `unet` or `transformer`. It is written only
     for a pipeline that has `load_lora_weights` for this component, and for an adapter of low-rank factors
-    alone: diffusers would leave out everything else.
+    alone: diffusers would leave out everything else, and fails where they start from the base's weights.
     """
     state = adapter_state(network)
     pure = all(name.endswith(_FACTORS) for name in state) and not in_place.is_trained(network)
-    if not (pure and _reads(pipeline_class, component)):
+    started = str(config.init_lora_weights).lower() not in _OF_PEFT_ALONE
+    if not (pure and started and _reads(pipeline_class, component)):
         return False
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {
