@@ -131,6 +131,11 @@ def test_bad_strategies_are_refused(
     [
         ({"bias": "all"}, r"LoraConfig\(bias='all'\)", 'also=["bias"]'),
         ({"bias": "lora_only"}, r"LoraConfig\(bias='lora_only'\)", "lora_bias=True"),
+        (
+            {"trainable_token_indices": {"class_embedding": [0, 1]}},
+            r"LoraConfig\(trainable_token_indices=\{'class_embedding': \[0, 1\]\}\)",
+            'also=["embedding"]',
+        ),
         ({"init_lora_weights": "eva"}, r"init_lora_weights='eva'\)", "gaussian"),
         ({"init_lora_weights": "corda"}, r"init_lora_weights='corda'\)", "gaussian"),
         ({"init_lora_weights": "lora_ga"}, r"init_lora_weights='lora_ga'\)", "gaussian"),

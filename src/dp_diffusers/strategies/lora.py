@@ -52,7 +52,8 @@ class Lora:
         also: further tensors to train: `embedding` (class embeddings) and `norm` (normalisation layers), both
             kept whole in the adapter, and `bias` (of the adapters).
         config: a ready `peft.LoraConfig`, used as it is. Raises `ParameterError` for a start of the factors
-            that is computed from data, and for `bias`, which trains tensors of the network itself.
+            that is computed from data, for `bias`, which trains tensors of the network itself, and for
+            `trainable_token_indices`, which trains rows of one.
     """
 
     rank: int = 8
@@ -123,6 +124,12 @@ def _require_usable(config: LoraConfig) -> None:
         raise ParameterError(
             f"LoraConfig(bias={config.bias!r}) is not supported: biases of the network are not trained",
             hint='use Lora(also=["bias"]) or lora_bias=True for biases of the adapter, or strategy bias',
+        )
+    if getattr(config, "trainable_token_indices", None) is not None:
+        raise ParameterError(
+            f"LoraConfig(trainable_token_indices={config.trainable_token_indices!r}) is not supported: "
+            "single rows of an embedding are not trained",
+            hint='use Lora(also=["embedding"]), which trains the whole table of classes',
         )
     if config.target_modules is None and not getattr(config, "target_parameters", None):
         raise ParameterError(
