@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from diffusers import DDPMPipeline
 
 import dp_diffusers as dpd
 from dp_diffusers import running
+from dp_diffusers.conditions import require_use_of_labels
+from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.errors import InputError, VerificationError
 from dp_diffusers.finetuning import train
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
-from dp_diffusers.recipe import Recipe
+from dp_diffusers.recipe import Recipe, TrainingSettings
 from latent_support import tiny_latent_base
 from loop_support import cheap_trainings
 
@@ -61,6 +64,33 @@ def test_an_autoencoder_that_overflows_costs_nothing(tmp_path: Path) -> None:
     error = refusal(base, tmp_path)
     assert str(error) == "the autoencoder gives latents that are not finite"
     assert "float32" in str(error.hint)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_label_dropout_without_a_null_class_is_refused(
+    tiny_base: Callable[..., Any], tmp_path: Path, classes: int
+) -> None:
+    names = ("a", "b", "c", "d") if classes else None
+    base = replace(tiny_base(classes=classes), class_names=names)
+    error = refusal(base, tmp_path, training=TrainingSettings(label_dropout=0.5))
+    assert str(error) == "training.label_dropout 0.5 has no effect: the base model has no null class"
+    for fine in ({}, {"label_dropout": 0.0}):
+        settings = {"training": TrainingSettings(**fine).model_dump()}
+        require_use_of_labels(family_of(base), settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [("data.classes=[a, b, c]", "data.classes has"), ("data.label=folder", "data.label folder has")],
+)
+def test_classes_for_a_base_without_any_are_refused(
+    tiny_base: Callable[..., Any], tiny_recipe: Path, tmp_path: Path, change: str, said: str
+) -> None:
+    tiny_base(classes=0).save(tmp_path / "plain")
+    recipe = Recipe.load(tiny_recipe, [f"base={tmp_path / 'plain'}", "data.classes=null", change])
+    with pytest.raises(InputError, match=f"{said} no effect: the base model has no classes"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "tiny.ledger").exists()
 
 
 def test_guarantee_a_release_that_is_not_finite_is_not_certified(

@@ -19,6 +19,7 @@ from dp_diffusers.data.captions import captions_of
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.recipe import TrainingSettings
 from dp_diffusers.released_classes import ReleasedClasses, declared_names, released_classes
 
 PLACEHOLDER: Final = "an image"  # what the rehearsal reads where captions are private
@@ -52,6 +53,31 @@ def classes_of(family: Family, settings: Mapping[str, Any]) -> ReleasedClasses |
     found = released_classes(family.classes, family.base.class_names, declared_names(settings), entries)
     from_data = bool(settings.get("class_names_from_data"))
     return None if found is None else replace(found, from_data=from_data)
+
+
+def require_use_of_labels(family: Family, settings: Mapping[str, Any]) -> None:
+    """Raises `ParameterError` for what is said of labels to a base that would not look at it.
+
+    settings: of the run, as a plain document. A label dropout that nobody asked for is that of every recipe.
+    """
+    dropout = (settings.get("training") or {}).get("label_dropout")
+    usual = (None, 0, TrainingSettings.model_fields["label_dropout"].default)
+    if family.null_label is None and dropout not in usual:
+        raise ParameterError(
+            f"training.label_dropout {dropout} has no effect: the base model has no null class",
+            hint="leave it out; a null class is a last class embedding beyond those of the classes",
+        )
+    data = settings.get("data") or {}
+    given = "data.classes" if data.get("classes") else "data.label folder"
+    if (
+        not family.takes_text
+        and not family.classes
+        and (data.get("classes") or data.get("label") == "folder")
+    ):
+        raise ParameterError(
+            f"{given} has no effect: the base model has no classes",
+            hint="leave data.classes out and set data.label to null: its images are of no class",
+        )
 
 
 def numbers_by_name(family: Family, settings: Mapping[str, Any]) -> dict[str, int] | None:

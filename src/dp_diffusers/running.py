@@ -22,7 +22,7 @@ from dp_diffusers.arrangement import arrange, rehearse_arranged, undone
 from dp_diffusers.asked_moments import Moments, released_moments, require_moments
 from dp_diffusers.class_histogram import released_proportions, require_classes
 from dp_diffusers.compiled_parts import uncompiled
-from dp_diffusers.conditions import classes_of, conditioned, set_conditions
+from dp_diffusers.conditions import classes_of, conditioned, require_use_of_labels, set_conditions
 from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of_process
@@ -159,6 +159,9 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
         label_dropout=training.label_dropout,
         size=declared_size(job.settings),
     )
+    if job.evolution is None:
+        require_float32(family)
+    require_use_of_labels(family, job.settings)
     require_classes(job.plan, classes_of(family, job.settings))
     device = _device(job.runtime.device, together.ranks)
     require_query(job.plan, None if job.evolution else strategy_of(job.strategy))
@@ -171,7 +174,6 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
         set_conditions(family, job.settings)
         require_sampler(family, sampling_of(job.evolution.generation))
         return Model(family=family, runtime=job.runtime, teacher=teacher)
-    require_float32(family)
     strategy, config, candidates = strategy_of(job.strategy), None, None
     if not isinstance(strategy, Sapf):
         config = strategy.apply(family.network, seed=training.seed)
