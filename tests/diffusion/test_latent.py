@@ -43,7 +43,7 @@ def test_a_shift_is_taken_off_before_the_scale() -> None:
     vae = tiny_autoencoder("kl")
     plain = Latents(vae=vae).encode(IMAGES) / 0.7
     vae.register_to_config(shift_factor=0.25)
-    shifted = Latents(vae=vae)
+    shifted = Latents(vae=vae, shifts=True)
     assert torch.allclose(shifted.encode(IMAGES), (plain - 0.25) * 0.7, atol=1e-6)
     assert np.abs(shifted.decode(shifted.encode(IMAGES)).astype(int) - _decoded(vae, plain)).max() <= 1
 

@@ -1,4 +1,4 @@
-"""Mean and deviation of latent channels: as SDXL's pipeline has them, and refused where none is heeded."""
+"""Mean, deviation and shift of latents: as stock pipelines have them, and refused where none is heeded."""
 
 from __future__ import annotations
 
@@ -24,10 +24,17 @@ def _given(base: Base, **statistics: Any) -> Base:
     return base
 
 
-def test_sdxl_decodes_as_the_stock_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    family = family_of(_given(pipeline_base("stable_diffusion_xl"), **BOTH))
+@pytest.mark.parametrize(
+    ("name", "statistics"), [("stable_diffusion_xl", BOTH), ("stable_diffusion_3", {"shift_factor": 0.4})]
+)
+def test_what_a_pipeline_heeds_is_decoded_as_it_does(
+    name: str, statistics: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = family_of(_given(pipeline_base(name), **statistics))
     monkeypatch.setattr("dp_diffusers.diffusion.latents.to_images", lambda pixels: pixels)
     stock = family.base.whole()
+    if name == "stable_diffusion_3":
+        stock.text_encoder_3.eval()  # two calls, without dropout
     stock.set_progress_bar_config(disable=True)
     call = {"prompt": "a cat", "num_inference_steps": 1, "guidance_scale": 1.0, "height": 16, "width": 16}
     noise = torch.randn(1, *family.shape, generator=torch.Generator().manual_seed(3))
@@ -69,3 +76,15 @@ def test_one_without_the_other_is_refused() -> None:
     base = _given(pipeline_base("stable_diffusion_xl"), latents_mean=BOTH["latents_mean"])
     with pytest.raises(ModelError, match="has latents_mean, which"):
         family_of(replace(base))
+
+
+@pytest.mark.parametrize(
+    "name", ["stable_diffusion", "stable_diffusion_xl", "dit", "pixart", "sana", "latent"]
+)
+def test_a_shift_that_the_stock_pipeline_ignores_is_refused(name: str) -> None:
+    def base() -> Base:
+        return tiny_latent_base() if name == "latent" else pipeline_base(name)
+
+    with pytest.raises(ModelError, match=r"has shift_factor 0\.3, which its pipeline does not heed"):
+        family_of(_given(base(), shift_factor=0.3))
+    assert family_of(_given(base(), shift_factor=0.0)).channels in (1, 3)

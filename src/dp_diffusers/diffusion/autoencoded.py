@@ -28,11 +28,12 @@ class AutoencodedFamily(Family):
     """The class of that network."""
     normalises_latents: ClassVar[bool] = False
     """Whether its stock pipeline takes mean and deviation of each latent channel from the autoencoder."""
+    shifts_latents: ClassVar[bool] = False
+    """Whether its stock pipeline takes `shift_factor` from the autoencoder."""
 
     def __init__(self, base: Base, **options: Any) -> None:
-        _ = Latents(
-            vae=base.parts[AUTOENCODER], normalises=self.normalises_latents
-        )  # refuses what it ignores
+        self.base = base
+        _ = self.latents  # refuses what its pipeline ignores
         super().__init__(base, **options)
 
     @classmethod
@@ -44,7 +45,9 @@ class AutoencodedFamily(Family):
     @property
     def latents(self) -> Latents:
         """The autoencoder, as two functions."""
-        return Latents(vae=self.base.parts[AUTOENCODER], normalises=self.normalises_latents)
+        return Latents(
+            vae=self.base.parts[AUTOENCODER], normalises=self.normalises_latents, shifts=self.shifts_latents
+        )
 
     @property
     def granularity(self) -> int:

@@ -26,6 +26,7 @@ class FluxFamily(TextFamily):
     """`FluxPipeline`."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
+    shifts_latents: ClassVar[bool] = True
     network_kind: ClassVar[type[torch.nn.Module]] = FluxTransformer2DModel
 
     @property

@@ -34,11 +34,13 @@ class Latents:
     A latent is `(z - shift) * scale`, with the configuration's `shift_factor` and `scaling_factor`; or
     `(z - mean) * scale / deviation` by channel, where it has `latents_mean` and `latents_std`.
 
-    normalises: whether the pipeline heeds those two; raises `ModelError` where it would ignore them.
+    normalises: whether the pipeline heeds those two; shifts: whether it heeds `shift_factor`. Raises
+    `ModelError` where it would ignore what there is.
     """
 
     vae: nn.Module
     normalises: bool = False
+    shifts: bool = False
 
     def __post_init__(self) -> None:
         given = [name for name in _BY_CHANNEL if config_of(self.vae).get(name) is not None]
@@ -47,6 +49,12 @@ class Latents:
                 f"the autoencoder {type(self.vae).__name__} has {' and '.join(given)}, "
                 "which its pipeline does not heed",
                 hint="StableDiffusionXLPipeline heeds the two of them together",
+            )
+        if self.shift and not self.shifts:
+            raise ModelError(
+                f"the autoencoder {type(self.vae).__name__} has shift_factor {self.shift}, "
+                "which its pipeline does not heed",
+                hint="StableDiffusion3Pipeline and FluxPipeline heed it; null is none",
             )
 
     @property

@@ -21,6 +21,7 @@ class StableDiffusion3Family(TextFamily):
     """`StableDiffusion3Pipeline`, with or without its T5 encoder."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    shifts_latents: ClassVar[bool] = True
     network_kind: ClassVar[type[torch.nn.Module]] = SD3Transformer2DModel
 
     def encode_prompt(self, pipeline: Any, prompt: str, device: torch.device) -> Mapping[str, torch.Tensor]:
