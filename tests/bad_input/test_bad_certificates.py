@@ -126,7 +126,11 @@ NUMBERS = [
     row("delta above", sets("delta", 0.01), "delta 0.01 is not below 1 / population"),
     row("no mechanism", sets("mechanisms", []), "the mechanisms are missing"),
     row("mechanisms that are text", sets("mechanisms", ["x"]), "mechanisms holds something that is not a"),
-    row("fewer steps", of_mechanism(steps_charged=1), "does not follow: its mechanisms give"),
+    row(
+        "fewer steps", of_mechanism(steps_charged=1, steps_planned=1), "does not follow: its mechanisms give"
+    ),
+    row("fewer steps than planned", of_mechanism(steps_charged=1), "was charged 1 of 4 steps"),
+    row("a rule of nobody's", of_ledger(rule="banana"), "rule is 'banana': expected pld, filter, sum"),
     row("steps as text", of_mechanism(steps_charged="9"), "steps"),
     row("steps without end", of_mechanism(steps_charged=10**12), r"steps_charged .* is not in \[1, "),
     row("more noise", of_mechanism(noise_multiplier=50.0), "does not follow: its mechanisms give"),

@@ -46,6 +46,14 @@ def draft(plan: Plan, account: Reservation) -> Certificate:
     return Certificate.draft(plan=plan, account=account, **FACTS)
 
 
+def problems(certificate: Certificate, folder: Path) -> tuple[str, ...]:
+    """What `verify` says of a release with this certificate."""
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    certificate.issue(folder)
+    return Certificate.verify(folder).problems
+
+
 @pytest.mark.parametrize("stop", STOPS.values(), ids=list(STOPS))
 def test_guarantee_a_run_stopped_by_choice_is_not_certified_at_the_steps_it_charged(
     ledger, plan, new_keys, stop
@@ -82,10 +90,7 @@ def test_an_end_that_nobody_saw_is_certified_and_said(ledger, plan, new_keys, tm
     assert certificate.ledger["ended_unseen"] is True
     (sentence,) = [text for text in certificate.assumptions if text.startswith("Fixed beforehand")]
     assert "stated in the ledger to have seen nothing" in sentence
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
-    certificate.issue(tmp_path)
-    assert Certificate.verify(tmp_path).valid
+    assert problems(certificate, tmp_path) == ()
 
 
 def test_the_statement_is_made_when_the_run_is_closed_and_not_later(ledger, plan, new_keys) -> None:
@@ -115,7 +120,7 @@ def test_the_rest_may_be_charged_and_left_unused(ledger, plan, new_keys) -> None
     assert draft(plan, account).epsilon == pytest.approx(plan.epsilon)
 
 
-def test_a_run_at_a_limit_below_its_plan_is_not_early(ledger, new_keys) -> None:
+def test_a_run_at_a_limit_below_its_plan_is_not_early(ledger, new_keys, tmp_path: Path) -> None:
     budget = Budget(2.0, 1e-4)
     sizes = DPSGD(steps=30, expected_units=500, population=1000)
     asking = Plan.calibrate(budget, sizes, [histogram_query(budget, 3)])
@@ -130,7 +135,9 @@ def test_a_run_at_a_limit_below_its_plan_is_not_early(ledger, new_keys) -> None:
     run = ledger.run(account.run_id)
     assert not run.is_early
     assert run.cost == run.charged_cost
-    assert draft(asking, account).mechanisms[0]["steps_charged"] == account.limit
+    certificate = draft(asking, account)
+    assert certificate.mechanisms[0]["steps_charged"] == account.limit
+    assert problems(certificate, tmp_path) == ()
 
 
 def test_guarantee_a_loop_that_stops_early_frees_no_room_for_another_run(ledger, plan, new_keys) -> None:

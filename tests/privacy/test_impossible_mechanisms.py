@@ -25,8 +25,15 @@ from dp_diffusers.privacy.ledger import Ledger
 Change = Callable[[dict[str, Any]], None]
 
 
+SIZES = {"steps": 30, "expected_units": 500, "population": 1000}
+
+
 @pytest.fixture
 def release(tmp_path: Path, plan: Plan) -> Path:
+    return certified(tmp_path, plan)
+
+
+def certified(tmp_path: Path, plan: Plan) -> Path:
     folder = tmp_path / "release"
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
@@ -92,6 +99,16 @@ WRONG = {
     ),
     "less than nothing spent": (ledger(spent_epsilon=-5.0), "spent epsilon -5"),
     "no rule": (ledger(rule="none"), "this release is in it"),
+    "a rule that nobody has": (ledger(rule="banana"), "the ledger's rule is 'banana'"),
+    "a rule that is missing": (lambda document: document["ledger"].pop("rule"), "rule is None"),
+    "a filter without a cap": (ledger(rule="filter", cap_epsilon=None), "expected sum"),
+    "less than itself": (ledger(rule="sum", spent_epsilon=0.5), "as a sum, and this release alone"),
+    "nothing spent without a cap": (
+        ledger(rule="sum", spent_epsilon=0.0, cap_epsilon=None),
+        "spent epsilon 0 as a sum",
+    ),
+    "a third of its steps": (first(steps_charged=10), "dpsgd was charged 10 of 30 steps"),
+    "a million steps planned": (first(steps_planned=10**6), "dpsgd was charged 30 of 1000000 steps"),
     "planned to go back": (first(steps_planned=-7), "steps_planned -7 is not in"),
     "half a step planned": (first(steps_planned=0.5), "steps_planned 0.5 is not in"),
     "a limit below the mean": (first(max_units=1), r"max_units 1 is not in"),
@@ -131,6 +148,18 @@ def test_votes_have_no_query_of_a_sample() -> None:
     query = record_of(DPSGD(steps=1, expected_units=500, population=1000), 4.0)
     with pytest.raises(ParameterError, match="as the steps of pe do"):
         Plan.calibrate(Budget(1.0, 1e-4), PE(steps=2, population=1000), [query])
+
+
+@pytest.mark.parametrize(
+    ("cap", "rule", "spent"), [(None, "sum", 1.0), ({"epsilon": 1.0, "delta": 0.5}, "pld", 0.0)]
+)
+def test_what_ledgers_of_other_caps_say_is_valid(
+    tmp_path: Path, cap: dict[str, float] | None, rule: str, spent: float
+) -> None:
+    release = certified(tmp_path, Plan.calibrate(Budget(1.0, 1e-4, cap=cap), DPSGD(**SIZES)))
+    stated = read(release)["ledger"]
+    assert (stated["rule"], stated["spent_epsilon"]) == (rule, pytest.approx(spent, abs=0.01))
+    assert Certificate.verify(release).problems == ()
 
 
 def test_guarantee_a_claim_is_never_rounded_down(release: Path) -> None:

@@ -31,12 +31,14 @@ from dp_diffusers.privacy.events import (
     record_from_dict,
 )
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
-from dp_diffusers.privacy.record_checks import MOST_STEPS, problems_beside, problems_of_record
+from dp_diffusers.privacy.record_checks import MOST_STEPS, TRAIN, problems_beside, problems_of_record
 from dp_diffusers.privacy.statements import statements_of
 from dp_diffusers.rounding import rounded_up_text
 
 NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
 _MALFORMED: Final = (TypeError, ValueError, KeyError, OverflowError, AttributeError)
+_RULES: Final = ("pld", "filter", "sum")  # by which `spending.total` adds up runs that spent something
+_ROUNDED_UP: Final = 1.01  # how far a claim may lie above the number that it is of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     assert delta is not None
     records = [_charged(entry) for entry in certificate.mechanisms]
     problems = [text for record in records for text in problems_of_record(record, delta)]
-    problems += [*_planned(certificate), *problems_beside(records), *_queries(certificate, records)]
+    problems += [*_planned(certificate, records), *problems_beside(records), *_queries(certificate, records)]
     problems += _trained(certificate, records)
     if problems:
         return None, problems
@@ -140,7 +142,7 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     if (method := accountant.method(records, delta)) != certificate.accountant.get("method"):
         problems.append(f"epsilon is by {method} for these numbers, the certificate says otherwise")
     # A claim may be rounded up a little, and never down.
-    if not recomputed * (1 - 1e-6) <= claimed <= recomputed * 1.01:
+    if not recomputed * (1 - 1e-6) <= claimed <= recomputed * _ROUNDED_UP:
         problems.append(f"epsilon {claimed:.6g} does not follow: its mechanisms give {recomputed:.6g}")
     return recomputed, problems
 
@@ -149,12 +151,22 @@ def _charged(entry: Mapping[str, Any]) -> AnyRecord:
     return record_from_dict({**entry, "steps": entry["steps_charged"]})
 
 
-def _planned(certificate: Certificate) -> Iterator[str]:
-    """Every mechanism was planned to be asked once or more."""
-    for entry in certificate.mechanisms:
+def _planned(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
+    """Every mechanism was planned to be asked once or more, and the one that trains was carried out."""
+    for entry, record in zip(certificate.mechanisms, records, strict=True):
         planned = entry.get("steps_planned")
         if isinstance(planned, bool) or not isinstance(planned, int) or not 1 <= planned <= MOST_STEPS:
             yield f"steps_planned {planned} is not in [1, {MOST_STEPS}]"
+        elif record.name in TRAIN and record.steps < planned and not _may_end_early(certificate, records):
+            yield f"{record.name} was charged {record.steps} of {planned} steps, and not ended unseen"
+
+
+def _may_end_early(certificate: Certificate, records: Sequence[Record]) -> bool:
+    """Unseen, or where a query that was asked again left room for fewer steps (see `limits.limit_after`)."""
+    if certificate.ledger.get("ended_unseen") is True:
+        return True
+    asked = zip(certificate.mechanisms, records, strict=True)
+    return any(record.name not in TRAIN and record.steps > entry["steps_planned"] for entry, record in asked)
 
 
 def _trained(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
@@ -221,8 +233,22 @@ def _ledger(certificate: Certificate) -> Iterator[str]:
         yield f"the ledger spent epsilon {spent:.6g}, and this release is in it"
     elif cap is not None and spent > cap * (1 + 1e-9):
         yield f"the ledger spent epsilon {spent:.6g}, above its cap of {cap:g}"
+    else:
+        yield from _added_up(certificate, spent, cap)
     if not _is_sha256(head):
         yield "the ledger's head is missing"
+
+
+def _added_up(certificate: Certificate, spent: float, cap: float | None) -> Iterator[str]:
+    """By a rule that ledgers have; without a cap by the sum, which each run is in at its own delta.
+
+    The other rules are at the cap's delta, which no certificate holds: of a large one they may give 0.
+    """
+    rule, epsilon = certificate.ledger.get("rule"), certificate.epsilon
+    if rule not in _RULES or (cap is None and rule != "sum"):
+        yield f"the ledger's rule is {rule!r}: expected {'sum' if cap is None else ', '.join(_RULES)}"
+    elif rule == "sum" and _is_number(epsilon) and spent * _ROUNDED_UP < epsilon:
+        yield f"the ledger spent epsilon {spent:.6g} as a sum, and this release alone {epsilon:.6g}"
 
 
 def _hashes(certificate: Certificate) -> Iterator[str]:
