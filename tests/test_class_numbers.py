@@ -76,10 +76,25 @@ def test_a_side_without_names_is_matched_by_number() -> None:
 
 @pytest.mark.parametrize("names", [("ant", "eel"), ("eel", "ant", "bee", "cat", "dog")])
 def test_names_that_fit_in_part_are_refused(names: tuple[str, ...]) -> None:
-    with pytest.raises(DataError, match=r"classes but not 'eel' \(1 unknown\)") as caught:
+    with pytest.raises(DataError, match=r"classes but not 'eel'$") as caught:
         numbered_for(_data(names), 4, BASE)
     assert caught.value.hint is not None
     assert caught.value.hint.startswith("data.classes: ")
+
+
+def test_guarantee_a_name_that_the_images_bring_is_not_repeated() -> None:
+    """Its place is, as the source counts it: rows that were left out count."""
+    read = replace(
+        _data(("ant", "secret", "seen"), [0, 2, 0, 1]),
+        class_names_from_data=True,
+        dropped=np.array([0, 2]),
+    )
+    with pytest.raises(DataError, match=r"but not that of row 3 \(counted from 0\)$") as caught:
+        numbered_for(read, 4, BASE)
+    assert "secret" not in str(caught.value.hint)
+    declared = replace(_data(("ant", "secret"), [0, 0]), names_in_file=True)
+    with pytest.raises(DataError, match=r"but not all that the file names$"):
+        numbered_for(declared, 4, BASE)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Labels in the numbering of the base model: as declared, or by name where names are shared, or by position.
 
 Guarantees that an image trains the class whose name it carries, that a match by position is said, that names
-which fit in part are refused, and that no unit can change the number of another's class. May import numpy,
-never torch. Nothing of the images but their class names is used.
+which fit in part are refused, and that no unit can change the number of another's class; a name that comes
+from the images is repeated in no error. May import numpy, never torch. Nothing of the images but their class
+names is used.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def numbered_for(
     if own is None or names is None or not shared:
         return data, _by_position(data, classes, names)
     _require_all(
-        own, shared, f"data.classes: either names of the base's ({', '.join(names)}), or none of them"
+        data, own, shared, f"data.classes: either names of the base's ({', '.join(names)}), or none of them"
     )
     numbers = np.array([names.index(name) for name in own], np.int64)
     labels = numbers[data.labels]
@@ -63,7 +64,7 @@ def _as_declared(
     """Raises: `DataError` for classes that are known in part, or numbers beyond those declared."""
     own, known = data.class_names, {name: place for place, name in enumerate(names)} | dict(mapped)
     if own is not None and set(own) & set(known):
-        _require_all(own, set(known), "name them all as data.classes does, or as the base does")
+        _require_all(data, own, set(known), "name them all as data.classes does, or as the base does")
         numbers = np.array([known[name] for name in own], np.int64)
     else:
         numbers = np.array(list(mapped.values()), np.int64)
@@ -74,13 +75,24 @@ def _as_declared(
     return replace(data, labels=numbers[labels], class_names=names or None, class_names_from_data=False)
 
 
-def _require_all(own: tuple[str, ...], known: set[str], hint: str) -> None:
-    unknown = [name for name in own if name not in known]
+def _require_all(data: PrivateImages, own: tuple[str, ...], known: set[str], hint: str) -> None:
+    unknown = [number for number, name in enumerate(own) if name not in known]
     if unknown:
         raise DataError(
-            f"the base model has some of the images' classes but not {unknown[0]!r} ({len(unknown)} unknown)",
-            hint=hint,
+            f"the base model has some of the images' classes but not {_called(data, own, unknown)}", hint=hint
         )
+
+
+def _called(data: PrivateImages, own: tuple[str, ...], unknown: list[int]) -> str:
+    """A declared class by its name; one that the data name by the row of its first image, in the source."""
+    if not (data.class_names_from_data or data.names_in_file):
+        return repr(own[unknown[0]])
+    assert data.labels is not None  # they have names
+    found = np.flatnonzero(np.isin(data.labels, unknown))
+    if not len(found):
+        return "all that the file names"
+    rows = np.delete(np.arange(len(data.images) + len(data.dropped)), data.dropped)
+    return f"that of row {rows[found[0]]} (counted from 0)"
 
 
 def _by_position(data: PrivateImages, classes: int, names: tuple[str, ...] | None) -> list[str]:

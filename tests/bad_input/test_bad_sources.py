@@ -72,7 +72,7 @@ MANIFESTS = [
     row(
         "manifest row of no owner",
         manifest(HEAD, A, ["b.png", "", "1", "x"]),
-        "unit column 'patient' is empty for 1 image, first b.png",
+        "unit column 'patient' is empty for b.png",
         "fill in",
         f"{LIST} {UNIT}",
     ),
@@ -102,7 +102,7 @@ DICOMS = [
     row(
         "DICOM of no patient",
         films({"PatientID": "p1"}, {}),
-        "unit column 'PatientID' is empty for 1 image, first 1.dcm",
+        "unit column 'PatientID' is empty for 1.dcm",
         "fill in",
         f"{FILMS} {PATIENT}",
     ),
@@ -123,7 +123,7 @@ DICOMS = [
     row(
         "DICOM among pictures",
         both(films({}), lambda folder: (folder / "films" / "a.png").write_bytes(encoded())),
-        "1 other image lies among the DICOM files, first a.png",
+        "another image lies among the DICOM files: a.png",
         "manifest",
         FILMS,
     ),

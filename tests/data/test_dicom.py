@@ -210,7 +210,7 @@ def _decoder() -> Any:
 def test_other_pictures_in_the_folder_are_refused(tmp_path: Path) -> None:
     dicom_file(tmp_path / "a.dcm", RAMP)
     Image.new("L", (8, 8)).save(tmp_path / "b.png")
-    with pytest.raises(DataError, match=r"1 other image lies among the DICOM files, first b\.png"):
+    with pytest.raises(DataError, match=r"another image lies among the DICOM files: b\.png"):
         PrivateImages.open(tmp_path)
 
 

@@ -139,17 +139,17 @@ def test_guarantee_a_dropped_image_is_not_even_decoded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("people", "message"),
     [
-        ([["a"], []], r"missing in 1 row, first row 1"),
-        ([["a"], None], r"missing in 1 row, first row 1"),
-        ([["a", None], ["b"]], r"missing in 1 row, first row 0"),
-        ([["a", " nan "], ["b"]], r"missing in 1 row, first row 0"),
-        ([[1.0, float("nan")], [2.0]], r"missing in 1 row, first row 0"),
+        ([["a"], []], r"missing in row 1"),
+        ([["a"], None], r"missing in row 1"),
+        ([["a", None], ["b"]], r"missing in row 0"),
+        ([["a", " nan "], ["b"]], r"missing in row 0"),
+        ([[1.0, float("nan")], [2.0]], r"missing in row 0"),
         ([[["a"], ["b"]]], r"expected unit column 'people' to hold numbers or text, or lists of them"),
         ([[{"id": "a"}]], r"expected unit column 'people' to hold numbers or text, or lists of them"),
         ([{"id": "a"}], r"expected unit column 'people' to hold numbers or text, or lists of them"),
-        (["a;secret"], r"holds several ids in one text for 1 image, first row 0"),
-        (["a", "['a', 'secret']"], r"holds several ids in one text for 1 image, first row 1"),
-        ([["a;secret", "b"]], r"holds several ids in one text for 1 image, first row 0"),
+        (["a;secret"], r"holds several ids in one text, first in row 0"),
+        (["a", "['a', 'secret']"], r"holds several ids in one text, first in row 1"),
+        ([["a;secret", "b"]], r"holds several ids in one text, first in row 0"),
     ],
 )
 def test_a_bad_list_of_owners_is_one_clear_line(tmp_path: Path, people: Any, message: str) -> None:
@@ -173,7 +173,7 @@ def test_lists_in_one_file_and_ids_in_another_are_refused(tmp_path: Path) -> Non
 def test_several_ids_in_a_cell_of_a_folder_are_refused(tmp_path: Path, cell: str) -> None:
     (tmp_path / "a.png").write_bytes(png())
     (tmp_path / "metadata.csv").write_text(f"file_name,people\na.png,{cell}\n")
-    with pytest.raises(DataError, match=r"several ids in one text for 1 image, first a\.png") as caught:
+    with pytest.raises(DataError, match=r"several ids in one text, first for a\.png") as caught:
         PrivateImages.open(tmp_path, unit="people")
     assert "secret" not in f"{caught.value.message} {caught.value.hint}"
     assert "list column of a parquet file" in str(caught.value.hint)

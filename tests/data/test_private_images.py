@@ -221,7 +221,7 @@ def test_repr_shows_neither_pixels_nor_counts(tmp_path: Path) -> None:
 FOLDERS: list[tuple[dict[str, bytes], dict[str, Any], str]] = [
     ({}, {"label": "folder"}, "no images in"),
     ({"a/x.txt": b"1"}, {"label": "folder"}, "no images in"),
-    ({"a/x.png": png(), "y.png": png()}, {"label": "folder"}, "1 image lies outside the class folders"),
+    ({"a/x.png": png(), "y.png": png()}, {"label": "folder"}, "an image lies outside the class folders"),
     ({"a/x.png": png()}, {"label": "kind"}, "has no label column 'kind': it holds no metadata.csv"),
     ({"a/x.png": png()}, {"label": "folder", "unit": "patient"}, "has no unit column 'patient': it holds no"),
     ({"a/x.png": png(), "a/broken.png": b"no"}, {"label": "folder"}, r"image cannot be read: .*broken\.png"),
@@ -232,7 +232,7 @@ FOLDERS: list[tuple[dict[str, bytes], dict[str, Any], str]] = [
     (
         {"cta/x.png": png()},
         {"label": "folder", "classes": ["cat", "dog"]},
-        "label 'cta' is not in data.classes",
+        "the label in row 0 .counted from 0. is not in data.classes",
     ),
     ({"x.png": png()}, {"caption": "a {label}"}, "the caption needs {label}"),
 ]
@@ -257,23 +257,23 @@ TABLES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (
         {"image": structs(png(), png()), "unit": ["a", None]},
         {"unit": "unit"},
-        "missing in 1 row, first row 1",
+        "missing in row 1",
     ),
-    ({"image": structs(png(), png()), "unit": ["", "b"]}, {"unit": "unit"}, "missing in 1 row, first row 0"),
+    ({"image": structs(png(), png()), "unit": ["", "b"]}, {"unit": "unit"}, "missing in row 0"),
     (
         {"image": structs(png(), png()), "unit": ["a", " NaN"]},
         {"unit": "unit"},
-        "missing in 1 row, first row 1",
+        "missing in row 1",
     ),
-    ({"image": structs(png(), png()), "unit": [1.0, float("nan")]}, {"unit": "unit"}, "missing in 1 row"),
+    ({"image": structs(png(), png()), "unit": [1.0, float("nan")]}, {"unit": "unit"}, "missing in row 1"),
     ({"image": structs(png(), png()), "label": [0, None]}, {"label": "label"}, "is null in row 1"),
     ({"image": structs(png()), "label": [0.5]}, {"label": "label"}, "whole numbers or text, got float"),
     (
         {"image": structs(png()), "label": [3]},
         {"label": "label", "classes": ["a", "b"]},
-        "label 3 in row 0 .counted from 0. is outside",
+        "the label in row 0 .counted from 0. is outside",
     ),
-    ({"image": structs(png()), "label": [-1]}, {"label": "label"}, "expected labels >= 0, got -1"),
+    ({"image": structs(png()), "label": [-1]}, {"label": "label"}, "expected labels >= 0, that in row 0"),
     ({"image": structs(png(), b"")}, {}, r"cannot be read: .*x\.parquet, row 1"),
     ({"image": structs()}, {}, "no images in"),
     ({"label": [1]}, {}, "no image column among label"),
@@ -291,7 +291,7 @@ def test_a_bad_table_is_one_clear_line(
 
 def test_a_label_outside_the_declared_names_is_refused(tmp_path: Path) -> None:
     path = parquet(tmp_path / "x.parquet", {"image": structs(png()), "label": [2]}, names=["a", "b"])
-    with pytest.raises(DataError, match=r"label 2 in row 0 .counted from 0. is outside the classes"):
+    with pytest.raises(DataError, match=r"the label in row 0 .counted from 0. is outside the classes"):
         PrivateImages.open(path, label="label")
 
 

@@ -15,11 +15,9 @@ from dp_diffusers.errors import DataError
 def check_images(images: object) -> None:
     """Raises: `DataError` unless uint8 `[N, H, W, C]`."""
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-        found = (
-            f"{images.dtype} {list(images.shape)}"
-            if isinstance(images, np.ndarray)
-            else type(images).__name__
-        )
+        found = type(images).__name__
+        if isinstance(images, np.ndarray):  # how many there are is not said
+            found = f"{images.dtype} [{', '.join(['N', *map(str, images.shape[1:])])}]"
         raise DataError(
             f"expected images of uint8 [N, height, width, channels], got {found}",
             hint="pixels from 0 to 255; grey images have one channel: images[..., None]",

@@ -13,7 +13,7 @@ import numpy as np
 
 from dp_diffusers.data.caption_template import expanded, needs_label
 from dp_diffusers.data.sources import is_missing
-from dp_diffusers.errors import DataError, counted
+from dp_diffusers.errors import DataError
 
 if TYPE_CHECKING:
     from dp_diffusers.data.private_images import PrivateImages
@@ -45,11 +45,10 @@ def captions_of(data: PrivateImages) -> tuple[list[str], np.ndarray]:
 
 def checked_captions(place: str, name: str, values: Sequence[Any]) -> list[str]:
     """The texts of a column. Raises: `DataError` for one that is missing, or no text."""
-    missing = [row for row, value in enumerate(values) if is_missing(value)]
-    if missing:
+    missing = next((row for row, value in enumerate(values) if is_missing(value)), None)
+    if missing is not None:
         raise DataError(
-            f"{place}: caption column {name!r} is missing in {counted(len(missing), 'row')}, "
-            f"first row {missing[0]} (counted from 0)",
+            f"{place}: caption column {name!r} is missing in row {missing} (counted from 0)",
             hint="fill in the text, or remove the row",
         )
     other = sorted({type(value).__name__ for value in values if not isinstance(value, str)})

@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from dp_diffusers.data.sources import is_missing, no_column
 from dp_diffusers.data.unit_ids import joined, several_in_one
-from dp_diffusers.errors import DataError, counted
+from dp_diffusers.errors import DataError
 
 Line: TypeAlias = tuple[int, list[str]]  # number in the file, cells
 
@@ -38,16 +38,15 @@ class CsvTable:
         values = [self.rows[image].get(name, "") for image in images]
         # a class may well be called `none`, an owner may not
         empty = (lambda value: not value) if kind == "label" else is_missing
-        missing = [image for image, value in zip(images, values) if empty(value)]
-        if missing:
+        missing = next((image for image, value in zip(images, values) if empty(value)), None)
+        if missing is not None:
             raise DataError(
-                f"{self.path}: {kind} column {name!r} is empty for {counted(len(missing), 'image')}, "
-                f"first {missing[0]}",
+                f"{self.path}: {kind} column {name!r} is empty for {missing}",
                 hint="fill in the value, or remove the image and its row",
             )
-        several = [image for image, value in zip(images, values) if kind == "unit" and joined(value)]
-        if several:
-            raise several_in_one(self.path, name, several[0], len(several))
+        several = (image for image, value in zip(images, values) if kind == "unit" and joined(value))
+        if (image := next(several, None)) is not None:
+            raise several_in_one(self.path, name, f"for {image}")
         return values
 
 

@@ -25,7 +25,7 @@ from dp_diffusers.data.walking import (
     require_folder,
     telling_folders,
 )
-from dp_diffusers.errors import DataError, counted, nearest
+from dp_diffusers.errors import DataError, nearest
 
 # Who an image shows, in words that a release may not hold.
 _OF_PEOPLE = ("PatientID", "PatientName", "OtherPatientIDs", "AccessionNumber")
@@ -71,11 +71,10 @@ def _files(path: Path, label: str | None) -> list[tuple[Path, str]]:
     files = by_class(path, is_dicom) if label == "folder" else flat(path, is_dicom)
     if not files:
         raise DataError(f"no DICOM images in {path}", hint="known kinds: .dcm, .dicom, .ima, or no ending")
-    others = [file for file, _ in flat(path, is_picture)]
+    others = flat(path, is_picture)
     if others:
-        lie = counted(len(others), "other image lies", "other images lie")
         raise DataError(
-            f"{path}: {lie} among the DICOM files, first {others[0].relative_to(path)}",
+            f"{path}: another image lies among the DICOM files: {others[0][0].relative_to(path)}",
             hint="one kind of file in a folder; a manifest (.csv) may list both",
         )
     return files
@@ -107,11 +106,10 @@ def _header(file: Path, keywords: Sequence[str]) -> Any:
 def _values(path: Path, kind: str, name: str, files: list[str], headers: list[Any]) -> list[Any]:
     """A keyword's value of each file, as text, or as a list where it has several."""
     values = [_value(header, name) for header in headers]
-    missing = [file for file, value in zip(files, values) if is_missing(value)]
-    if missing:
+    missing = next((file for file, value in zip(files, values) if is_missing(value)), None)
+    if missing is not None:
         raise DataError(
-            f"{path}: {kind} column {name!r} is empty for {counted(len(missing), 'image')}, "
-            f"first {missing[0]}",
+            f"{path}: {kind} column {name!r} is empty for {missing}",
             hint="fill in the value, or remove the image",
         )
     return values

@@ -1,7 +1,7 @@
 """Labels of a source as numbers, and the names of the classes.
 
-Guarantee: what a number means is for the caller or the source's own declaration to say, never for one row.
-May import numpy, never torch. Class names found in the data alone are in sorted order.
+Guarantee: what a number means is for the caller or the source's own declaration to say, never for one row;
+no error repeats a label. May import numpy, never torch. Class names found in the data alone are sorted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from dp_diffusers.data.sources import RawImages
-from dp_diffusers.errors import DataError, nearest
+from dp_diffusers.errors import DataError
 
 _FROM_0 = "classes are numbered from 0 without gaps, or named"
 
@@ -62,29 +62,35 @@ def label_numbers(
 def _from_text(labels: list[str], known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
     names = known or tuple(sorted(set(labels)))
     position = {name: index for index, name in enumerate(names)}
-    unknown = sorted(set(labels) - position.keys())
-    if unknown:
-        close = nearest(unknown[0], names)
-        hint = f"did you mean {close!r} in data.classes?" if close else f"data.classes: {_listed(names)}"
-        raise DataError(f"label {unknown[0]!r} is not in data.classes", hint=hint)
+    unknown = next((row for row, label in enumerate(labels) if label not in position), None)
+    if unknown is not None:
+        raise DataError(
+            f"the label {_place(unknown)} is not in data.classes",
+            hint=f"look at that row's label; the classes are {_listed(names)}",
+        )
     return np.fromiter((position[label] for label in labels), np.int64, len(labels)), names
 
 
 def _from_numbers(labels: np.ndarray, known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
     if known is None:
         if labels.min() < 0:
-            raise DataError(f"expected labels >= 0, got {labels.min()}", hint=_FROM_0)
+            raise DataError(f"expected labels >= 0, that {_place(labels.argmin())} is less", hint=_FROM_0)
         if labels.max() >= 100_000:
-            raise DataError(f"expected labels to number classes from 0, got {labels.max()}", hint=_FROM_0)
+            raise DataError(
+                f"expected labels to number classes from 0, that {_place(labels.argmax())} is too large",
+                hint=_FROM_0,
+            )
         known = tuple(map(str, range(int(labels.max()) + 1)))
     outside = (labels < 0) | (labels >= len(known))
     if outside.any():
-        row = int(np.flatnonzero(outside)[0])
         hint = f"{len(known)} classes are numbered 0 to {len(known) - 1}"
-        raise DataError(
-            f"label {labels[row]} in row {row} (counted from 0) is outside the classes", hint=hint
-        )
+        raise DataError(f"the label {_place(outside.argmax())} is outside the classes", hint=hint)
     return labels, known
+
+
+def _place(row: int | np.integer) -> str:
+    """All that an error may say of one label: what it is belongs to somebody."""
+    return f"in row {row} (counted from 0)"
 
 
 def _listed(names: Iterable[str]) -> str:

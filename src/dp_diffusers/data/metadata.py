@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dp_diffusers.data.csv_tables import CsvTable, read_csv
 from dp_diffusers.data.sources import no_column
-from dp_diffusers.errors import DataError, counted
+from dp_diffusers.errors import DataError
 
 METADATA = "metadata.csv"
 FILE_NAME = "file_name"
@@ -37,18 +37,17 @@ class Metadata:
 
     def _same_files(self, files: list[str]) -> None:
         path, rows = self.table.path, self.table.rows
-        bare = [file for file in files if file not in rows]
-        if bare:
+        bare = next((file for file in files if file not in rows), None)
+        if bare is not None:
             raise DataError(
-                f"{path}: {counted(len(bare), 'image has', 'images have')} no row, first {bare[0]}",
+                f"{path}: no row names the image {bare}",
                 hint="file_name holds paths relative to the folder, as in normal/0001.png",
             )
         known = set(files)
-        stray = [file for file in rows if file not in known]
-        if stray:
-            names = counted(len(stray), "row names", "rows name")
+        stray = next((file for file in rows if file not in known), None)
+        if stray is not None:
             raise DataError(
-                f"{path}: {names} no image of the folder, first {stray[0]}",
+                f"{path}: a row names no image of the folder: {stray}",
                 hint="remove the row, or put the image in its place",
             )
 

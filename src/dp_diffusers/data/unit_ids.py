@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dp_diffusers.data.sources import is_missing
-from dp_diffusers.errors import DataError, counted
+from dp_diffusers.errors import DataError
 
 _ONE_TYPE = "write the ids in one type, so that a person is the same person in each file"
 _FILL_IN = "an image of unknown owner cannot be protected: fill in the id, or remove the row"
@@ -28,11 +28,10 @@ def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
 
     Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id.
     """
-    missing = [row for row, value in enumerate(values) if _has_gap(value)]
-    if missing:
+    missing = next((row for row, value in enumerate(values) if _has_gap(value)), None)
+    if missing is not None:
         raise DataError(
-            f"{path}: unit column {name!r} is missing in {counted(len(missing), 'row')}, "
-            f"first row {missing[0]} (counted from 0)",
+            f"{path}: unit column {name!r} is missing in row {missing} (counted from 0)",
             hint=_FILL_IN,
         )
     _one_type(path, name, values)
@@ -52,12 +51,10 @@ def joined(value: object) -> bool:
     return ";" in text or (text.startswith("[") and text.endswith("]"))
 
 
-def several_in_one(path: str | Path, name: str, place: str, count: int) -> DataError:
-    """The error for `count` texts that hold several ids, the first of them at `place`."""
+def several_in_one(path: str | Path, name: str, place: str) -> DataError:
+    """The error for texts that hold several ids, the first of them at `place`."""
     return DataError(
-        f"{path}: unit column {name!r} holds several ids in one text for {counted(count, 'image')}, "
-        f"first {place}",
-        hint=_AS_LIST,
+        f"{path}: unit column {name!r} holds several ids in one text, first {place}", hint=_AS_LIST
     )
 
 
@@ -85,6 +82,6 @@ def _whole_ids(path: str | Path, name: str, values: Sequence[object]) -> None:
             f"{path}: expected unit column {name!r} to hold numbers or text, or lists of them",
             hint="one level of lists: an image has an id, or a list of ids",
         )
-    several = [row for row, value in enumerate(values) if joined(value)]
-    if several:
-        raise several_in_one(path, name, f"row {several[0]} (counted from 0)", len(several))
+    several = next((row for row, value in enumerate(values) if joined(value)), None)
+    if several is not None:
+        raise several_in_one(path, name, f"in row {several} (counted from 0)")

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 
-from dp_diffusers.errors import DataError, counted, nearest
+from dp_diffusers.errors import DataError, nearest
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 _DICOM = frozenset({".dcm", ".dicom", ".ima"})
@@ -55,11 +55,9 @@ def flat(path: Path, belongs: Member) -> list[tuple[Path, str]]:
 def by_class(path: Path, belongs: Member) -> list[tuple[Path, str]]:
     """Every file that `belongs`, with the name of its class folder. Raises: `DataError` for one outside."""
     folders = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
-    loose = [item for item in path.iterdir() if belongs(item)]
-    if loose:
+    if any(belongs(item) for item in path.iterdir()):
         hint = "one folder per class, or data.label: null for images without labels"
-        lie = counted(len(loose), "image lies", "images lie")
-        raise DataError(f"{path}: {lie} outside the class folders", hint=hint)
+        raise DataError(f"{path}: an image lies outside the class folders", hint=hint)
     return [(file, folder.name) for folder in folders for file in sorted(folder.rglob("*")) if belongs(file)]
 
 
