@@ -195,7 +195,7 @@ UNITS = [
     ),
     of_units("a struct", [{"id": 1}, {"id": 2}], "to hold numbers or text, or lists of them", "one level"),
     of_units(
-        "shared images", [["p1", "p2"], ["p2"]], "some images belong to several of 'patient'", "zero_out"
+        "shared images", [["p1", "p2"], ["p2"]], "images may belong to several of 'patient'", "zero_out"
     ),
     row(
         "ids of two types",
@@ -208,7 +208,7 @@ UNITS = [
         "more units than slots",
         table(patient=[f"p{i}" for i in range(12)]),
         "more units than mechanism.population = 11",
-        "zero_out",
+        "raise mechanism.population",
         "budget.unit=patient mechanism.population=11 mechanism.expected_units=5 mechanism.max_units=9",
     ),
 ]
