@@ -79,16 +79,12 @@ def test_a_label_dropout_without_a_null_class_is_refused(
         require_use_of_labels(family_of(base), settings)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [("data.classes=[a, b, c]", "data.classes has"), ("data.label=folder", "data.label folder has")],
-)
 def test_classes_for_a_base_without_any_are_refused(
-    tiny_base: Callable[..., Any], tiny_recipe: Path, tmp_path: Path, change: str, said: str
+    tiny_base: Callable[..., Any], tiny_recipe: Path, tmp_path: Path
 ) -> None:
     tiny_base(classes=0).save(tmp_path / "plain")
-    recipe = Recipe.load(tiny_recipe, [f"base={tmp_path / 'plain'}", "data.classes=null", change])
-    with pytest.raises(InputError, match=f"{said} no effect: the base model has no classes"):
+    recipe = Recipe.load(tiny_recipe, [f"base={tmp_path / 'plain'}", "data.classes=[a, b, c]"])
+    with pytest.raises(InputError, match="data.classes has no effect: the base model has no classes"):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "tiny.ledger").exists()
 

@@ -67,16 +67,10 @@ def require_use_of_labels(family: Family, settings: Mapping[str, Any]) -> None:
             f"training.label_dropout {dropout} has no effect: the base model has no null class",
             hint="leave it out; a null class is a last class embedding beyond those of the classes",
         )
-    data = settings.get("data") or {}
-    given = "data.classes" if data.get("classes") else "data.label folder"
-    if (
-        not family.takes_text
-        and not family.classes
-        and (data.get("classes") or data.get("label") == "folder")
-    ):
+    if not family.takes_text and not family.classes and (settings.get("data") or {}).get("classes"):
         raise ParameterError(
-            f"{given} has no effect: the base model has no classes",
-            hint="leave data.classes out and set data.label to null: its images are of no class",
+            "data.classes has no effect: the base model has no classes",
+            hint="leave it out; its images are of no class",
         )
 
 
