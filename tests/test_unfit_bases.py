@@ -20,6 +20,7 @@ from dp_diffusers.errors import InputError, VerificationError
 from dp_diffusers.finetuning import train
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
 from dp_diffusers.recipe import Recipe, TrainingSettings
+from family_support import pipeline_base
 from latent_support import tiny_latent_base
 from loop_support import cheap_trainings
 
@@ -87,6 +88,20 @@ def test_classes_for_a_base_without_any_are_refused(
     with pytest.raises(InputError, match=r"data\.classes has no effect: the base model has no classes"):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "tiny.ledger").exists()
+
+
+@pytest.mark.parametrize("size", [(8, 16), None])
+@pytest.mark.parametrize("kind", ["pixel", "latent", "stable diffusion"])
+def test_a_model_of_no_square_size_is_refused(
+    tiny_base: Callable[..., Any], tmp_path: Path, kind: str, size: Any
+) -> None:
+    base = {
+        "pixel": lambda: tiny_base(patch=1),
+        "latent": tiny_latent_base,
+        "stable diffusion": lambda: pipeline_base("stable_diffusion"),
+    }[kind]()
+    base.network.register_to_config(sample_size=size)
+    assert str(refusal(base, tmp_path)).endswith(f"of square samples of a known size, got sample_size {size}")
 
 
 def test_guarantee_a_release_that_is_not_finite_is_not_certified(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from dp_diffusers.diffusion.base import Base, config_of
+from dp_diffusers.diffusion.base import Base, config_of, side_of
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.latents import Latents
 from dp_diffusers.errors import DataError
@@ -57,8 +57,7 @@ class AutoencodedFamily(Family):
     @property
     def native_size(self) -> int:
         """Height and width of the images that the model was made for."""
-        sample = config_of(self.network).sample_size
-        return int(sample if isinstance(sample, int) else sample[0]) * self.latents.factor
+        return side_of(self.network) * self.latents.factor
 
     @property
     def size(self) -> int:

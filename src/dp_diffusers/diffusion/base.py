@@ -23,6 +23,7 @@ from dp_diffusers.diffusion import merged_from
 from dp_diffusers.diffusion.merged_from import Origin
 from dp_diffusers.diffusion.patch import Patch
 from dp_diffusers.diffusion.schedules import plain_schedule
+from dp_diffusers.errors import ModelError
 
 CLASSES_FILE = "classes.json"
 # parts that judge or decorate a finished image: no training needs them, and they are not loaded
@@ -106,6 +107,19 @@ class Base:
 def config_of(network: nn.Module) -> Any:
     """The configuration that diffusers keeps with a network."""
     return network.config
+
+
+def side_of(network: nn.Module) -> int:
+    """Height and width of what the network sees. Raises `ModelError` where they differ, or none is told."""
+    sample = config_of(network).get("sample_size")
+    sides = {sample} if isinstance(sample, int) else set(sample or ())
+    if len(sides) != 1:
+        raise ModelError(
+            f"expected a {type(network).__name__} of square samples of a known size, "
+            f"got sample_size {sample}",
+            hint="a base with one number as sample_size in the config.json of its network",
+        )
+    return int(sides.pop())
 
 
 def fingerprint(base: Base) -> str:

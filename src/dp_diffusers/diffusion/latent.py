@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DModel, VQModel
 
-from dp_diffusers.diffusion.base import Base, config_of
+from dp_diffusers.diffusion.base import Base, config_of, side_of
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.latents import Latents
 from dp_diffusers.errors import DataError
@@ -59,10 +59,8 @@ class LatentFamily(Family):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(c, h, w) of one encoded image."""
-        config = config_of(self.network)
-        sample = config.sample_size
-        side = int(sample if isinstance(sample, int) else sample[0])
-        return (int(config.in_channels), side, side)
+        side = side_of(self.network)
+        return (int(config_of(self.network).in_channels), side, side)
 
     def encode(self, images: np.ndarray) -> torch.Tensor:
         """uint8 `[N, H, W, C]` to float32 `[N, c, h, w]`. Raises `DataError` for another size."""

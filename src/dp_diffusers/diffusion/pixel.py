@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from dp_diffusers.diffusion.base import Base, config_of
+from dp_diffusers.diffusion.base import Base, config_of, side_of
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.pixels import to_images, to_tensor
 
@@ -33,8 +33,7 @@ class PixelFamily(Family):
     @property
     def size(self) -> int:
         """Height and width of an image in pixels, before the patch transform."""
-        sample = config_of(self.network).sample_size
-        return int(sample if isinstance(sample, int) else sample[0]) * self.base.patch.size
+        return side_of(self.network) * self.base.patch.size
 
     @property
     def channels(self) -> int:
