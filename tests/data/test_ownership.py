@@ -150,6 +150,11 @@ def test_guarantee_a_dropped_image_is_not_even_decoded(tmp_path: Path) -> None:
         (["a;secret"], r"holds several ids in one text, first in row 0"),
         (["a", "['a', 'secret']"], r"holds several ids in one text, first in row 1"),
         ([["a;secret", "b"]], r"holds several ids in one text, first in row 0"),
+        ([["a"], ["b", "a;secret"]], r"holds several ids in one text, first in row 1"),
+        ([b"a", b" "], r"missing in row 1"),
+        ([b"a", b"secret\xff"], r"holds bytes that are no text in row 1 \(counted from 0\)$"),
+        ([[b"a"], [b"a", b""]], r"missing in row 1"),
+        ([[b"a"], [b"a", b"secret\xff"]], r"holds bytes that are no text in row 1"),
     ],
 )
 def test_a_bad_list_of_owners_is_one_clear_line(tmp_path: Path, people: Any, message: str) -> None:
@@ -167,6 +172,38 @@ def test_lists_in_one_file_and_ids_in_another_are_refused(tmp_path: Path) -> Non
     parquet(tmp_path / "b.parquet", {"image": [png()], "people": [[1]]})
     with pytest.raises(DataError, match="is of int and str in different files"):
         PrivateImages.open(tmp_path, unit="people")
+
+
+COMPOSED, APART = "Jos\u00e9", "Jose\u0301"
+
+
+@pytest.mark.parametrize(
+    "people",
+    [
+        [COMPOSED, APART, f" {APART} ", "Ana"],
+        [COMPOSED.encode(), APART.encode(), APART.encode() + b" ", b"Ana"],
+        [[COMPOSED], [APART, COMPOSED], [f"{APART} "], ["Ana"]],
+        [[COMPOSED.encode()], [APART.encode()], [APART.encode() + b" "], [b"Ana"]],
+    ],
+)
+def test_guarantee_one_id_written_in_several_ways_is_one_person(tmp_path: Path, people: Any) -> None:
+    data = _opened(tmp_path, people)
+    assert (data.unit_count, len(set(data.owner[:3].tolist()))) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "list.csv"])
+def test_guarantee_a_table_of_text_writes_one_id_in_several_ways(tmp_path: Path, name: str) -> None:
+    for image in ("a", "b"):
+        (tmp_path / f"{image}.png").write_bytes(png())
+    text = f"file_name,people\na.png,{COMPOSED}\nb.png,{APART} \n"
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    place = tmp_path if name == "metadata.csv" else tmp_path / name
+    assert PrivateImages.open(place, unit="people").unit_count == 1
+
+
+def test_both_writings_of_an_id_are_looked_for_in_a_release(tmp_path: Path) -> None:
+    data = _opened(tmp_path, ["Jos\u00e9 Garc\u00eda 4711"])
+    assert data.traces.ids == {"Jos\u00e9 Garc\u00eda 4711", "Jose\u0301 Garci\u0301a 4711"}
 
 
 @pytest.mark.parametrize("cell", ["p1;secret", '"[""p1"", ""secret""]"'])

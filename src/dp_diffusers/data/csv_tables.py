@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from dp_diffusers.data.sources import is_missing, no_column
-from dp_diffusers.data.unit_ids import joined, several_in_one
+from dp_diffusers.data.unit_ids import joined, same_id, several_in_one
 from dp_diffusers.errors import DataError
 
 Line: TypeAlias = tuple[int, list[str]]  # number in the file, cells
@@ -47,7 +47,7 @@ class CsvTable:
         several = (image for image, value in zip(images, values) if kind == "unit" and joined(value))
         if (image := next(several, None)) is not None:
             raise several_in_one(self.path, name, f"for {image}")
-        return values
+        return [same_id(value) for value in values] if kind == "unit" else values
 
 
 def read_csv(path: Path, image_columns: Sequence[str]) -> CsvTable:

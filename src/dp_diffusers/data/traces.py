@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -72,10 +73,11 @@ class Traces:
         self.names |= {text for text in (name, stem) if is_distinctive(stem) and is_distinctive(text)}
 
     def add_ids(self, units: Iterable[object]) -> None:
-        """Ids of units, those that are distinctive; a tuple holds several."""
+        """Ids of units, those that are distinctive, in both writings of Unicode; a tuple holds several."""
         for unit in set(units):
             people = unit if isinstance(unit, tuple) else (unit,)
-            self.ids |= {str(person) for person in people if is_distinctive(str(person))}
+            texts = [str(person) for person in people if is_distinctive(str(person))]
+            self.ids |= {normalize(form, text) for text in texts for form in ("NFC", "NFD")}
 
     def add_captions(self, captions: Iterable[str]) -> None:
         """Texts of images, those that say more than a word or two would; of long ones how they begin."""

@@ -1,12 +1,14 @@
 """Ids of the units in a column: one per image, or a list of them where an image shows several people.
 
 Guarantees: a missing id is refused (an unknown owner cannot be protected); ids are of one type; several ids
-in one text are refused instead of becoming one person; no error repeats an id. May import the standard
-library.
+in one text are refused instead of becoming one person; one id written in two ways of Unicode, with blanks or
+as bytes is one person; no error repeats an id. May import the standard library. Source: Unicode Standard
+Annex 15, normalisation form C.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from dp_diffusers.data.sources import is_missing
 from dp_diffusers.errors import DataError
 
 _ONE_TYPE = "write the ids in one type, so that a person is the same person in each file"
+_NOT_UTF_8 = "a column of bytes holds UTF-8, as text does: write the ids as text, or as numbers"
 _FILL_IN = "an image of unknown owner cannot be protected: fill in the id, or remove the row"
 _AS_LIST = (
     "several people of one image are a list column of a parquet file; a single id has no `;` and no [ ]"
@@ -24,10 +27,13 @@ _AS_LIST = (
 def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
     """The ids of a column: one an image, or for a list column as tuples, distinct and sorted.
 
-    Blanks around a text belong to no id, here as in a CSV file: `p1` and `p1 ` are one person.
+    Blanks around a text belong to no id, here as in a CSV file: `p1` and `p1 ` are one person. So are two
+    writings of one text in Unicode; bytes are text in UTF-8.
 
-    Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id.
+    Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id, bytes
+    that are no text.
     """
+    values = _decoded(path, name, values)
     missing = next((row for row, value in enumerate(values) if _has_gap(value)), None)
     if missing is not None:
         raise DataError(
@@ -36,11 +42,16 @@ def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
         )
     _one_type(path, name, values)
     if not isinstance(values[0], list):
-        _whole_ids(path, name, values)
-        return [_stripped(value) for value in values]
+        _whole_ids(path, name, [[value] for value in values])
+        return [same_id(value) for value in values]
     _one_type(path, name, (item for value in values for item in value))
-    _whole_ids(path, name, [value[0] for value in values])
-    return [tuple(sorted(set(map(_stripped, value)))) for value in values]
+    _whole_ids(path, name, values)
+    return [tuple(sorted(set(map(same_id, value)))) for value in values]
+
+
+def same_id(value: Any) -> Any:
+    """An id as it is compared: of a text the composed form, without blanks around it."""
+    return unicodedata.normalize("NFC", value).strip() if isinstance(value, str) else value
 
 
 def joined(value: object) -> bool:
@@ -58,8 +69,22 @@ def several_in_one(path: str | Path, name: str, place: str) -> DataError:
     )
 
 
-def _stripped(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
+def _decoded(path: str | Path, name: str, values: list[Any]) -> list[Any]:
+    """The values with bytes as text. Raises: `DataError` for bytes that are not UTF-8."""
+    found = []
+    for row, value in enumerate(values):
+        try:
+            found.append([_text(item) for item in value] if isinstance(value, list) else _text(value))
+        except UnicodeDecodeError:
+            raise DataError(
+                f"{path}: unit column {name!r} holds bytes that are no text in row {row} (counted from 0)",
+                hint=_NOT_UTF_8,
+            ) from None  # which would repeat the bytes
+    return found
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _has_gap(value: object) -> bool:
@@ -76,12 +101,12 @@ def _one_type(path: str | Path, name: str, values: Iterable[object]) -> None:
         )
 
 
-def _whole_ids(path: str | Path, name: str, values: Sequence[object]) -> None:
-    if isinstance(values[0], dict | list | tuple):
+def _whole_ids(path: str | Path, name: str, values: Sequence[Sequence[object]]) -> None:
+    if isinstance(values[0][0], dict | list | tuple):
         raise DataError(
             f"{path}: expected unit column {name!r} to hold numbers or text, or lists of them",
             hint="one level of lists: an image has an id, or a list of ids",
         )
-    several = next((row for row, value in enumerate(values) if joined(value)), None)
+    several = next((row for row, value in enumerate(values) if any(map(joined, value))), None)
     if several is not None:
         raise several_in_one(path, name, f"in row {several} (counted from 0)")
