@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
+from dp_diffusers.engine import unit_grads
+from dp_diffusers.engine.checkpointing import checkpointed
 from dp_diffusers.engine.layer_checks import check_layers
 from dp_diffusers.engine.unit_grads import HookedUnitGradients
 from dp_diffusers.errors import GuaranteeError, ModelError
-from engine_support import fast_gradients, make_box, release
+from engine_support import assert_close, fast_gradients, make_box, oracle, release
 
 
 def rows(count: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,3 +140,139 @@ def test_hooks_leave_with_the_box() -> None:
     del source
     gc.collect()
     assert len(module._forward_hooks) == 0
+
+
+class BesideItsLayer(nn.Module):
+    """A weight that its layer uses, and the model once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.inner(x), self.inner.weight)
+
+
+class InsteadOfItsLayer(BesideItsLayer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.other(x), self.inner.weight)
+
+
+class InsideAnother(BesideItsLayer):
+    """The model has a trained tensor of its own, which is served by the generic rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.scale)
+
+
+class InFrontOfAnother(BesideItsLayer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(super().forward(x))
+
+
+class KeptAside(nn.Module):
+    """The losses come from what the layer kept, not from what it returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Hoarding()
+        self.other = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inner(x)
+        return self.other(x) * self.inner.kept
+
+
+class Hoarding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = x * self.weight
+        return self.kept + 1
+
+
+OUTSIDE = [BesideItsLayer, InsteadOfItsLayer, InsideAnother, InFrontOfAnother, KeptAside]
+
+
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_guarantee_a_weight_used_outside_its_layer_is_refused_by_name(kind: type[nn.Module]) -> None:
+    module = kind()
+    inputs, owner, weight = rows()
+    box = make_box(module)
+    with pytest.raises(ModelError, match=r"^inner\.weight: used outside the module that owns them"):
+        box.accumulate(module(inputs).sum(1), owner, weight)
+    assert float(release(box).norm()) < 1e-6
+
+
+class Around(nn.Module):
+    """Uses a tensor of its own beside, before and after the layers that it holds, one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+        self.inner, self.norm = nn.Linear(3, 3), nn.LayerNorm(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.inner(x * self.scale) * self.scale).relu_()
+        return self.inner(hidden) + self.scale
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_module_may_use_its_own_tensors_around_others(parts: bool) -> None:
+    module = nn.Sequential(nn.Linear(3, 3), Around())
+    inputs, owner, weight = rows()
+
+    def losses(index: Tensor) -> Tensor:
+        called = checkpointed(module, inputs[index]) if parts else module(inputs[index])
+        return called.square().sum(1)
+
+    found = fast_gradients(module, lambda: losses(torch.arange(4)), owner, weight)
+    assert_close(found, oracle(module, losses, owner, weight))
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Conv1d])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_guarantee_weights_that_a_hook_computes_are_refused_by_name(kind: Any) -> None:
+    for name, computed in (
+        ("WeightNorm", nn.utils.weight_norm),
+        ("SpectralNorm", nn.utils.spectral_norm),
+        ("RandomUnstructured", lambda layer: prune.random_unstructured(layer, "weight", 0.5)),
+    ):
+        arguments = (3, 3) if kind is nn.Linear else (3, 3, 1)
+        module = nn.Sequential(computed(kind(*arguments)))
+        with pytest.raises(ModelError, match=rf"layer 0: {kind.__name__} with {name} has no gradient rule"):
+            make_box(module)
+        check_layers(module.requires_grad_(False))
+
+
+def test_a_tensor_that_the_rule_of_its_layer_does_not_read_is_refused_by_name() -> None:
+    module = nn.Sequential(nn.Linear(3, 3))
+    module[0].register_parameter("scale", nn.Parameter(torch.ones(3)))
+    module[0].register_forward_hook(lambda layer, args, out: out * layer.scale)
+    with pytest.raises(ModelError, match="layer 0: the rule of Linear does not read scale"):
+        make_box(module)
+
+
+@pytest.mark.planted
+def test_planted_use_outside_is_dropped_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_grads, "refuse_use_outside", lambda *_: None)
+    module = BesideItsLayer()
+    inputs, owner, weight = rows()
+    found = fast_gradients(module, lambda: module(inputs).sum(1), owner, weight)
+    expected = oracle(module, lambda index: module(inputs[index]).sum(1), owner, weight)
+    with pytest.raises(AssertionError):
+        assert_close(found, expected, 0.1)

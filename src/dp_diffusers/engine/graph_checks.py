@@ -1,21 +1,25 @@
 """What the graph behind the losses shows of a model that nobody handed over.
 
 Guarantees: batch normalisation of several rows in training mode is refused wherever a gradient passes through
-it, also where no module says so. May import torch and the errors. Source: the nodes that autograd records.
+it, also where no module says so; a trained tensor that is used beside the layer that owns it is refused by
+name. May import torch and the errors. Source: the nodes that autograd records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from dp_diffusers.errors import ModelError
 
 
-def nodes_behind(losses: Tensor) -> Iterator[Node]:
-    """Every node of the graph that a backward pass from the losses may reach, each once."""
+def nodes_behind(losses: Tensor, jumps: Mapping[Node, Sequence[Node]] | None = None) -> Iterator[Node]:
+    """Every node of the graph that a backward pass from the losses may reach, each once.
+
+    jumps: what follows some nodes here, instead of what does in the graph.
+    """
     seen: set[Node] = set()
     stack = [losses.grad_fn]
     while stack:
@@ -24,7 +28,10 @@ def nodes_behind(losses: Tensor) -> Iterator[Node]:
             continue
         seen.add(node)
         yield node
-        stack.extend(following for following, _ in node.next_functions)
+        if jumps is not None and node in jumps:
+            stack.extend(jumps[node])
+        else:
+            stack.extend(following for following, _ in node.next_functions)
 
 
 def refuse_mixing(losses: Tensor) -> None:
@@ -37,6 +44,22 @@ def refuse_mixing(losses: Tensor) -> None:
         raise ModelError(
             "batch normalisation in training mode mixes the units of a batch",
             hint="replace it with nn.GroupNorm",
+        )
+
+
+def refuse_use_outside(
+    losses: Tensor, calls: Mapping[Node, Sequence[Node]], named: Mapping[str, nn.Parameter]
+) -> None:
+    """Raises `ModelError` where the losses reach a tensor of `named` by another way than its layer's calls.
+
+    calls: from the nodes where layers gave their outputs to those that their inputs came from.
+    """
+    reached = {id(getattr(node, "variable", None)) for node in nodes_behind(losses, calls)}
+    outside = [name for name, parameter in named.items() if id(parameter) in reached]
+    if outside:
+        raise ModelError(
+            f"{', '.join(outside)}: used outside the module that owns them, where no rule reaches",
+            hint="call the module, and let its loss come from what it returns; or freeze them",
         )
 
 

@@ -10,7 +10,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
+from dp_diffusers.engine.layer_rules import unread
 from dp_diffusers.errors import ModelError
 
 _CALLED_WITHOUT_HOOKS = (
@@ -20,6 +24,7 @@ _CALLED_WITHOUT_HOOKS = (
     nn.EmbeddingBag,
     ParametrizationList,
 )
+_COMPUTE_A_WEIGHT = (WeightNorm, SpectralNorm, BasePruningMethod)  # before each call, from other tensors
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -71,4 +76,17 @@ def _unreachable(layer: nn.Module, kind: str) -> tuple[str, str] | None:
             f"{kind} holds trainable parameters but is never called",
             "freeze them, or let the caller own them",
         )
+    return _computed(layer, kind)
+
+
+def _computed(layer: nn.Module, kind: str) -> tuple[str, str] | None:
+    """Trainable tensors that are not what the layer computes with."""
+    for hook in layer._forward_pre_hooks.values():
+        if isinstance(hook, _COMPUTE_A_WEIGHT):
+            return (
+                f"{kind} with {type(hook).__name__} has no gradient rule",
+                "make its weight a plain one again (torch.nn.utils.remove_weight_norm and the like)",
+            )
+    if names := unread(layer):
+        return f"the rule of {kind} does not read {', '.join(names)}", "freeze them, or let a module own them"
     return None

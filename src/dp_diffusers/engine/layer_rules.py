@@ -35,6 +35,7 @@ from dp_diffusers.engine.precision import exact_products, precise
 UnitGradients = dict[str, Gradient]
 Rule = Callable[[nn.Module, Tensor, Tensor, RowOwners], UnitGradients]
 
+_READ = ("weight", "bias")  # by every rule
 _RULES: dict[type[nn.Module], tuple[Rule, tuple[str, ...]]] = {}
 
 
@@ -61,6 +62,13 @@ def rule_for(layer: nn.Module) -> Rule | None:
 def rule_kinds() -> list[type[nn.Module]]:
     """The layer kinds that have a rule of their own."""
     return list(_RULES)
+
+
+def unread(layer: nn.Module) -> list[str]:
+    """The trainable parameters that the layer owns and its rule does not know, but a hook may."""
+    if rule_for(layer) is None:
+        return []
+    return [name for name in layer._parameters if name not in _READ and wants(layer, name)]
 
 
 def wants(layer: nn.Module, name: str) -> bool:

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from dp_diffusers.engine.backward import flow_back
 from dp_diffusers.engine.checkpointing import Part, current
 from dp_diffusers.engine.generic_rule import Call, by_vmap, tensors_of
-from dp_diffusers.engine.graph_checks import refuse_mixing
+from dp_diffusers.engine.graph_checks import refuse_mixing, refuse_use_outside
 from dp_diffusers.engine.laid_out import lay_out
 from dp_diffusers.engine.layer_checks import check_layers, owns_trainable, trainable
 from dp_diffusers.engine.layer_rules import linear, rule_for
@@ -51,6 +51,7 @@ class UnitGradientSource(Protocol):
 class _Capture:
     """One call of one layer: what came in (detached) and where in the graph it came out.
 
+    before: where in the graph that came from, until a first pass was looked at.
     part: of the model that will run again, whose call `number` it was; `call` has no arguments until then.
     """
 
@@ -58,6 +59,7 @@ class _Capture:
     call: Call
     edges: list[GradientEdge | None]
     versions: list[int]
+    before: list[Node]
     part: Part | None = None
     number: int = 0
 
@@ -122,6 +124,12 @@ class HookedUnitGradients:
         self._paused = False
         self._looked_at = False
         layers = [(name, layer) for name, layer in module.named_modules() if owns_trainable(layer)]
+        # a module around other trained ones uses its own tensors beside them, which is no use outside
+        self._alone = {id(layer) for _, layer in layers if not _owns_below(layer)}
+        around = {
+            id(p) for _, layer in layers if id(layer) not in self._alone for p in layer.parameters(False)
+        }
+        self._watched = {name: parameter for name, parameter in named.items() if id(parameter) not in around}
         handles = [
             layer.register_forward_hook(_hook(weakref.ref(self), name), with_kwargs=True, prepend=True)
             for name, layer in layers
@@ -143,10 +151,10 @@ class HookedUnitGradients:
     def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
         """Gradients per owner of `sum(weight * row_losses)`; the captures are gone afterwards, also after an
         error."""
-        waiting = _Waiting(self._captures)
-        self._captures, self._paused = [], True
+        self._paused = True
         try:
             self._look_at(row_losses)
+            waiting, self._captures = _Waiting(self._captures), []
             with torch.autocast(row_losses.device.type, enabled=False):
                 return self._apply_rules((weight * row_losses).sum(), waiting, owners)
         finally:
@@ -154,9 +162,16 @@ class HookedUnitGradients:
 
     def _look_at(self, row_losses: Tensor) -> None:
         """Once, at the first pass: a walk over the graph of each would cost a training some percent."""
-        if not self._looked_at:
-            refuse_mixing(row_losses)
-            self._looked_at = True
+        if self._looked_at:
+            return
+        refuse_mixing(row_losses)
+        calls: dict[Node, list[Node]] = {}
+        for capture in self._captures:
+            for edge in capture.edges if id(capture.call.layer) in self._alone else ():
+                if edge is not None:
+                    calls.setdefault(edge.node, []).extend(capture.before)
+        refuse_use_outside(row_losses, calls, self._watched)
+        self._looked_at = True
 
     def _apply_rules(self, objective: Tensor, waiting: _Waiting, owners: RowOwners) -> Gradients:
         """Each layer's rule runs as soon as its backprop is known, and its input is let go: memory peaks
@@ -211,6 +226,7 @@ class HookedUnitGradients:
                     call=call,
                     edges=edges,
                     versions=_versions(call),
+                    before=[] if self._looked_at else _nodes((*args, *kwargs.values())),
                     part=part,
                     number=number,
                 )
@@ -252,6 +268,14 @@ class ReferenceUnitGradients:
 
     def forget(self) -> None:
         """Nothing is kept between calls."""
+
+
+def _owns_below(layer: nn.Module) -> bool:
+    return any(owns_trainable(each) for each in layer.modules() if each is not layer)
+
+
+def _nodes(values: Iterable[Any]) -> list[Node]:
+    return [value.grad_fn for value in values if isinstance(value, Tensor) and value.grad_fn is not None]
 
 
 def _hook(source: weakref.ref[HookedUnitGradients], name: str) -> Callable[..., None]:
