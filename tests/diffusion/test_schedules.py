@@ -17,12 +17,16 @@ from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.diffusion.objective import Objective
 from dp_diffusers.diffusion.schedules import ACCEPTED
 from dp_diffusers.errors import ModelError
+from family_support import pipeline_base
 from latent_support import tiny_latent_base
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("CMStochasticIterativeScheduler", {}, "sigma_data"),
     ("EDMEulerScheduler", {}, "sigma_data"),
     ("EDMDPMSolverMultistepScheduler", {}, "sigma_data"),
+    ("LCMScheduler", {}, "consistency models"),
+    ("TCDScheduler", {}, "consistency models"),
+    ("FlowMatchLCMScheduler", {}, "consistency models"),
     ("ScoreSdeVeScheduler", {}, "no beta schedule"),
     ("DDPMWuerstchenScheduler", {}, "no beta schedule"),
     ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type continuous"),
@@ -40,7 +44,6 @@ ACCEPTED_BETAS: list[tuple[str, dict[str, Any]]] = [
     ("PNDMScheduler", {}),
     ("EulerDiscreteScheduler", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}),
     ("HeunDiscreteScheduler", {}),
-    ("LCMScheduler", {}),
     ("UnCLIPScheduler", {}),
     ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
 ]
@@ -100,3 +103,11 @@ def test_a_pipeline_that_calls_the_same_network_otherwise_is_refused_by_name(
 @pytest.mark.parametrize("name", ["DDPMPipeline", "DDIMPipeline", "PNDMPipeline"])
 def test_pixel_pipelines_of_the_same_call_are_known(tiny_base: Callable[..., Any], name: str) -> None:
     assert family_of(replace(tiny_base(), pipeline=name)).size == 8
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl"])
+def test_a_unet_of_a_consistency_model_is_refused(name: str) -> None:
+    base = pipeline_base(name)
+    base.network.register_to_config(time_cond_proj_dim=8)  # type: ignore[operator]
+    with pytest.raises(ModelError, match=r"consistency model: it is told guidance \(time_cond_proj_dim 8\)"):
+        family_of(base)

@@ -29,6 +29,7 @@ _TRAINED_WITH: Final = (
     "rescale_betas_zero_snr",
     "prediction_type",
 )
+_OF_CONSISTENCY_MODELS: Final = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
 _TOLERANCE: Final = 1e-6  # some samplers keep 2**-24 of signal where the schedule ends with none
 
 
@@ -102,8 +103,10 @@ def _told(scheduler: Any) -> dict[str, Any]:
 
 
 def _require_plain(scheduler: Any) -> None:
-    """Raises `ModelError` where the network is told a noise level, or scaled by one: configurations keep it
-    when another sampler is made of them."""
+    """Raises `ModelError` for a sampler of consistency models, and where the network is told a noise level,
+    or scaled by one: configurations keep it when another sampler is made of them."""
+    if type(scheduler).__name__ in _OF_CONSISTENCY_MODELS:
+        raise _refusal(scheduler, "draws from consistency models, which are not trained like this")
     if scheduler.config.get("timestep_type") == "continuous":
         raise _refusal(scheduler, "has timestep_type continuous")
     if scheduler.config.get("sigma_data") is not None:

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 from diffusers import UNet2DConditionModel
 
-from dp_diffusers.diffusion.base import config_of
+from dp_diffusers.diffusion.base import Base, config_of
 from dp_diffusers.diffusion.text import TextFamily
+from dp_diffusers.errors import ModelError
 
 
 class StableDiffusionFamily(TextFamily):
@@ -21,6 +22,16 @@ class StableDiffusionFamily(TextFamily):
 
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusionPipeline",)
     network_kind: ClassVar[type[torch.nn.Module]] = UNet2DConditionModel
+
+    def __init__(self, base: Base, **options: Any) -> None:
+        width = config_of(base.network).get("time_cond_proj_dim")
+        if width is not None:
+            raise ModelError(
+                f"the {base.component} is of a consistency model: it is told guidance (time_cond_proj_dim "
+                f"{width}), and would be trained without",
+                hint="the diffusion model that it was distilled from",
+            )
+        super().__init__(base, **options)
 
     @property
     def granularity(self) -> int:
