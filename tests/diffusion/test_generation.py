@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from dp_diffusers.diffusion.generation import Sampling, balanced_labels, require_sampler, sample
 from dp_diffusers.diffusion.pixel import PixelFamily
@@ -16,7 +16,7 @@ from dp_diffusers.diffusion.variation import varied
 from dp_diffusers.errors import ModelError, ParameterError
 from dp_diffusers.finetuning import train
 from dp_diffusers.recipe import Recipe
-from family_support import opened, pipeline_base
+from family_support import opened, pipeline_base, stir
 
 
 def _all(family: Any, count: int, start: int = 0, **options: Any) -> np.ndarray:
@@ -139,3 +139,16 @@ def test_guarantee_a_sampler_that_cannot_draw_costs_nothing(
     with pytest.raises(ModelError, match="the sampler ddim cannot draw"):
         train(Recipe.load(tiny_recipe), tmp_path / "run")
     assert not (tmp_path / "tiny.ledger").exists()
+
+
+def test_a_stochastic_flow_sampler_draws_one_image_of_a_seed() -> None:
+    drawn = []
+    for stochastic in (True, True, False):
+        base = pipeline_base("stable_diffusion_3")
+        stir(base.network)
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=stochastic)
+        family = opened(replace(base, scheduler=scheduler))
+        family.set_prompts(["a cat"])
+        drawn += sample(family, np.zeros(1, np.int64), 1, Sampling(steps=3))
+    assert np.array_equal(drawn[0], drawn[1])
+    assert np.array_equal(drawn[0], drawn[2])

@@ -29,7 +29,9 @@ from dp_diffusers.errors import DPDiffusersError, ModelError, ParameterError, po
 
 def _ddim(given: Any, *, clips: bool) -> Any:
     if is_flow(given):  # on a straight path DDIM's step is Euler's
-        return flow_schedule(given)
+        euler = flow_schedule(given)
+        euler.register_to_config(stochastic_sampling=False)  # a seed means one image
+        return euler
     return DDIMScheduler.from_config(
         given.config,
         timestep_spacing="trailing",
