@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
 
 import dp_diffusers as dpd
 from dp_diffusers import running
@@ -23,6 +24,7 @@ from dp_diffusers.recipe import Recipe, TrainingSettings
 from family_support import pipeline_base
 from latent_support import tiny_latent_base
 from loop_support import cheap_trainings
+from tiny_pipelines import stable_diffusion
 
 
 @pytest.fixture(autouse=True)
@@ -30,15 +32,18 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     cheap_trainings(monkeypatch.setattr)
 
 
-def refusal(base: Any, folder: Path, *, size: int = 8, channels: int = 1, **given: Any) -> InputError:
+def refusal(
+    base: Any, folder: Path, *, size: int = 8, caption: str | None = None, **given: Any
+) -> InputError:
     """The error of a training on this base, which neither wrote a ledger nor left a run."""
     plan = dpd.Plan.calibrate(dpd.Budget(1.0, 1e-3), dpd.DPSGD(steps=2, expected_units=10, population=30))
     data = dpd.PrivateImages(
-        images=np.zeros((30, size, size, channels), np.uint8),
+        images=np.zeros((30, size, size, 1), np.uint8),
         labels=np.arange(30) % 3,
         class_names=("a", "b", "c"),
         owner=np.arange(30),
         unit_count=30,
+        caption=caption,
     )
     with pytest.raises(InputError) as caught:
         dpd.finetune(base, data, plan, out=folder / "run", ledger=folder / "x.ledger", **given)
@@ -102,6 +107,52 @@ def test_a_model_of_no_square_size_is_refused(
     }[kind]()
     base.network.register_to_config(sample_size=size)
     assert str(refusal(base, tmp_path)).endswith(f"of square samples of a known size, got sample_size {size}")
+
+
+def _unet(**options: Any) -> Any:
+    unet = UNet2DModel(
+        **{"sample_size": 8, "in_channels": 1, "out_channels": 1, **options},
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        attention_head_dim=8,
+    )
+    return DDPMPipeline(unet=unet, scheduler=DDPMScheduler())
+
+
+def _stable_diffusion(**options: Any) -> Any:
+    pipe = stable_diffusion()
+    known = {name: value for name, value in pipe.unet.config.items() if not name.startswith("_")}
+    pipe.unet = UNet2DConditionModel(**known | options)
+    return pipe
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        (lambda: _unet(out_channels=2), "the unet gives 2 channels and sees 1"),
+        (
+            lambda: _unet(class_embed_type="timestep"),
+            r"takes other labels than numbers \(class_embed_type timestep\)",
+        ),
+        (
+            lambda: _unet(class_embed_type="identity"),
+            r"takes other labels than numbers \(class_embed_type identity\)",
+        ),
+        (lambda: _stable_diffusion(in_channels=9), "the network sees 9 channels, and a latent .* has 4"),
+        (lambda: _stable_diffusion(out_channels=8), "the unet gives 8 channels and sees 4"),
+        (lambda: _stable_diffusion(class_embed_type="timestep"), "class_embed_type timestep"),
+        (lambda: _stable_diffusion(num_class_embeds=3), "class_embed_type None"),
+    ],
+)
+def test_a_network_that_is_called_otherwise_is_refused(
+    base: Callable[[], Any], said: str, tmp_path: Path
+) -> None:
+    pipe = base()
+    size, text = (16, "an image") if "text_encoder" in pipe.components else (8, None)
+    assert re.search(said, str(refusal(pipe, tmp_path, size=size, caption=text)))
 
 
 def test_guarantee_a_release_that_is_not_finite_is_not_certified(

@@ -33,7 +33,7 @@ class AutoencodedFamily(Family):
 
     def __init__(self, base: Base, **options: Any) -> None:
         self.base = base
-        _ = self.latents  # refuses what its pipeline ignores
+        self.latents.require_channels(self.latent_channels)  # `latents` refuses what its pipeline ignores
         super().__init__(base, **options)
 
     @classmethod

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dp_diffusers.diffusion.base import Base
+from dp_diffusers.diffusion.base import Base, config_of
 from dp_diffusers.diffusion.objective import Draws, Objective
 from dp_diffusers.errors import ModelError, ParameterError
 
@@ -71,6 +71,7 @@ class Family(ABC):
     ) -> None:
         self.base = base
         self.asked_size = size
+        self._require_labels_of_a_table()
         if size is not None and not self.takes_size(size):
             raise ParameterError(
                 f"the base model takes no images of {size} x {size} pixels", hint=self.size_hint()
@@ -178,7 +179,22 @@ class Family(ABC):
             labels = torch.where(draws.drop_label, torch.full_like(labels, self.null_label), labels)
         times = self.objective.times_of(draws)
         prediction = self.predict(self.objective.noisy(clean, draws), times, labels)
+        if prediction.shape != clean.shape:
+            raise ModelError(
+                f"the {self.base.component} gives {prediction.shape[1]} channels and sees {clean.shape[1]}",
+                hint="a base that predicts what goes in and no variance beside it",
+            )
         return self.objective.losses(prediction, clean, draws)
+
+    def _require_labels_of_a_table(self) -> None:
+        """Raises `ModelError` where the network would wait for labels that nothing here gives it."""
+        layer = getattr(self.network, "class_embedding", None)
+        if layer is not None and (self.takes_text or not self.base.embeddings):
+            kind = config_of(self.network).get("class_embed_type")
+            raise ModelError(
+                f"the {self.base.component} takes other labels than numbers (class_embed_type {kind})",
+                hint="a base with num_class_embeds, or without labels",
+            )
 
 
 def family_of(base: Base, **options: Any) -> Family:

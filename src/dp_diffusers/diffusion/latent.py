@@ -30,7 +30,8 @@ class LatentFamily(Family):
 
     def __init__(self, base: Base, **options: Any) -> None:
         self.base = base
-        _ = self.latents  # refuses statistics that its pipeline ignores
+        # `latents` refuses statistics that its pipeline ignores
+        self.latents.require_channels(int(config_of(base.network).in_channels))
         super().__init__(base, **options)
 
     @classmethod

@@ -77,6 +77,14 @@ class Latents:
         config = config_of(self.vae)
         return int(config.get("vq_embed_dim") or config.latent_channels)
 
+    def require_channels(self, seen: int) -> None:
+        """Raises `ModelError` for a network that sees other channels than latents have."""
+        if seen != self.channels:
+            raise ModelError(
+                f"the network sees {seen} channels, and a latent of its autoencoder has {self.channels}",
+                hint="a base that draws images from noise alone: no inpainting, depth or editing",
+            )
+
     @property
     def scale(self) -> float:
         """Brings latents to about unit variance."""
