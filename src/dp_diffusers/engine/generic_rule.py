@@ -63,9 +63,11 @@ def tensors_of(output: Any) -> list[Tensor]:
 def by_vmap(name: str, call: Call, backprops: list[Tensor | None], owners: RowOwners) -> UnitGradients:
     """Gradients `[U, *shape]` of the parameters that `call.layer` owns itself.
 
-    Tensor arguments whose first dimension is R are cut into rows, all others are handed to every row as they
-    are. Raises `ModelError` that names the layer when its forward cannot be differentiated row by row.
+    Tensor arguments whose first dimension is R are cut into rows; those without dimensions, or with a first
+    one of 1, are handed to every row as they are. Raises `ModelError` that names the layer for others, and
+    when its forward cannot be differentiated row by row.
     """
+    _refuse_tables(name, call, owners)
     layer = call.layer
     own = {key: p.detach() for key, p in layer._parameters.items() if p is not None and wants(layer, key)}
     used = [place for place, backprop in enumerate(backprops) if backprop is not None]
@@ -97,6 +99,15 @@ def by_vmap(name: str, call: Call, backprops: list[Tensor | None], owners: RowOw
             hint="freeze its parameters, or move them into nn.Linear, nn.Conv2d or a norm layer",
         ) from problem
     return {key: owners.sum_rows(_at_least_float32(gradient)) for key, gradient in rows.items()}
+
+
+def _refuse_tables(name: str, call: Call, owners: RowOwners) -> None:
+    """A table of T entries for all rows would be taken for rows in a pass of T of them: so it never is."""
+    if any(tensor.ndim > 0 and len(tensor) not in (1, owners.rows) for tensor in call.tensors):
+        raise ModelError(
+            f"layer {name}: {type(call.layer).__name__} is given a tensor that is not one row per loss",
+            hint="give what is the same for all rows a first dimension of 1, or make it the layer's buffer",
+        )
 
 
 def _has_rows(value: Any, rows: int) -> bool:
