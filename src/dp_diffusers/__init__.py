@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dp_diffusers.privacy.budget import Budget
     from dp_diffusers.privacy.certificate import Certificate
     from dp_diffusers.privacy.ledger import Ledger
+    from dp_diffusers.recipe import GenerationSettings, RuntimeSettings, TrainingSettings
     from dp_diffusers.release import Release
     from dp_diffusers.reporting import Report, report
 
@@ -34,13 +35,16 @@ __all__ = [  # noqa: RUF022 (in the order of `sorted`)
     "Certificate",
     "DPSGD",
     "EvolutionSettings",
+    "GenerationSettings",
     "Ledger",
     "PE",
     "Plan",
     "PrivateImages",
     "Release",
     "Report",
+    "RuntimeSettings",
     "Scores",
+    "TrainingSettings",
     "audit",
     "errors",
     "evaluate",
@@ -56,13 +60,16 @@ _HOME = {
     "Certificate": "dp_diffusers.privacy.certificate",
     "DPSGD": "dp_diffusers.mechanisms.dpsgd",
     "EvolutionSettings": "dp_diffusers.evolution_settings",
+    "GenerationSettings": "dp_diffusers.recipe",
     "Ledger": "dp_diffusers.privacy.ledger",
     "PE": "dp_diffusers.mechanisms.evolution",
     "Plan": "dp_diffusers.plan",
     "PrivateImages": "dp_diffusers.data.private_images",
     "Release": "dp_diffusers.release",
     "Report": "dp_diffusers.reporting",
+    "RuntimeSettings": "dp_diffusers.recipe",
     "Scores": "dp_diffusers.evaluation",
+    "TrainingSettings": "dp_diffusers.recipe",
     "audit": "dp_diffusers.auditing",
     "evaluate": "dp_diffusers.evaluation",
     "finetune": "dp_diffusers.finetuning",

@@ -155,6 +155,14 @@ def positive(*, hint: str | None = None, **values: float) -> None:
             raise ParameterError(f"expected {name} > 0, got {value}", hint=hint)
 
 
+def of_kind(*kinds: type, hint: str | None = None, **values: object) -> None:
+    """Raises `ParameterError` unless every value is of one of the kinds: `of_kind(Plan, plan=plan)`."""
+    for name, value in values.items():
+        if not isinstance(value, kinds):
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ParameterError(f"expected {name} to be {expected}, got {type(value).__name__}", hint=hint)
+
+
 def whole(*, hint: str | None = None, **values: object) -> None:
     """Raises `ParameterError` unless every value is an integer; `True` and 3.0 are none."""
     for name, value in values.items():

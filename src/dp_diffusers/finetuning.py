@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dp_diffusers import __version__
 from dp_diffusers.base_classes import require_fitting
+from dp_diffusers.call_checks import settings_of, settings_or_none
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.loading import as_base
 from dp_diffusers.earlier_recipe import require_same_recipe
-from dp_diffusers.errors import ParameterError
+from dp_diffusers.errors import ParameterError, of_kind
 from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_plan
 from dp_diffusers.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
 from dp_diffusers.out_apart import require_out_apart
@@ -74,13 +75,13 @@ def finetune(
     out: str | Path,
     ledger: str | Path | None = None,
     strategy: Any = None,
-    training: TrainingSettings | None = None,
-    runtime: RuntimeSettings | None = None,
+    training: TrainingSettings | Mapping[str, Any] | None = None,
+    runtime: RuntimeSettings | Mapping[str, Any] | None = None,
     progress: Progress = silent,
     evolution: EvolutionSettings | None = None,
     base_classes: Sequence[str | int] | None = None,
-    teacher: TeacherSettings | None = None,
-    warmup: WarmupSettings | None = None,
+    teacher: TeacherSettings | Mapping[str, Any] | None = None,
+    warmup: WarmupSettings | Mapping[str, Any] | None = None,
 ) -> Release:
     """Fine-tunes a public model on private images under a plan, and writes a release.
 
@@ -93,7 +94,8 @@ def finetune(
         out: the run folder; the same call again resumes or returns the finished release.
         ledger: the data set's ledger file; needed unless the plan is not private.
         strategy: None (LoRA of rank 8 on attention), a `peft.LoraConfig`, or a mapping as in a recipe.
-        training: learning rate, noise draws and the like; nothing in it can change epsilon.
+        training: learning rate, noise draws and the like; nothing in it can change epsilon. Like `runtime`,
+            `teacher` and `warmup` an object, or a mapping as in a recipe.
         runtime: device, dtype, rows per pass.
         progress: called with keyword arguments `step, steps, epsilon, budget, seconds` or `message`.
         evolution: for a plan of `PE`, which trains nothing: how many images, how they vary and are drawn;
@@ -112,7 +114,14 @@ def finetune(
         BudgetError: the data set's cap does not allow the plan, and nothing was spent; `RunClosed` where
             someone closed the run under way.
     """
-    training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
+    of_kind(Plan, plan=plan, hint="Plan.calibrate(budget, mechanism) makes one")
+    of_kind(PrivateImages, data=data, hint="PrivateImages.open(path) reads what lies at a path")
+    training = settings_of(TrainingSettings, training={} if training is None else training)
+    runtime = settings_of(RuntimeSettings, runtime={} if runtime is None else runtime)
+    teacher = settings_or_none(TeacherSettings, teacher=teacher)
+    warmup = settings_or_none(WarmupSettings, warmup=warmup)
+    if evolution is not None:
+        of_kind(EvolutionSettings, evolution=evolution)
     if plan.budget is not None:
         data = data.of_unit(plan.budget.unit)
     require_unit(plan, data)

@@ -12,16 +12,17 @@ May import torch, peft and diffusers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 
+from dp_diffusers.call_checks import settings_of
 from dp_diffusers.chosen_images import chosen_images
 from dp_diffusers.devices import device_of
-from dp_diffusers.errors import RunFolderError, counted
+from dp_diffusers.errors import RunFolderError, counted, whole
 from dp_diffusers.image_job import ImageJob
 from dp_diffusers.image_parts import GoneError, Parts, clear_parts
 from dp_diffusers.images_card import ImagesCard
@@ -48,7 +49,7 @@ def generate(
     per_label: int | None = None,
     out: str | Path | None = None,
     format: str = "parquet",
-    settings: GenerationSettings | None = None,
+    settings: GenerationSettings | Mapping[str, Any] | None = None,
     device: str | None = None,
     compiled: bool = False,
     progress: Progress = silent,
@@ -63,7 +64,8 @@ def generate(
         release: a release, or the run folder of one.
         images: how many in all, over the labels as `settings.labels` says; `per_label`: how many of each.
         format: `parquet` or `imagefolder`.
-        settings: sampler, steps, guidance, seed, number type; None takes the run's recipe.
+        settings: sampler, steps, guidance, seed, number type, or a mapping of them as in a recipe; None takes
+            the run's recipe.
         device: `auto`, `cpu` or `cuda`; None takes the run's recipe. It does not change the images beyond
             the last bits of the arithmetic; nor does `compiled`, which compiles the network first.
         progress: called with `step, steps, unit, seconds` or `message`; a step is an image.
@@ -71,6 +73,12 @@ def generate(
     Raises `ParameterError` for counts that make no sense, an `out` that is there already or lies elsewhere in
     the release, or where nothing can be compiled, `RunFolderError` where someone deletes what was made.
     """
+    if images is not None:
+        whole(images=images)
+    if per_label is not None:
+        whole(per_label=per_label)
+    if settings is not None:
+        settings = settings_of(GenerationSettings, settings=settings)
     release = release if isinstance(release, Release) else Release.open(release)
     chosen = settings or GenerationSettings(**(release.settings().get("generation") or {}))
     release.folder.create()

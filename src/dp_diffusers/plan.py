@@ -24,6 +24,7 @@ from dp_diffusers.plan_checks import (
     mechanism_of,
     parse,
     require_budget,
+    require_kinds,
     require_queries,
     require_slots,
     same,
@@ -86,11 +87,13 @@ class Plan:
     ) -> Plan:
         """The least noise under which `mechanism` and `queries` stay within `budget`, to within 1 %.
 
-        `queries`: records of side queries, whose noise is given. Raises `ParameterError` for delta >=
-        1 / population and where the count of adaptive clipping leaves no noise for the gradient,
-        `BudgetError` if the noise multiplier would lie below 0.3 or the queries spend all.
+        `queries`: records of side queries, whose noise is given. Raises `ParameterError` for what is no
+        budget or mechanism, for delta >= 1 / population and where the count of adaptive clipping leaves no
+        noise for the gradient, `BudgetError` if the noise multiplier would lie below 0.3 or the queries
+        spend all.
         A `NonPrivate` mechanism ignores the budget, gives epsilon = inf and has no queries.
         """
+        require_kinds(budget, mechanism)
         if isinstance(mechanism, NonPrivate):
             if queries:
                 raise ParameterError("a run without privacy has no private queries to account for")

@@ -11,18 +11,27 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from dp_diffusers.errors import ParameterError
+from dp_diffusers.errors import ParameterError, of_kind
 from dp_diffusers.mechanisms.count import NAME as COUNT_NAME
 from dp_diffusers.mechanisms.count import Count
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.evolution import NAME as PE_NAME
 from dp_diffusers.mechanisms.evolution import PE
+from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 
 SCHEMA: Final = 1
 WRITTEN: Final = "`Plan.to_json` writes one"
 SAME: Final = 1e-5  # relative: how far an epsilon computed again may lie from the one in a document
+
+
+def require_kinds(budget: object, mechanism: object) -> None:
+    """Raises `ParameterError` for what is no budget, such as the mechanism in its place, or no mechanism."""
+    hint = "Plan.calibrate(budget, mechanism), in this order"
+    if budget is not None:
+        of_kind(Budget, budget=budget, hint=hint)
+    of_kind(DPSGD, PE, Count, NonPrivate, mechanism=mechanism, hint=hint)
 
 
 def require_budget(budget: Budget | None, mechanism: DPSGD | PE | Count) -> Budget:

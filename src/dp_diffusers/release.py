@@ -27,7 +27,7 @@ from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.loading import load_base
-from dp_diffusers.errors import ModelError, VerificationError
+from dp_diffusers.errors import ModelError, VerificationError, of_kind
 from dp_diffusers.evolution_card import population_card
 from dp_diffusers.evolution_population import Population, saved_population
 from dp_diffusers.held_base import require_unchanged, take_up
@@ -69,8 +69,11 @@ class Release:
     def open(cls, run: str | Path, *, base: Base | None = None) -> Release:
         """The release of a finished run folder, or of one that holds no more than recipe and release.
 
-        Raises `RunFolderError` where there is none, `VerificationError` if its certificate was changed.
+        Raises `RunFolderError` where there is none, `VerificationError` if its certificate was changed,
+        `ParameterError` for a base of another kind.
         """
+        if base is not None:
+            of_kind(Base, base=base, hint="`finetune` called again with a pipeline gives the release with it")
         folder = RunFolder(Path(run))
         folder.require_finished()
         return cls(folder=folder, certificate=Certificate.read(folder.release), base=base)

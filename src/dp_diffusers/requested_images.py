@@ -69,4 +69,4 @@ def _count(images: int | None, per_label: int | None, default: int, classes: int
     count = default if images is None else images
     if count < 1:
         raise ParameterError(f"expected at least one image, got {count}")
-    return count
+    return int(count)  # of numpy, too: it becomes part of a document

@@ -114,6 +114,83 @@ ROWS = [
         "budget protects each 'image'",
         "same unit=",
     ),
+    call(
+        "data a path", lambda f: finetune(f, "images"), "data to be PrivateImages, got str", "PrivateImages.o"
+    ),
+    call(
+        "a budget for a plan",
+        lambda f: dpd.finetune(f / "none", images(), dpd.Budget(1.0), out=f / "run"),
+        "expected plan to be Plan, got Budget",
+        "Plan.calibrate",
+    ),
+    call(
+        "a budget in the mechanism's place",
+        lambda _: dpd.Plan.calibrate(dpd.DPSGD(**SIZES), dpd.Budget(1.0)),
+        "expected budget to be Budget, got DPSGD",
+        "in this order",
+    ),
+    call(
+        "no mechanism",
+        lambda _: dpd.Plan.calibrate(dpd.Budget(1.0), {"steps": 2}),
+        "expected mechanism to be DPSGD or PE or Count or NonPrivate, got dict",
+        "in this order",
+    ),
+    call(
+        "a key of the training misspelt",
+        lambda f: finetune(f, training={"nosie_draws": 2}),
+        "^training: unknown key 'nosie_draws'$",
+        "did you mean 'noise_draws'",
+    ),
+    call(
+        "two keys that are wrong",
+        lambda f: finetune(f, training={"noise_draws": 0, "learning_rate": "high"}),
+        "expected training.noise_draws >= 1, got 0; expected training.learning_rate to be a number, got",
+        "noise_draws",
+    ),
+    call(
+        "runtime a name",
+        lambda f: finetune(f, runtime="cpu"),
+        "expected runtime to be RuntimeSettings or a mapping, got str",
+        "device",
+    ),
+    call(
+        "a device of nobody's",
+        lambda f: finetune(f, runtime={"device": "tpu"}),
+        "expected runtime.device to be auto, cpu",
+        "device",
+    ),
+    call(
+        "a teacher's name", lambda f: finetune(f, teacher="pixels"), "teacher to be TeacherSettings or a", "f"
+    ),
+    call("warm", lambda f: finetune(f, warmup={"steps": -1}), "expected warmup.steps >= ", "steps"),
+    call(
+        "evolution a mapping",
+        lambda f: finetune(f, evolution={"samples": 3}),
+        "expected evolution to be EvolutionSettings, got dict",
+        None,
+    ),
+    call(
+        "a mapping that fits", lambda f: finetune(f, training={"noise_draws": 2}), "base model .*none", "pre"
+    ),
+    call(
+        "images as text", lambda f: dpd.generate(f, images="3"), "images to be a whole number, got '3'", None
+    ),
+    call(
+        "half an image", lambda f: dpd.generate(f, images=2.5), "images to be a whole number, got 2.5", None
+    ),
+    call("half of a label", lambda f: dpd.generate(f, per_label=0.5), "per_label to be a whole number", None),
+    call(
+        "settings misspelt",
+        lambda f: dpd.generate(f, settings={"step": 3}),
+        "^settings: unknown key 'step'$",
+        "did you mean 'steps'",
+    ),
+    call(
+        "a base of another kind",
+        lambda f: dpd.Release.open(f, base=object()),
+        "expected base to be Base, got object",
+        "`finetune`",
+    ),
     call("no release", lambda f: dpd.generate(f / "none"), "holds no finished run", "train"),
     call("no ledger", lambda f: dpd.Ledger.open(f / "x", create=False), "no ledger at", "first"),
     call("no certificate", lambda _: dpd.Certificate.from_json("[]"), "not a certificate", None),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,13 +24,14 @@ from dp_diffusers.auditing.loss_attack import mean_losses
 from dp_diffusers.auditing.results import AuditResult
 from dp_diffusers.auditing.scores import Scores, centred
 from dp_diffusers.auditing.verdict import concluded
+from dp_diffusers.call_checks import settings_of
 from dp_diffusers.data.apart import require_apart
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.loading import base_of_pipeline, load_base
-from dp_diffusers.errors import ParameterError, RunFolderError, positive
+from dp_diffusers.errors import ParameterError, RunFolderError, of_kind, positive
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.pass_size import sized
 from dp_diffusers.plan import Plan
@@ -83,8 +84,8 @@ def audit(
     plan: Plan,
     *,
     strategy: Any = None,
-    training: TrainingSettings | None = None,
-    runtime: RuntimeSettings | None = None,
+    training: TrainingSettings | Mapping[str, Any] | None = None,
+    runtime: RuntimeSettings | Mapping[str, Any] | None = None,
     public: str | Path | None = None,
     canaries: int = 1000,
     out: str | Path | None = None,
@@ -103,7 +104,9 @@ def audit(
     Returns: the claim, the lower bound at 95 % confidence, and each attack; it costs no budget.
     Raises `ParameterError` for a plan without privacy, `InputError` for what cannot be used.
     """
-    training, runtime = training or TrainingSettings(), runtime or RuntimeSettings()
+    of_kind(Plan, plan=plan, hint="Plan.calibrate(budget, mechanism) makes one")
+    training = settings_of(TrainingSettings, training={} if training is None else training)
+    runtime = settings_of(RuntimeSettings, runtime={} if runtime is None else runtime)
     positive(canaries=canaries)
     mechanism = _private(plan)
     folder = _folder(out)
