@@ -80,7 +80,20 @@ def test_a_class_that_no_synthetic_image_shows_is_said() -> None:
     images, labels = data = _digits(40, 8, 0)
     few = LabelledImages(images=images[labels < 9], labels=labels[labels < 9], class_names=NAMES)
     scores = evaluate(few, data, features=None, seeds=2, passes=1)
-    assert any("no synthetic image of 1 class" in note for note in scores.notes)
+    assert any("no synthetic image of 1 class (9) that" in note for note in scores.notes)
+
+
+@pytest.mark.parametrize("as_arrays", [True, False])
+def test_sets_of_which_no_class_meets_are_refused(as_arrays: bool, tmp_path: Path) -> None:
+    images, labels = _digits(200, 8, 0)
+    sets: list[object] = []
+    for name, chosen in (("synthetic", labels % 6 >= 3), ("reference", labels % 6 < 3)):
+        part = images[chosen], labels[chosen] % 6
+        write_images(*part, NAMES[:6], tmp_path / name, format="parquet")
+        sets.append(part if as_arrays else tmp_path / name)
+    with pytest.raises(DataError, match="no class has both synthetic images and images of the ref") as caught:
+        evaluate(sets[0], sets[1], features=None, seeds=2, passes=1)  # type: ignore[arg-type]
+    assert "reference: 0, 1, 2; of the synthetic images: 3, 4, 5" in str(caught.value.hint)
 
 
 def test_interval_of_three_values() -> None:

@@ -44,6 +44,7 @@ from dp_diffusers.evaluation.sets import (
     public_images,
     real_images,
     repeated,
+    require_common,
     unlearnable,
     with_public_sets,
 )
@@ -116,7 +117,9 @@ def evaluate(
     as_real |= {"label": label, "own": own_label(around)}
     real_ones = opened(reference, shape, called="reference", **as_real)
     apart = _apart(around, "reference", reference, real_ones.images)
-    held_out = HeldOut(real_images(real_ones, names, "reference"))
+    numbered = real_images(real_ones, names, "reference")
+    require_common(synthetic, numbered)
+    held_out = HeldOut(numbered)
     ceiling: HeldOut | None = None
     trained_on: bool | None = False
     if real is not None:

@@ -42,6 +42,21 @@ def real_images(real: LabelledImages, names: tuple[str, ...], called: str) -> La
     return found
 
 
+def require_common(synthetic: LabelledImages, reference: LabelledImages) -> None:
+    """Raises `DataError` where no class has images in both sets: what is learnt of one is not in the other.
+
+    reference: numbered as the synthetic images are.
+    """
+    shown, asked = ({*part.labels.tolist()} for part in (synthetic, reference))
+    if not shown & asked:
+        of_each = [listed(_names(part, synthetic)) for part in (asked, shown)]
+        raise DataError(
+            "no class has both synthetic images and images of the reference",
+            hint=f"classes of the reference: {of_each[0]}; of the synthetic images: {of_each[1]}; number or "
+            "name them alike",
+        )
+
+
 def repeated(real: LabelledImages, reference: LabelledImages) -> list[str]:
     """What to say where images to train on are in the reference as well, pixel for pixel."""
     tested = set(map(_digest, reference.images))
@@ -55,16 +70,27 @@ def repeated(real: LabelledImages, reference: LabelledImages) -> list[str]:
 
 
 def unlearnable(synthetic: LabelledImages, reference: LabelledImages) -> list[str]:
-    """What to say where the synthetic images show fewer than two classes, or not all of the reference's."""
+    """What to say where the synthetic images show fewer than two classes, or others than the reference."""
     there, notes = set(synthetic.labels.tolist()), []
     if len(there) < 2:
         notes.append("the synthetic images are all of one class: a classifier has nothing to tell apart")
-    asked = sorted(set(reference.labels.tolist()) - there)
-    if asked:
-        said = counted(len(asked), "class", "classes")
-        names = listed([reference.class_names[number] for number in asked])
-        notes.append(f"no synthetic image of {said} that the reference has: {names}")
+    asked = set(reference.labels.tolist())
+    if missing := asked - there:
+        notes.append(f"no synthetic image of {_told(missing, reference)} that the reference has")
+    if untested := there - asked:
+        notes.append(
+            f"no image of the reference of {_told(untested, synthetic)} that the synthetic ones show"
+        )
     return notes
+
+
+def _told(numbers: set[int], images: LabelledImages) -> str:
+    return f"{counted(len(numbers), 'class', 'classes')} ({listed(_names(numbers, images))})"
+
+
+def _names(numbers: set[int], images: LabelledImages) -> list[str]:
+    known = dict(enumerate(images.class_names))
+    return [known.get(number, str(number)) for number in sorted(numbers)]
 
 
 def digest_of(images: LabelledImages) -> str:
