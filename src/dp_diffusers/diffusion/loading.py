@@ -21,6 +21,7 @@ from torch import nn
 from dp_diffusers.base_classes import names_of_index
 from dp_diffusers.diffusion import merged_from
 from dp_diffusers.diffusion.base import CLASSES_FILE, NOT_NEEDED, Base, fingerprint
+from dp_diffusers.diffusion.layout import unusual
 from dp_diffusers.diffusion.patch import Patch
 from dp_diffusers.diffusion.quiet import quiet
 from dp_diffusers.errors import ModelError, ParameterError
@@ -34,7 +35,8 @@ _AGAIN: Final = "make or download it again"
 def load_base(source: str | Path) -> Base:
     """Opens a diffusers folder or hub id.
 
-    Raises `ModelError` when it is not there, damaged, or of a kind without a denoising network.
+    Raises `ModelError` when it is not there, damaged, of a kind without a denoising network, or laid out in a
+    way that is not opened.
     """
     folder = local_folder(source)
     base = replace(_opened(folder), **_sidecars(folder))
@@ -160,7 +162,8 @@ def _opened(folder: Path) -> Base:
     except ParameterError as error:
         raise ModelError(f"{folder}: {error}", hint="a text-to-image or class-conditional model") from error
     except Exception as error:  # safetensors, JSON and shape errors alike: the folder cannot be used
-        raise ModelError(f"{folder} is damaged: {_first_line(error)}", hint=_AGAIN) from error
+        damaged = ModelError(f"{folder} is damaged: {_first_line(error)}", hint=_AGAIN)
+        raise unusual(folder, component) or damaged from error
 
 
 def _read_config(folder: Path, component: str) -> None:
@@ -168,9 +171,8 @@ def _read_config(folder: Path, component: str) -> None:
     try:
         kind = str(json.loads((folder / component / "config.json").read_text())["_class_name"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{folder} is damaged: {component}/config.json cannot be read", hint=_AGAIN
-        ) from error
+        damaged = ModelError(f"{folder} is damaged: {component}/config.json cannot be read", hint=_AGAIN)
+        raise unusual(folder, component) or damaged from error
     if not hasattr(diffusers, kind):
         raise ModelError(
             f"{folder}: diffusers {diffusers.__version__} knows no network {kind}",
