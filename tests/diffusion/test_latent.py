@@ -82,14 +82,16 @@ def _overflowing(*, force_upcast: bool) -> Any:
     return vae.to(torch.float16)
 
 
-def test_an_autoencoder_that_overflows_in_float16_works_in_float32() -> None:
+def test_an_autoencoder_that_overflows_in_float16_works_in_float32(capfd: pytest.CaptureFixture[str]) -> None:
     vae = _overflowing(force_upcast=True)
+    capfd.readouterr()
     latents, before = Latents(vae=vae), {name: value.clone() for name, value in vae.state_dict().items()}
     encoded = latents.encode(IMAGES)
     assert encoded.isfinite().all()
     drawn = latents.decode(10 * encoded)
     assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
     assert vae.dtype is torch.float16
+    assert capfd.readouterr().err == ""
     whole = Latents(vae=vae.to(torch.float32))
     assert torch.equal(whole.encode(IMAGES), encoded)
     assert np.array_equal(whole.decode(10 * encoded), drawn)

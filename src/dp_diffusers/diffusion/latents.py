@@ -18,6 +18,7 @@ from torch import nn
 
 from dp_diffusers.diffusion.base import config_of
 from dp_diffusers.diffusion.pixels import to_images, to_tensor
+from dp_diffusers.diffusion.quiet import quiet
 from dp_diffusers.errors import DataError, ModelError
 
 MOST_PIXELS: Final = 2**20  # in one pass: speed and memory only
@@ -153,7 +154,8 @@ def _upcast(vae: nn.Module) -> Iterator[None]:
         yield
     finally:
         if coarse:
-            vae.to(torch.float16)  # the values came from there: none is rounded
+            with quiet():  # diffusers would warn of a cast; the values came from there, and none is rounded
+                vae.to(torch.float16)
 
 
 def _in_chunks(
