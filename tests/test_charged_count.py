@@ -315,11 +315,13 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
         AskedRun.open(made.run)
 
 
-def test_guarantee_units_without_a_slot_take_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guarantee_units_without_a_slot_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_run(tmp_path, adjacency="zero_out", unit="patient")
     budget = AskedRun.open(made.run).budget_of_question(0.5)
     limited = Plan.calibrate(budget, DPSGD(steps=1, expected_units=20, population=200, max_units=60))
-    assert counted(made, [[1.0]] * 250, monkeypatch, limited) == 200
+    assert counted(made, [[1.0]] * 150, monkeypatch, limited) == 150
+    with pytest.raises(ParameterError, match="more units than"):
+        counted(made, [[1.0]] * 250, monkeypatch, limited)
     several = replace(patients([[1.0]] * 3), multi_owner=True)
     made.forget_traces()
     AskedRun.open(made.run).require_as_trained(several)

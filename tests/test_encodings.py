@@ -195,7 +195,7 @@ def test_guarantee_no_image_is_encoded_in_the_loop(
 ) -> None:
     release = train(latent_recipe, tmp_path / "run")
     shown = len(variants(("shift",), 8))
-    assert sum(watched) - 1 == shown * 30  # one image is tried first
+    assert sum(watched) - 1 - 3 == shown * 30  # one image is tried first, and three public ones before it
     assert release.certificate.epsilon <= 5
     assert not (tmp_path / "run" / "private" / "cache").exists()
 
