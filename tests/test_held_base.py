@@ -75,6 +75,8 @@ def test_guarantee_a_changed_pipeline_draws_nothing_for_a_release(
     change(base)
     with pytest.raises(ModelError, match="the pipeline was changed since this release was made"):
         dpd.generate(release, per_label=1)
+    with pytest.raises(ModelError, match=r"changed since this release was made|carries another adapter"):
+        tuned("run", base)
     assert (release.path / "certificate.json").read_bytes() == before
 
 

@@ -21,15 +21,20 @@ from loop_support import cheap_trainings
 from study_support import study_text
 
 
-def test_guarantee_a_link_has_the_ledger_of_what_it_leads_to(tmp_path: Path) -> None:
+def test_guarantee_a_link_begins_no_ledger_beside_that_of_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     whole = tmp_path / "set" / "train.parquet"
     whole.write_bytes(b"")
     (tmp_path / "mine").mkdir()
     link = tmp_path / "mine" / "cohort.parquet"
     link.symlink_to(whole)
-    assert default_ledger(str(link)) == default_ledger(str(whole)) == f"{whole.resolve()}.ledger"
-    assert default_ledger(f"{tmp_path}/set/") == f"{(tmp_path / 'set').resolve()}.ledger"
+    own = str(default_ledger(str(link)))
+    assert own == f"{link}.ledger", "what was there before goes on"
+    require_first(own, str(link))
+    Path(f"{whole}.ledger").write_bytes(b"")
+    with pytest.raises(LedgerError, match=r"train\.parquet\.ledger is the ledger of images"):
+        require_first(own, str(link))
+    assert default_ledger(f"{tmp_path}/set/") == f"{tmp_path}/set.ledger"
     assert default_ledger("hf://owner/name") is None
 
 
@@ -39,13 +44,15 @@ def test_guarantee_a_link_has_the_ledger_of_what_it_leads_to(tmp_path: Path) -> 
         ("set/train.parquet", "set.ledger", True),
         ("set", "set/train.parquet.ledger", True),
         ("set", "other.ledger", False),
+        ("set/data/part.parquet", "set.ledger", True),
+        ("set", "set/data/part.parquet.ledger", True),
         ("set/train.parquet", "set/test.parquet.ledger", False),
     ],
 )
 def test_a_second_ledger_of_the_same_images_is_not_begun(
     tmp_path: Path, asked: str, other: str, refused: bool
 ) -> None:
-    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "data").mkdir(parents=True)
     (tmp_path / "set" / "train.parquet").write_bytes(b"")
     (tmp_path / other).write_bytes(b"")
     data = str(tmp_path / asked)

@@ -11,8 +11,10 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from dp_diffusers.diffusion.base import Base, fingerprint
 from dp_diffusers.errors import ModelError
@@ -23,20 +25,28 @@ _HINT: Final = (
 )
 
 
-def take_up(base: Base, adapter: Path | None, sha256: str) -> str:
+# what each network was when its adapter came into it: weights beside an adapter cannot be told apart by it
+_KNOWN: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+
+def take_up(base: Base, adapter: Path | None, sha256: str, *, trained: bool) -> str:
     """The state of a base that is given for a finished run, after its adapter was loaded where it has none.
 
     adapter: the folder of the release's; None for a release without one. sha256: of the base, as certified.
-    Raises `ModelError` for another base, and for one with another adapter.
+    trained: the adapter was trained in this very network a moment ago. Raises `ModelError` for another base,
+    and for one with another adapter, or with weights that are not those which it came to.
     """
     if adapter is not None and has_adapter(base.network):
         if not is_in(base.network, adapter):
             raise ModelError("the model carries another adapter than that of this release", hint=_HINT)
+        if not trained:
+            require_unchanged(base, _KNOWN.get(base.network, ""))
     elif base.sha256 != sha256:
         raise ModelError("the base model is not the one that this adapter was trained on", hint=_HINT)
     elif adapter is not None:
         load_adapter(base.network, adapter)
-    return state_of(base)
+    _KNOWN[base.network] = found = state_of(base)
+    return found
 
 
 def state_of(base: Base) -> str:

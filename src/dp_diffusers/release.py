@@ -131,8 +131,10 @@ class Release:
         """What gives images their labels; None for a run that asked for none."""
         return saved_teacher(self.path)
 
-    def hold(self) -> None:
+    def hold(self, *, trained: bool = False) -> None:
         """Takes up a base that came as an object; later calls find it as it was.
+
+        trained: the release was made in this very base a moment ago.
 
         Raises `ModelError` where it is another base, carries another adapter, or was changed since.
         """
@@ -141,7 +143,8 @@ class Release:
             require_unchanged(self.base, self._state)
             return
         adapter = None if self.population else self.folder.adapter
-        self._state = take_up(self.base, adapter, str(self.certificate.base_model["sha256"]))
+        sha256 = str(self.certificate.base_model["sha256"])
+        self._state = take_up(self.base, adapter, sha256, trained=trained)
 
     def _settings(self) -> dict[str, Any]:
         return self.settings() if self.folder.recipe.exists() else {}

@@ -161,7 +161,8 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
     )
     if job.evolution is None:
         require_float32(family)
-    require_use_of_labels(family, job.settings)
+    if folder is None or folder.read(RUN) is None:  # one that has begun goes on: it guards no privacy
+        require_use_of_labels(family, job.settings)
     require_classes(job.plan, classes_of(family, job.settings))
     device = _device(job.runtime.device, together.ranks)
     require_query(job.plan, None if job.evolution else strategy_of(job.strategy))
@@ -233,7 +234,7 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
         release = Release.open(folder.root)
     if job.base.in_memory:
         release.base = job.base
-        release.hold()
+        release.hold(trained=True)
     return release
 
 

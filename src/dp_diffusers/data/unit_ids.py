@@ -1,9 +1,9 @@
 """Ids of the units in a column: one per image, or a list of them where an image shows several people.
 
 Guarantees: a missing id is refused (an unknown owner cannot be protected); ids are of one type; several ids
-in one text are refused instead of becoming one person; one id written in two ways of Unicode, with blanks or
-as bytes is one person; no error repeats an id. May import the standard library. Source: Unicode Standard
-Annex 15, normalisation form C.
+in one text are refused instead of becoming one person; one id written in two ways of Unicode, or with blanks,
+is one person; no error repeats an id. May import the standard library. Source: Unicode Standard Annex 15,
+normalisation form C.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from dp_diffusers.data.sources import is_missing
 from dp_diffusers.errors import DataError
 
 _ONE_TYPE = "write the ids in one type, so that a person is the same person in each file"
-_NOT_UTF_8 = "a column of bytes holds UTF-8, as text does: write the ids as text, or as numbers"
 _FILL_IN = "an image of unknown owner cannot be protected: fill in the id, or remove the row"
 _AS_LIST = (
     "several people of one image are a list column of a parquet file; a single id has no `;` and no [ ]"
@@ -28,12 +27,11 @@ def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
     """The ids of a column: one an image, or for a list column as tuples, distinct and sorted.
 
     Blanks around a text belong to no id, here as in a CSV file: `p1` and `p1 ` are one person. So are two
-    writings of one text in Unicode; bytes are text in UTF-8.
+    writings of one text in Unicode; bytes are compared as they are.
 
-    Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id, bytes
-    that are no text.
+    Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id.
     """
-    values = _decoded(path, name, values)
+    values = [[_text(item) for item in each] if isinstance(each, list) else _text(each) for each in values]
     missing = next((row for row, value in enumerate(values) if _has_gap(value)), None)
     if missing is not None:
         raise DataError(
@@ -69,22 +67,9 @@ def several_in_one(path: str | Path, name: str, place: str) -> DataError:
     )
 
 
-def _decoded(path: str | Path, name: str, values: list[Any]) -> list[Any]:
-    """The values with bytes as text. Raises: `DataError` for bytes that are not UTF-8."""
-    found = []
-    for row, value in enumerate(values):
-        try:
-            found.append([_text(item) for item in value] if isinstance(value, list) else _text(value))
-        except UnicodeDecodeError:
-            raise DataError(
-                f"{path}: unit column {name!r} holds bytes that are no text in row {row} (counted from 0)",
-                hint=_NOT_UTF_8,
-            ) from None  # which would repeat the bytes
-    return found
-
-
 def _text(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
+    """Bytes as hexadecimal text: digests are no UTF-8, and whether one is may not decide for the others."""
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def _has_gap(value: object) -> bool:

@@ -149,8 +149,7 @@ def fingerprint(base: Base) -> str:
 def _schedule(scheduler: Any) -> Any:
     """The configuration of the noise schedule alone, whichever sampler the pipeline came with."""
     plain = plain_schedule(scheduler)
-    known = set(inspect.signature(type(plain).__init__).parameters)  # what other samplers add is theirs
-    known -= {"variance_type"}  # how DDPM draws; others lose it
+    known = inspect.signature(type(plain).__init__).parameters  # what other samplers add is theirs
     return {name: value for name, value in plain.config.items() if name in known}
 
 

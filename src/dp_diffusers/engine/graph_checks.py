@@ -59,7 +59,8 @@ def refuse_use_outside(
     if outside:
         raise ModelError(
             f"{', '.join(outside)}: used outside the module that owns them, where no rule reaches",
-            hint="call the module, and let its loss come from what it returns; or freeze them",
+            hint="call the module, and let its loss come from what it returns (a penalty on weights is the "
+            "optimizer's: weight_decay); or freeze them",
         )
 
 

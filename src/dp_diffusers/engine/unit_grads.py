@@ -171,7 +171,7 @@ class HookedUnitGradients:
                 if edge is not None:
                     calls.setdefault(edge.node, []).extend(capture.before)
         refuse_use_outside(row_losses, calls, self._watched)
-        self._looked_at = True
+        self._looked_at = row_losses.numel() > 1  # one row alone mixes with none
 
     def _apply_rules(self, objective: Tensor, waiting: _Waiting, owners: RowOwners) -> Gradients:
         """Each layer's rule runs as soon as its backprop is known, and its input is let go: memory peaks
