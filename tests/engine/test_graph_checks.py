@@ -80,6 +80,14 @@ def test_guarantee_batch_normalisation_without_a_layer_is_refused() -> None:
         clipped(net, net, torch.arange(ROWS))
 
 
+def test_guarantee_a_first_pass_of_one_row_does_not_settle_it() -> None:
+    net = network(nn.Sequential(nn.Unflatten(1, (2, 2)), Functional(), nn.Flatten()))
+    box, owner = make_box(net), torch.arange(ROWS)
+    box.accumulate(net(torch.randn(1, 3)).sum(1), owner[:1], torch.ones(1))
+    with pytest.raises(ModelError, match="batch normalisation in training mode mixes the units"):
+        box.accumulate(net(torch.randn(ROWS, 3)).sum(1), owner + 1, torch.ones(ROWS))
+
+
 def test_a_model_that_is_put_into_training_mode_later_is_refused_then() -> None:
     net = network(nn.BatchNorm1d(4)).eval()
     box, owner, weight = make_box(net.parameters()), torch.arange(ROWS), torch.ones(ROWS)
