@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from dp_diffusers.errors import BudgetError, ParameterError
-from dp_diffusers.ledger_place import default_ledger
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.study import PUBLIC, LoadedStudy, folder_name
 
@@ -58,13 +57,13 @@ def require_no_account(study: LoadedStudy) -> None:
     """
     for cell in study.cells:
         for recipe in cell.recipes:
-            for ledger in {recipe.budget.ledger, default_ledger(recipe.data.path)} - {None}:
-                if Path(str(ledger)).exists():
-                    raise ParameterError(
-                        f"these images have a ledger, {ledger}, and the runs of a study are not in it",
-                        hint="leave evaluate.reference out, for a stand-in of public images; or give a copy "
-                        "of benchmark data that has no ledger",
-                    )
+            ledger = recipe.budget.ledger  # the default where the recipe names none
+            if ledger is not None and Path(ledger).exists():
+                raise ParameterError(
+                    f"these images have a ledger, {ledger}, and the runs of a study are not in it",
+                    hint="leave evaluate.reference out, for a stand-in of public images; or, for benchmark "
+                    "data that anyone may see, name a ledger that is not there in budget.ledger",
+                )
 
 
 def require_plans(runs: Iterable[Run]) -> None:
