@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 
 import dp_diffusers as dpd
 from dp_diffusers import running
@@ -24,6 +24,7 @@ from dp_diffusers.recipe import Recipe, TrainingSettings
 from family_support import pipeline_base
 from latent_support import tiny_latent_base
 from loop_support import cheap_trainings
+from network_support import network_of
 from tiny_pipelines import stable_diffusion
 
 
@@ -110,23 +111,21 @@ def test_a_model_of_no_square_size_is_refused(
 
 
 def _unet(**options: Any) -> Any:
-    unet = UNet2DModel(
-        **{"sample_size": 8, "in_channels": 1, "out_channels": 1, **options},
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=4,
-        attention_head_dim=8,
-    )
+    plain = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "num_class_embeds": None}
+    unet = _like(network_of("unet"), **plain | options)
     return DDPMPipeline(unet=unet, scheduler=DDPMScheduler())
 
 
 def _stable_diffusion(**options: Any) -> Any:
     pipe = stable_diffusion()
-    known = {name: value for name, value in pipe.unet.config.items() if not name.startswith("_")}
-    pipe.unet = UNet2DConditionModel(**known | options)
+    pipe.unet = _like(pipe.unet, **options)
     return pipe
+
+
+def _like(network: Any, **options: Any) -> Any:
+    """A network of the same configuration but for these settings."""
+    known = {name: value for name, value in network.config.items() if not name.startswith("_")}
+    return type(network)(**known | options)
 
 
 @pytest.mark.parametrize(
