@@ -146,7 +146,8 @@ def test_guarantee_a_charged_accuracy_from_the_command_line(
     document = json.loads(out)
     assert document["accuracy"]["mean"] > 90
     found = document["accuracy"]
-    assert found["low"] <= found["mean"] <= found["high"], "all 100 where the noise is far above 0"
+    assert found["low"] <= found["mean"] <= found["high"]
+    assert found["low"] < 100 - 1e-6 or found["mean"] == 100, "noise far above 0 lifts all of it to 100"
     assert document["covered_by_epsilon"] is True
     assert document["read_by"] == ["accuracy"]
     assert 1.98 <= document["epsilon"] <= 2
