@@ -16,15 +16,15 @@ from statistics import median
 
 import torch
 
-from dp_diffusers.arrangement import arrange, rehearse_arranged
 from dp_diffusers.benching import memory
 from dp_diffusers.benching.case import Case
 from dp_diffusers.benching.measuring import interleaved
 from dp_diffusers.benching.work import work_of
-from dp_diffusers.compiled_parts import as_compiled
 from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.unit_grads import HookedUnitGradients
 from dp_diffusers.recipe import RuntimeSettings
+from dp_diffusers.runtime.arrangement import arrange, rehearse_arranged
+from dp_diffusers.runtime.compiled_parts import as_compiled
 
 ROUNDS = 7
 ARRANGEMENTS = {

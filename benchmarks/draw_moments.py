@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dp_diffusers.asked_moments import FILE
-from dp_diffusers.frequencies import VERSION, Frequencies
-from dp_diffusers.images_out import write_images
-from dp_diffusers.kept_sums import kept_sums
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.mechanisms.moments import NAME, gaussians_of
+from dp_diffusers.queries.asked_moments import FILE
+from dp_diffusers.queries.frequencies import VERSION, Frequencies
+from dp_diffusers.queries.kept_sums import kept_sums
 from dp_diffusers.release import Release
 
 _SEED = 1

@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dp_diffusers.augmentation import variants
 from dp_diffusers.diffusion.objective import Objective
-from dp_diffusers.encoded_cache import EncodedCache
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
+from dp_diffusers.loop.augmentation import variants
+from dp_diffusers.loop.encoded_cache import EncodedCache
+from dp_diffusers.loop.rows import RowTable
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.ledger import Ledger
-from dp_diffusers.rows import RowTable
 
 UNITS = (10**4, 10**5, 10**6, 10**7)
 ROWS = (64, 256, 1024, 4096)

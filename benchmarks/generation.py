@@ -38,7 +38,7 @@ from dp_diffusers.diffusion.base import Base, config_of
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.generation import Sampling, _scheduler, sample
 from dp_diffusers.diffusion.text import TextFamily
-from dp_diffusers.drawing_model import drawing_model
+from dp_diffusers.drawing.drawing_model import drawing_model
 from dp_diffusers.strategies import strategy_of
 from dp_diffusers.strategies.diffusers_file import save_diffusers_lora
 from dp_diffusers.strategies.lora import save_adapter

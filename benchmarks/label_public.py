@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dp_diffusers.chosen_images import chosen_images
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.evaluation.reading import read_images
-from dp_diffusers.images_out import write_images
 from dp_diffusers.release import Release
-from dp_diffusers.teacher import Teacher
+from dp_diffusers.teaching.chosen_images import chosen_images
+from dp_diffusers.teaching.teacher import Teacher
 
 _BLOCK = 512
 

@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 
 from dp_diffusers.demo import handwritten_digits, is_held_out
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.evaluation.augmentation import distorted
-from dp_diffusers.images_out import write_images
 
 FRAME, SIZE = 20, 28  # a digit of 20 pixels in 28, as in MNIST
 INK, CONTRAST = 0.35, 4.0  # what is lighter than this is paper; how fast it gets from there to ink

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dp_diffusers.arrangement import in_precision
 from dp_diffusers.diffusion.family import Family
+from dp_diffusers.queries.saliency_choice import with_network
 from dp_diffusers.recipe import RuntimeSettings
-from dp_diffusers.saliency_choice import with_network
+from dp_diffusers.runtime.arrangement import in_precision
 from dp_diffusers.strategies import strategy_of
 from engine_support import clipped_sum, fast_gradients, flat, oracle
 from family_support import example, images_for, prepared, rows, some_draws, stir

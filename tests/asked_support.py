@@ -13,16 +13,16 @@ import pytest
 import yaml
 
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.evaluation.features import Features
-from dp_diffusers.images_out import write_images
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget, Cap
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
-from dp_diffusers.run_folder import RUN, RunFolder
-from dp_diffusers.run_secrets import note_traces
+from dp_diffusers.run.folder import RUN, RunFolder
+from dp_diffusers.run.run_secrets import note_traces
 
 NAMES = ("dark", "light")
 DELTA = 1e-4

@@ -106,7 +106,7 @@ def tiny_images() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def tiny_parquet(tiny_images: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> Path:
     """The tiny images as a parquet file."""
-    from dp_diffusers.images_out import PARQUET, write_images
+    from dp_diffusers.drawing.images_out import PARQUET, write_images
 
     write_images(*tiny_images, ["dark", "grey", "light"], tmp_path / "images", format="parquet")
     return tmp_path / "images" / PARQUET

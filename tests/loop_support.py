@@ -102,9 +102,10 @@ def cheap_trainings(replace: Callable[[Any, str, Any], None]) -> None:
 
     `replace`: `setattr`, or that of a monkeypatch. Tests verify certificates themselves.
     """
-    from dp_diffusers import pass_size, release
+    from dp_diffusers import release
     from dp_diffusers.privacy import accountant, calibration
     from dp_diffusers.recipe import Recipe
+    from dp_diffusers.runtime import pass_size
 
     replace(pass_size, "memory_of", lambda device: None)
     replace(release, "verify_in_a_fresh_process", lambda folder: None)

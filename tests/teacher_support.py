@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dp_diffusers import images_out
+from dp_diffusers.drawing import images_out
 from dp_diffusers.evaluation.features import EXTRACTORS, Features
 from dp_diffusers.privacy.ledger import Ledger
 from tiny_recipes import TINY_RECIPE

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from dp_diffusers import Certificate, arrangement, running
-from dp_diffusers.arrangement import arrange
+from dp_diffusers import Certificate
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.finetuning import train
 from dp_diffusers.recipe import Recipe, RuntimeSettings
+from dp_diffusers.run import running
+from dp_diffusers.runtime import arrangement
+from dp_diffusers.runtime.arrangement import arrange
 from loop_support import cheap_trainings, small_budget
 from unet_support import clipped_sum, new_loop
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from dp_diffusers import running
 from dp_diffusers.cli.main import main
 from dp_diffusers.errors import BudgetExhausted, RunClosed
 from dp_diffusers.finetuning import train
 from dp_diffusers.privacy import ending, reservation
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe
+from dp_diffusers.run import running
 from loop_support import cheap_trainings, small_budget
 
 

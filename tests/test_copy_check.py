@@ -13,12 +13,12 @@ from PIL import Image
 
 from asked_support import NAMES, PIXELS, Made, cheap_accounts, make_run, pictures
 from dp_diffusers import copy_check
-from dp_diffusers.asked_run import UNCOMPARED
 from dp_diffusers.cli.main import main
 from dp_diffusers.copy_check import NearCopies, near_copies
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import DataError, ParameterError
-from dp_diffusers.images_out import write_images
+from dp_diffusers.run.asked_run import UNCOMPARED
 
 assert cheap_accounts
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from peft import PeftModel
 
 import dp_diffusers as dpd
 from dp_diffusers.diffusion.loading import base_of_pipeline, load_base
-from dp_diffusers.images_out import PARQUET
+from dp_diffusers.drawing.images_out import PARQUET
 from dp_diffusers.mechanisms.moments import moments_query
 from dp_diffusers.recipe import GenerationSettings, TrainingSettings, WarmupSettings
 from dp_diffusers.strategies.diffusers_file import DIFFUSERS_FILE

@@ -15,7 +15,7 @@ from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
 from dp_diffusers.evaluation.features import OWN_FILE as FILE
 from dp_diffusers.evaluation.features import features_named
 from dp_diffusers.pretraining import STATE, pretrain
-from dp_diffusers.pretraining_features import FeaturesLoss, new_features
+from dp_diffusers.pretraining.features import FeaturesLoss, new_features
 from dp_diffusers.recipe import FeaturesSettings, PretrainRecipe, PretrainTraining
 
 RECIPE = """\

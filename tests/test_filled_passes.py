@@ -21,10 +21,10 @@ from dp_diffusers.engine.postponed import Postponed
 from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError
+from dp_diffusers.loop.rows import Rows, RowTable
 from dp_diffusers.mechanisms.dpsgd import DPSGD
-from dp_diffusers.pass_curve import rows_of_each_pass
 from dp_diffusers.recipe import TrainingSettings
-from dp_diffusers.rows import Rows, RowTable
+from dp_diffusers.runtime.pass_curve import rows_of_each_pass
 from engine_support import make_box
 from latent_support import tiny_latent_base
 

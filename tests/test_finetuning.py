@@ -144,7 +144,7 @@ def test_an_interrupted_run_resumes_and_pays_for_what_it_redoes(
 def test_a_crash_after_the_last_step_costs_nothing_more(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dp_diffusers import running
+    from dp_diffusers.run import running
 
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")

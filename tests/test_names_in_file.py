@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dp_diffusers as dpd
-from dp_diffusers.images_out import png
+from dp_diffusers.drawing.images_out import png
 from loop_support import cheap_trainings
 
 NAMES = ["normal", "opacity"]

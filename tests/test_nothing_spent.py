@@ -130,7 +130,7 @@ def test_an_update_below_float32_is_a_matter_of_settings(tiny_recipe: Path, tmp_
 def test_a_device_that_cannot_serve_is_refused(
     device: str, tiny_base_folder: Path, tiny_images: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dp_diffusers.running import _device
+    from dp_diffusers.run.running import _device
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ParameterError) as caught:

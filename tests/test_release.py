@@ -17,22 +17,24 @@ from huggingface_hub import DatasetCard, ModelCard
 
 import dp_diffusers as dpd
 from certificate_support import forge, read
-from dp_diffusers import generating, image_job, images_out, kept_images, release, running
-from dp_diffusers.conditions import conditioned
+from dp_diffusers import generating, release
+from dp_diffusers.cards.images_card import ImagesCard
+from dp_diffusers.classes.conditions import conditioned
+from dp_diffusers.classes.released_classes import released_classes
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.diffusion import generation
+from dp_diffusers.drawing import image_job, images_out, kept_images
 from dp_diffusers.errors import ParameterError, RunFolderError, VerificationError
 from dp_diffusers.evaluation.public_model import public_model_images
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
-from dp_diffusers.images_card import ImagesCard
 from dp_diffusers.privacy import certificate
 from dp_diffusers.privacy.files import release_files
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.release import Release
-from dp_diffusers.released_classes import released_classes
-from dp_diffusers.run_secrets import TRACES
+from dp_diffusers.run import running
+from dp_diffusers.run.run_secrets import TRACES
 from dp_diffusers.whole_files import temporary_of
 
 

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from dp_diffusers import card_parts
 from dp_diffusers.auditing.results import AuditResult
+from dp_diffusers.cards import card_parts
 from dp_diffusers.evaluation.charged import price_line
 from dp_diffusers.rounding import rounded_up, rounded_up_text
 

@@ -24,7 +24,7 @@ from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.training import Loop
 
 STEPS, EXPECTED, POPULATION, CLIP = 200, 40, 800, 0.25

@@ -15,16 +15,16 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
-from dp_diffusers import running
 from dp_diffusers.data import assembly
 from dp_diffusers.data.ownership import Owners
+from dp_diffusers.drawing.images_out import png
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.finetuning import train
-from dp_diffusers.images_out import png
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe
+from dp_diffusers.run import running
 from dp_diffusers.training import Loop
 from engine_support import make_box, release
 from loop_support import cheap_trainings, small_budget

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from dp_diffusers import out_of_memory
 from dp_diffusers.checkpoint import Saver
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.plain_gradient import PlainGradient
@@ -23,7 +22,8 @@ from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.engine.sampling import PoissonSampler
 from dp_diffusers.errors import DeviceMemoryError, ExitCode, GuaranteeError, ParameterError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
-from dp_diffusers.out_of_memory import fits, is_out_of_memory, told_in_one_line
+from dp_diffusers.runtime import out_of_memory
+from dp_diffusers.runtime.out_of_memory import fits, is_out_of_memory, told_in_one_line
 from dp_diffusers.training import Loop
 from engine_support import Receipt
 

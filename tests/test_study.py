@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import BudgetError, RecipeError, RunFolderError
 from dp_diffusers.evaluation import classifier
-from dp_diffusers.images_out import write_images
+from dp_diffusers.loop.rows import RowTable
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe import study as study_recipe
 from dp_diffusers.recipe.study import load_study
-from dp_diffusers.rows import RowTable
 from dp_diffusers.studying import chart, contents, pictures, planned, runs, study
 from dp_diffusers.studying.contents import sha256_of_base, sha256_of_images
 from dp_diffusers.studying.kept import Scoring, known

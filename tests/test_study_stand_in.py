@@ -17,9 +17,9 @@ import yaml
 
 from apart_support import films
 from dp_diffusers.data.public_images import PublicImages
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import DataError, ParameterError, RunFolderError
 from dp_diffusers.evaluation.reading import read_images
-from dp_diffusers.images_out import write_images
 from dp_diffusers.recipe.sections.public import PublicSettings
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.recipe.study import LoadedStudy, load_study

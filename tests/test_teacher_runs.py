@@ -17,7 +17,10 @@ import pytest
 import torch
 
 import dp_diffusers as dpd
-from dp_diffusers import asked_teacher, generating, images_out, prepared_teacher, running
+from dp_diffusers import generating
+from dp_diffusers.classes.released_classes import ReleasedClasses
+from dp_diffusers.drawing import images_out
+from dp_diffusers.drawing.image_job import ImageJob
 from dp_diffusers.errors import InputError, ParameterError, RecipeError, RunClosed, RunFolderError
 from dp_diffusers.evaluation.feature_network import FeatureNetwork, Shape
 from dp_diffusers.evaluation.features import features_named
@@ -25,18 +28,18 @@ from dp_diffusers.evaluation.public_model import public_model_images
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
-from dp_diffusers.image_job import ImageJob
 from dp_diffusers.mechanisms.teacher import teacher_query
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.reservation import Reservation
-from dp_diffusers.public_whitening import whitening_of
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.recipe.sections import TeacherSettings
 from dp_diffusers.release import Release
-from dp_diffusers.released_classes import ReleasedClasses
-from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.teacher import FILE, NETWORK, Teacher, saved_teacher
+from dp_diffusers.run import running
+from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.teaching import asked_teacher, prepared_teacher
+from dp_diffusers.teaching.public_whitening import whitening_of
+from dp_diffusers.teaching.teacher import FILE, NETWORK, Teacher, saved_teacher
 from loop_support import cheap_trainings
 from teacher_support import (
     LABELS,

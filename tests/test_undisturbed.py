@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dp_diffusers import paying
-from dp_diffusers.paying import Paying
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run import paying
+from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.run.paying import Paying
 
 
 def test_a_reservation_is_given_back_before_the_process_ends(

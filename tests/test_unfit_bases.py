@@ -14,13 +14,13 @@ import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 
 import dp_diffusers as dpd
-from dp_diffusers import running
-from dp_diffusers.conditions import require_use_of_labels
+from dp_diffusers.classes.conditions import require_use_of_labels
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.errors import InputError, VerificationError
 from dp_diffusers.finetuning import train
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
 from dp_diffusers.recipe import Recipe, TrainingSettings
+from dp_diffusers.run import running
 from family_support import pipeline_base
 from latent_support import tiny_latent_base
 from loop_support import cheap_trainings

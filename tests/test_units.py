@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import dp_diffusers as dpd
-from dp_diffusers import finetuning, jobs, running
+from dp_diffusers import finetuning
+from dp_diffusers.drawing.images_out import png
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.finetuning import train
-from dp_diffusers.images_out import png
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.recipe import Recipe
+from dp_diffusers.run import jobs, running
 
 
 @pytest.fixture(scope="module")

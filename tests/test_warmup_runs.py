@@ -18,20 +18,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import draw_moments
 
 import dp_diffusers as dpd
-from dp_diffusers import asked_moments, frequencies, training
-from dp_diffusers.asked_moments import Moments
+from dp_diffusers import training
+from dp_diffusers.classes.released_classes import ReleasedClasses
 from dp_diffusers.errors import InputError, ParameterError, RecipeError, RunFolderError
 from dp_diffusers.finetuning import train
-from dp_diffusers.frequencies import Frequencies
-from dp_diffusers.image_batches import Batches
-from dp_diffusers.kept_sums import KeptSums
+from dp_diffusers.loop.image_batches import Batches
 from dp_diffusers.mechanisms.moments import Gaussians, moments_query
 from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.queries import asked_moments, frequencies
+from dp_diffusers.queries.asked_moments import Moments
+from dp_diffusers.queries.frequencies import Frequencies
+from dp_diffusers.queries.kept_sums import KeptSums
+from dp_diffusers.queries.warming import Warmup
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.queries import queries_of
 from dp_diffusers.recipe.sections import WarmupSettings
-from dp_diffusers.released_classes import ReleasedClasses
-from dp_diffusers.warming import Warmup
 from loop_support import cheap_trainings
 from teacher_support import KilledError, drawn, entries_of, killed, labelled_recipe, register, unopened_recipe
 

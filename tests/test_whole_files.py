@@ -13,9 +13,9 @@ import torch
 
 from dp_diffusers import checkpoint, whole_files
 from dp_diffusers.data.traces import Traces
-from dp_diffusers.image_parts import Parts
+from dp_diffusers.drawing.image_parts import Parts
 from dp_diffusers.privacy.files import write_whole
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 
 
 def _part(folder: RunFolder) -> None:

@@ -14,7 +14,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.strategies import strategy_of
 from dp_diffusers.training import Loop
 from engine_support import make_box, release

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dp_diffusers.copy_check import near_copies
     from dp_diffusers.data.private_images import PrivateImages
     from dp_diffusers.evaluation import Scores, evaluate
-    from dp_diffusers.evolution_settings import EvolutionSettings
+    from dp_diffusers.evolution.settings import EvolutionSettings
     from dp_diffusers.finetuning import finetune
     from dp_diffusers.mechanisms.dpsgd import DPSGD
     from dp_diffusers.mechanisms.evolution import PE
@@ -59,7 +59,7 @@ _HOME = {
     "Budget": "dp_diffusers.privacy.budget",
     "Certificate": "dp_diffusers.privacy.certificate",
     "DPSGD": "dp_diffusers.mechanisms.dpsgd",
-    "EvolutionSettings": "dp_diffusers.evolution_settings",
+    "EvolutionSettings": "dp_diffusers.evolution.settings",
     "GenerationSettings": "dp_diffusers.recipe",
     "Ledger": "dp_diffusers.privacy.ledger",
     "PE": "dp_diffusers.mechanisms.evolution",

@@ -21,9 +21,8 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from dp_diffusers.asked_run import UNCOMPARED, AskedRun
-from dp_diffusers.charged_count import ask, keep, plan_of_count
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.drawing.kept_images import digest_of
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.evaluation.charged import price_line
 from dp_diffusers.evaluation.copy_report import closest, copy_report
@@ -33,10 +32,11 @@ from dp_diffusers.evaluation.features import DEFAULT, Features, features_named
 from dp_diffusers.evaluation.held_apart import refuse_training_images, shown_to
 from dp_diffusers.evaluation.nearest import Nearest, Reached
 from dp_diffusers.evaluation.plain_images import plain_images
-from dp_diffusers.kept_images import digest_of
 from dp_diffusers.mechanisms.count import count_std
 from dp_diffusers.pictures import grid
 from dp_diffusers.plan import Plan
+from dp_diffusers.queries.charged_count import ask, keep, plan_of_count
+from dp_diffusers.run.asked_run import UNCOMPARED, AskedRun
 from dp_diffusers.whole_files import replacing, write_text
 
 FILE: Final = "near-copies.json"

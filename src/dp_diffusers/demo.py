@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dp_diffusers.images_out import write_images
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.pictures import save_grid
 from dp_diffusers.rounding import rounded_up_text
-from dp_diffusers.run_folder import make_folder
+from dp_diffusers.run.folder import make_folder
 
 Progress = Callable[..., None]
 SIZE = 16

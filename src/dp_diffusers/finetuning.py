@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dp_diffusers import __version__
-from dp_diffusers.base_classes import require_fitting
-from dp_diffusers.call_checks import settings_of, settings_or_none
+from dp_diffusers.classes.base_classes import require_fitting
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.loading import as_base
-from dp_diffusers.earlier_recipe import require_same_recipe
 from dp_diffusers.errors import ParameterError, of_kind
-from dp_diffusers.evolution_settings import EvolutionSettings, settings_of_plan
-from dp_diffusers.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
-from dp_diffusers.out_apart import require_out_apart
+from dp_diffusers.evolution.settings import EvolutionSettings, settings_of_plan
+from dp_diffusers.loop.row_store import forget
 from dp_diffusers.plan import Plan
-from dp_diffusers.plan_of_run import plan_of_first
 from dp_diffusers.processes import Team, team
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.checks import without_effect_on_evolution
@@ -31,9 +27,13 @@ from dp_diffusers.recipe.sections.evolution import GONE
 from dp_diffusers.recipe.sections.teacher import TeacherSettings
 from dp_diffusers.recipe.sections.warmup import WarmupSettings
 from dp_diffusers.release import Release
-from dp_diffusers.row_store import forget
-from dp_diffusers.run_folder import RUN, RunFolder
-from dp_diffusers.running import require_unit, run
+from dp_diffusers.run.call_checks import settings_of, settings_or_none
+from dp_diffusers.run.earlier_recipe import require_same_recipe
+from dp_diffusers.run.folder import RUN, RunFolder
+from dp_diffusers.run.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
+from dp_diffusers.run.out_apart import require_out_apart
+from dp_diffusers.run.plan_of_run import plan_of_first
+from dp_diffusers.run.running import require_unit, run
 from dp_diffusers.strategies import strategy_of
 
 if TYPE_CHECKING:

@@ -19,25 +19,25 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from dp_diffusers.call_checks import settings_of
-from dp_diffusers.chosen_images import chosen_images
-from dp_diffusers.devices import device_of
+from dp_diffusers.cards.images_card import ImagesCard
+from dp_diffusers.drawing.image_job import ImageJob
+from dp_diffusers.drawing.image_parts import GoneError, Parts, clear_parts
+from dp_diffusers.drawing.images_out import build_images, require_writable, write_images
+from dp_diffusers.drawing.kept_images import FOLDER as IMAGES
+from dp_diffusers.drawing.kept_images import KeptImages
+from dp_diffusers.drawing.requested_images import labels_of
+from dp_diffusers.drawing.shares import make_rest, make_share
 from dp_diffusers.errors import RunFolderError, counted, whole
-from dp_diffusers.image_job import ImageJob
-from dp_diffusers.image_parts import GoneError, Parts, clear_parts
-from dp_diffusers.images_card import ImagesCard
-from dp_diffusers.images_out import build_images, require_writable, write_images
-from dp_diffusers.kept_images import FOLDER as IMAGES
-from dp_diffusers.kept_images import KeptImages
-from dp_diffusers.leak_scan import Secrets
-from dp_diffusers.out_apart import require_out_apart, require_outside_release
-from dp_diffusers.ranks import Ranks, ranks_of_environment
+from dp_diffusers.leaks.scan import Secrets
+from dp_diffusers.processes.ranks import Ranks, ranks_of_environment
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.release import Progress, Release, certify_again, known_secrets, leak_check, silent
 from dp_diffusers.reporting.facts import FILE as REPORT
-from dp_diffusers.requested_images import labels_of
-from dp_diffusers.run_secrets import has_traces
-from dp_diffusers.shares import make_rest, make_share
+from dp_diffusers.run.call_checks import settings_of
+from dp_diffusers.run.out_apart import require_out_apart, require_outside_release
+from dp_diffusers.run.run_secrets import has_traces
+from dp_diffusers.runtime.devices import device_of
+from dp_diffusers.teaching.chosen_images import chosen_images
 
 RARE: Final = 0.2  # of a class's even part: that few labels of it are worth a line
 

@@ -18,14 +18,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from dp_diffusers.cards.merging_card import merged_card
+from dp_diffusers.classes.merged_classes import name_classes
+from dp_diffusers.classes.released_classes import names_for_base
 from dp_diffusers.diffusion import merged_from
 from dp_diffusers.errors import ModelError, ParameterError, VerificationError
-from dp_diffusers.merged_classes import name_classes
-from dp_diffusers.merging_card import merged_card
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, sha256_of_file
-from dp_diffusers.released_classes import names_for_base
-from dp_diffusers.run_folder import RunFolder, make_folder
+from dp_diffusers.run.folder import RunFolder, make_folder
 from dp_diffusers.whole_files import sync_folder
 
 if TYPE_CHECKING:

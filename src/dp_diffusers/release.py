@@ -21,28 +21,28 @@ from typing import Any
 import diffusers
 from safetensors.torch import load_file
 
-from dp_diffusers.conditions import classes_of, requested
+from dp_diffusers.cards.evolution_card import population_card
+from dp_diffusers.cards.model_card import model_card
+from dp_diffusers.classes.conditions import classes_of, requested
+from dp_diffusers.classes.released_classes import ReleasedClasses, declared_size, names_for_base
 from dp_diffusers.data.private_images import PrivateImages
-from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.loading import load_base
+from dp_diffusers.drawing.kept_images import KeptImages
 from dp_diffusers.errors import ModelError, VerificationError, of_kind
-from dp_diffusers.evolution_card import population_card
-from dp_diffusers.evolution_population import Population, saved_population
-from dp_diffusers.held_base import require_unchanged, take_up
-from dp_diffusers.kept_images import KeptImages
-from dp_diffusers.leak_scan import FOUND, Secrets, require_no_leak
-from dp_diffusers.model_card import model_card
+from dp_diffusers.evolution.population import Population, saved_population
+from dp_diffusers.leaks.scan import FOUND, Secrets, require_no_leak
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
-from dp_diffusers.released_classes import ReleasedClasses, declared_size, names_for_base
 from dp_diffusers.reporting.facts import Report
-from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.run_secrets import kept_traces, note_traces, secrets_of
+from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.run.held_base import require_unchanged, take_up
+from dp_diffusers.run.run_secrets import kept_traces, note_traces, secrets_of
+from dp_diffusers.runtime.devices import device_of
 from dp_diffusers.strategies.diffusers_file import save_diffusers_lora
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
-from dp_diffusers.teacher import Teacher, saved_teacher
+from dp_diffusers.teaching.teacher import Teacher, saved_teacher
 
 Progress = Callable[..., None]
 

@@ -20,28 +20,28 @@ import numpy as np
 import torch
 
 from dp_diffusers import checkpoint
-from dp_diffusers.ahead import Ahead, Inputs
-from dp_diffusers.arrangement import in_precision
-from dp_diffusers.augmentation import variants
-from dp_diffusers.averaging import Average
-from dp_diffusers.compiled_parts import as_compiled
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
-from dp_diffusers.encodings import encodings_of
 from dp_diffusers.engine.precision import exact_convolutions
 from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError, RunFolderError, counted
-from dp_diffusers.out_of_memory import fits, halved
-from dp_diffusers.pass_curve import rows_of_each_pass
+from dp_diffusers.loop.ahead import Ahead, Inputs
+from dp_diffusers.loop.augmentation import variants
+from dp_diffusers.loop.averaging import Average
+from dp_diffusers.loop.encodings import encodings_of
+from dp_diffusers.loop.public_batches import PublicBatches
+from dp_diffusers.loop.rows import Rows, RowTable
+from dp_diffusers.loop.steps import optimizer_of, rate_factor
 from dp_diffusers.processes import ALONE, Team
 from dp_diffusers.processes.same_weights import sums_of_bits
 from dp_diffusers.processes.shares import share_of
-from dp_diffusers.public_batches import PublicBatches
+from dp_diffusers.queries.warming import Warmup
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
-from dp_diffusers.rows import Rows, RowTable
-from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.steps import optimizer_of, rate_factor
-from dp_diffusers.warming import Warmup
+from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.runtime.arrangement import in_precision
+from dp_diffusers.runtime.compiled_parts import as_compiled
+from dp_diffusers.runtime.out_of_memory import fits, halved
+from dp_diffusers.runtime.pass_curve import rows_of_each_pass
 
 Progress = Callable[..., None]
 AUTO_ROWS = 256

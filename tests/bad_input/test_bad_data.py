@@ -383,7 +383,7 @@ def world(folder: Path) -> None:
 def test_bad_data(row: Row, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     cheap_trainings(monkeypatch.setattr)
     # the dry run and the search for redone steps come before the images, and know nothing of them
-    monkeypatch.setattr("dp_diffusers.running.rehearse_arranged", lambda family, runtime: None)
+    monkeypatch.setattr("dp_diffusers.run.running.rehearse_arranged", lambda family, runtime: None)
     monkeypatch.setattr(
         "dp_diffusers.privacy.ledger.first_limit", lambda curve, cost, steps, room: (steps, cost)
     )

@@ -206,7 +206,7 @@ ROWS = [*MANIFESTS, *DICOMS, *HUGGING_FACE, *CAPTIONS]
 def test_bad_sources(row: Row, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     cheap_trainings(monkeypatch.setattr)
     # the dry run and the search for redone steps come before the images, and know nothing of them
-    monkeypatch.setattr("dp_diffusers.running.rehearse_arranged", lambda family, runtime: None)
+    monkeypatch.setattr("dp_diffusers.run.running.rehearse_arranged", lambda family, runtime: None)
     monkeypatch.setattr(
         "dp_diffusers.privacy.ledger.first_limit", lambda curve, cost, steps, room: (steps, cost)
     )

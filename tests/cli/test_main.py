@@ -76,7 +76,7 @@ def test_help_is_plain_and_whole(
 
 
 def test_the_formats_of_images_are_choices(capsys: pytest.CaptureFixture[str]) -> None:
-    from dp_diffusers.images_out import FORMATS
+    from dp_diffusers.drawing.images_out import FORMATS
 
     assert {item.value for item in making.ImageFormat} == set(FORMATS)
     code, _, err = called(capsys, "generate", "run", "--format", "gif")

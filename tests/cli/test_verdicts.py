@@ -129,7 +129,7 @@ def test_generate_takes_overrides(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from dp_diffusers import generating, release
-    from dp_diffusers.run_folder import RunFolder
+    from dp_diffusers.run.folder import RunFolder
 
     asked: dict[str, Any] = {}
     opened = SimpleNamespace(
@@ -168,9 +168,9 @@ def test_generate_takes_overrides(
 
 
 def test_evaluate_goes_on_without_the_base_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dp_diffusers.drawing.images_out import write_images
     from dp_diffusers.errors import ModelError
     from dp_diffusers.evaluation import evaluating, sets
-    from dp_diffusers.images_out import write_images
 
     images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1)).astype(np.uint8)
     folder = tmp_path / "run" / "release" / "images"

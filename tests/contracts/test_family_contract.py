@@ -19,7 +19,7 @@ from dp_diffusers.diffusion.base import fingerprint
 from dp_diffusers.diffusion.family import FAMILIES
 from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.errors import ModelError
-from dp_diffusers.rehearsal import rehearse
+from dp_diffusers.loop.rehearsal import rehearse
 from dp_diffusers.strategies import strategy_of
 from family_support import CASES, EXAMPLES, example, images_for, opened, pipeline_base, prepared, rows, stir
 

@@ -17,7 +17,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.sources import SOURCES, RawImages, kind_of
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import DataError, ExitCode
-from dp_diffusers.leak_scan import Secrets, leaks
+from dp_diffusers.leaks.scan import Secrets, leaks
 from source_support import KINDS, Kind, Row, serve
 
 CLASSES = ["well", "ill"]

@@ -17,7 +17,7 @@ from torch import nn
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.engine.dry_run import dry_run
 from dp_diffusers.errors import ModelError
-from dp_diffusers.rehearsal import rehearse
+from dp_diffusers.loop.rehearsal import rehearse
 from dp_diffusers.strategies import STRATEGIES, strategy_of
 from dp_diffusers.strategies.adapter import has_adapter, save_adapter
 from dp_diffusers.strategies.merging import merged

@@ -14,7 +14,7 @@ from dp_diffusers import checkpoint
 from dp_diffusers.errors import DPDiffusersError
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 from loop_support import charges, problems, read_log
 
 ADAPTER = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")

@@ -78,7 +78,7 @@ def other_weights() -> None:
     """The optimiser of a process rounds apart in its second step."""
     import torch
 
-    from dp_diffusers.averaging import Average
+    from dp_diffusers.loop.averaging import Average
 
     update, steps = Average.update, itertools.count()
 

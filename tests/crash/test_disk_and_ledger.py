@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from dp_diffusers import paying
 from dp_diffusers.cli.main import main
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.finetuning import train
@@ -20,7 +19,8 @@ from dp_diffusers.privacy import certified_numbers
 from dp_diffusers.privacy.ledger_file import LedgerFile
 from dp_diffusers.privacy.reservation import Reservation
 from dp_diffusers.recipe import Recipe
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run import paying
+from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.training import Loop
 from dp_diffusers.whole_files import temporary_of
 from loop_support import charges, problems

@@ -17,8 +17,8 @@ ACCOUNT = "dp_diffusers.privacy.reservation:Reservation."
 INSTANTS = [
     (ACCOUNT + "charge_query", "before", 1),
     (ACCOUNT + "charge_query", "after", 1),  # paid, not drawn
-    ("dp_diffusers.class_histogram:noisy_counts", "after", 1),  # drawn, not kept
-    ("dp_diffusers.run_folder:RunFolder.write", "after", 2),  # kept, no step yet
+    ("dp_diffusers.queries.class_histogram:noisy_counts", "after", 1),  # drawn, not kept
+    ("dp_diffusers.run.folder:RunFolder.write", "after", 2),  # kept, no step yet
     (ACCOUNT + "charge", "after", 1),
 ]
 

@@ -20,7 +20,7 @@ BUDGET = 1.0
 MANY_STEPS = "mechanism.steps=150"
 LEDGER = "dp_diffusers.privacy.ledger:Ledger."
 ACCOUNT = "dp_diffusers.privacy.reservation:Reservation."
-FOLDER = "dp_diffusers.run_folder:RunFolder."
+FOLDER = "dp_diffusers.run.folder:RunFolder."
 INSTANTS: list[tuple[str, str, int]] = [
     (LEDGER + "reserve", "before", 1),  # the run has its name, the ledger does not know it
     (LEDGER + "reserve", "after", 1),  # reserved, the folder does not know the head

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from crash_account import at_the_end, report
 
-from dp_diffusers.images_out import PARQUET
+from dp_diffusers.drawing.images_out import PARQUET
 from dp_diffusers.privacy.ledger import Ledger
 from loop_support import charges, problems, problems_of_ledger, read_log, until
 
@@ -187,7 +187,7 @@ def test_every_kind_of_training_works_in_two(overrides: list[str], trainings: An
 
 def public_images(folder: Path) -> Path:
     """Images that are not the private ones."""
-    from dp_diffusers.images_out import write_images
+    from dp_diffusers.drawing.images_out import write_images
 
     images = np.random.default_rng(5).integers(0, 255, (12, 8, 8, 1)).astype(np.uint8)
     labels = np.arange(12, dtype=np.int64) % 3

@@ -11,12 +11,12 @@ import pytest
 from crash_account import OF_IMAGES, at_the_end, files
 from seams import names_of
 
-from dp_diffusers.images_out import PARQUET
+from dp_diffusers.drawing.images_out import PARQUET
 
 STEPS = "mechanism.steps=3"
-SAMPLE = "dp_diffusers.image_job:sample"
-PART_ADDED = "dp_diffusers.image_parts:Parts.add"
-ALL_THERE = "dp_diffusers.image_parts:Parts.images"
+SAMPLE = "dp_diffusers.drawing.image_job:sample"
+PART_ADDED = "dp_diffusers.drawing.image_parts:Parts.add"
+ALL_THERE = "dp_diffusers.drawing.image_parts:Parts.images"
 
 
 class Generations:

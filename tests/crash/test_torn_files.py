@@ -21,8 +21,8 @@ import pytest
 from test_broken_disk import refused
 
 import dp_diffusers as dpd
-from dp_diffusers import image_job
 from dp_diffusers.cli.main import main
+from dp_diffusers.drawing import image_job
 from dp_diffusers.finetuning import train
 from dp_diffusers.recipe import Recipe
 from loop_support import charges

@@ -63,7 +63,7 @@ def log_releases(path: str, pause: float) -> None:
 
 def log_queries(path: str) -> None:
     """Writes the lane of each class histogram down before its noise is drawn."""
-    from dp_diffusers import class_histogram
+    from dp_diffusers.queries import class_histogram
 
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     real = class_histogram.noisy_counts
@@ -130,7 +130,7 @@ def plan_ahead(overrides: tuple[str, ...], recipe: str) -> None:
 
 def small_parts() -> None:
     """Sampling in parts of a few images."""
-    from dp_diffusers import image_job
+    from dp_diffusers.drawing import image_job
 
     image_job.images_of_a_part = lambda *_: PART
 

@@ -15,7 +15,7 @@ from dp_diffusers.data.captions import captions_of
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import DataError
-from dp_diffusers.leak_scan import Secrets, leaks
+from dp_diffusers.leaks.scan import Secrets, leaks
 from source_support import Row, parquet
 
 

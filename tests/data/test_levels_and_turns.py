@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.drawing.images_out import png
 from dp_diffusers.errors import DataError, ParameterError
-from dp_diffusers.images_out import png
 
 ORIENTATION = 0x0112
 

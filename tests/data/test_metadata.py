@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import DataError
-from dp_diffusers.images_out import write_images
 
 NAMES = ("ant/a.png", "ant/b.png", "cat/a.png")
 TABLE = """\

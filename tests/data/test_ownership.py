@@ -16,8 +16,8 @@ from test_private_images import parquet, png
 from dp_diffusers.data import ownership
 from dp_diffusers.data.ownership import disjoint_sets, owners_of, ownership_record
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.drawing.images_out import png as encoded
 from dp_diffusers.errors import DataError
-from dp_diffusers.images_out import png as encoded
 
 Sets = list[tuple[int, ...]]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dp_diffusers import row_store
 from dp_diffusers.diffusion import prompts
 from dp_diffusers.diffusion.prompts import encoded, kept
+from dp_diffusers.loop import row_store
 
 TEXTS = [f"text {number}" for number in range(5)]
 

@@ -75,7 +75,7 @@ def write_patients(path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dp_diffusers.images_out import png
+    from dp_diffusers.drawing.images_out import png
 
     pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), dtype=np.uint8)
     table = {

@@ -19,6 +19,7 @@ from asked_support import NAMES, Made, cheap_accounts, make_run, pictures
 from dp_diffusers.cli.main import main
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.traces import Traces
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation import charged, evaluate
 from dp_diffusers.evaluation.charged import correctness, guesses, numbered
@@ -31,8 +32,7 @@ from dp_diffusers.evaluation.held_apart import (
 )
 from dp_diffusers.evaluation.plain_images import plain_images
 from dp_diffusers.evaluation.scores import NOT_COVERED, REAL_IS_TRAINING_DATA, REAL_IS_UNKNOWN
-from dp_diffusers.images_out import write_images
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 
 assert cheap_accounts
 

@@ -11,12 +11,12 @@ import pytest
 from dp_diffusers import evaluation
 from dp_diffusers.data.drawn_digits import drawn_digits
 from dp_diffusers.data.public_images import load_public
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.held_apart import IN_NO_RUN
 from dp_diffusers.evaluation.intervals import Interval
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
-from dp_diffusers.images_out import write_images
 
 NAMES = tuple("0123456789")
 

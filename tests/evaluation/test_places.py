@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dp_diffusers.drawing.images_out import png, write_images
 from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation import evaluating, sets
 from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.places import images_of
 from dp_diffusers.evaluation.reading import read_images
-from dp_diffusers.images_out import png, write_images
 
 NAMES = ("a", "b")
 DATA = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8), np.arange(8) % 2

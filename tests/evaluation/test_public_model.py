@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dp_diffusers.classes.released_classes import ReleasedClasses
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages
-from dp_diffusers.images_out import write_images
-from dp_diffusers.released_classes import ReleasedClasses
 
 NAMES = ("class 0", "class 1", "class 2")
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation import Scores, evaluate
 from dp_diffusers.evaluation.fidelity import Fidelity
 from dp_diffusers.evaluation.reading import LabelledImages
 from dp_diffusers.evaluation.scores import REAL
-from dp_diffusers.images_out import write_images
 
 Labelled = tuple[np.ndarray, np.ndarray]
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dp_diffusers import evolution_features
 from dp_diffusers.engine.noise import grid, noise_std
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError, ParameterError
-from dp_diffusers.evolution_features import nearest, pixels
+from dp_diffusers.evolution import features as evolution_features
+from dp_diffusers.evolution.features import nearest, pixels
 from dp_diffusers.mechanisms import evolution
 from dp_diffusers.mechanisms.evolution import PE, VOTE, noisy_votes, votes
 from dp_diffusers.plan import Plan

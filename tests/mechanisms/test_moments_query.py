@@ -11,7 +11,6 @@ from scipy import stats
 
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError, ParameterError
-from dp_diffusers.frequencies import Frequencies
 from dp_diffusers.mechanisms.moments import (
     NAME,
     Gaussians,
@@ -26,6 +25,7 @@ from dp_diffusers.privacy.accountant import epsilon
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import MomentsQuery, record_from_dict
 from dp_diffusers.privacy.receipt import Receipt
+from dp_diffusers.queries.frequencies import Frequencies
 
 CLASSES, SIDE, DIMENSIONS = 3, 8, 12
 SIZES = (1, 2, 30, 1, 5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dp_diffusers import count_regression
+from dp_diffusers.classes.released_classes import ReleasedClasses
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError, ParameterError
 from dp_diffusers.mechanisms import teacher
@@ -25,11 +25,11 @@ from dp_diffusers.privacy.accountant import epsilon
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import TeacherQuery, record_from_dict
 from dp_diffusers.privacy.receipt import Receipt
-from dp_diffusers.public_clusters import FINE, Clusters, clusters_of
-from dp_diffusers.public_whitening import Whitening
-from dp_diffusers.released_classes import ReleasedClasses
-from dp_diffusers.teacher import Teacher
-from dp_diffusers.teacher_kinds import Counted, Linear, kind_of
+from dp_diffusers.teaching import count_regression
+from dp_diffusers.teaching.public_clusters import FINE, Clusters, clusters_of
+from dp_diffusers.teaching.public_whitening import Whitening
+from dp_diffusers.teaching.teacher import Teacher
+from dp_diffusers.teaching.teacher_kinds import Counted, Linear, kind_of
 
 CLUSTERS, CLASSES = 12, 3
 SIZES = (1, 2, 30, 1, 5)

@@ -26,7 +26,7 @@ from dp_diffusers.privacy.accountant import epsilon
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import TeacherQuery
 from dp_diffusers.privacy.receipt import Receipt
-from dp_diffusers.public_whitening import Whitening, whitening_of
+from dp_diffusers.teaching.public_whitening import Whitening, whitening_of
 
 CLASSES, WIDTH = 3, 6
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.objective import Draws, Objective
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.training import Loop
 
 CLASSES = 3

@@ -17,8 +17,8 @@ from adaptive_support import MULTIPLIER, mechanism, noise_of_empty_steps
 from dp_diffusers.engine import clipping_rules as rules
 from dp_diffusers.engine.clipping import ClippedSum
 from dp_diffusers.engine.clipping_rules import ClippingRule
+from dp_diffusers.loop.rows import Rows
 from dp_diffusers.mechanisms import dpsgd
-from dp_diffusers.rows import Rows
 from engine_support import CLIP, clipped_sum
 from unet_support import bounded as within_one
 from unet_support import contribution, moved

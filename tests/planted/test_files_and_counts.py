@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dp_diffusers import generating, requested_images
+from dp_diffusers import generating
+from dp_diffusers.drawing import requested_images
+from dp_diffusers.drawing.images_out import PARQUET, png, write_images
 from dp_diffusers.evaluation import evaluate, scores
 from dp_diffusers.finetuning import train
-from dp_diffusers.images_out import PARQUET, png, write_images
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.training import Loop
 from loop_support import cheap_trainings, small_budget

@@ -18,7 +18,6 @@ import torch
 from planted_support import toy_images, toy_loop
 
 import dp_diffusers as dpd
-from dp_diffusers.averaging import Average
 from dp_diffusers.checkpoint import Saver
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.pixel import PixelFamily
@@ -26,8 +25,9 @@ from dp_diffusers.engine import private_gradient
 from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.engine.sampling import PoissonSampler
-from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.steps import rate_factor
+from dp_diffusers.loop.averaging import Average
+from dp_diffusers.loop.steps import rate_factor
+from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.training import Loop
 from engine_support import Receipt
 

@@ -17,15 +17,15 @@ from test_released_alone import STEPS, Account, plan
 from torch import nn
 
 from dp_diffusers import release
-from dp_diffusers.averaging import Average
 from dp_diffusers.checkpoint import Saver
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.generation import balanced_labels
 from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import VerificationError
 from dp_diffusers.evaluation import classifier
-from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.steps import optimizer_of
+from dp_diffusers.loop.averaging import Average
+from dp_diffusers.loop.steps import optimizer_of
+from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.strategies.lora import Lora, save_adapter
 from dp_diffusers.training import Loop
 

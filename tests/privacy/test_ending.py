@@ -15,7 +15,7 @@ from dp_diffusers.privacy.accountant import epsilon
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.reservation import Reservation
 from dp_diffusers.privacy.spending import total
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 
 
 @pytest.fixture(autouse=True)

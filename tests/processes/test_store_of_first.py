@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dp_diffusers import row_store
 from dp_diffusers.errors import RunFolderError
-from dp_diffusers.row_store import RowStore
+from dp_diffusers.loop import row_store
+from dp_diffusers.loop.row_store import RowStore
 
 
 def store(folder: Path, key: str = "k") -> RowStore:

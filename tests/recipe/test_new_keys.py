@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dp_diffusers.earlier_recipe import require_same_recipe
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.recipe import Recipe
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.earlier_recipe import require_same_recipe
+from dp_diffusers.run.folder import RunFolder
 from teacher_support import unopened_recipe
 
 GONE = (("teacher", "drawn_by"), ("teacher", "clusters"), ("training", "augmentations"), ("budget", "cap"))

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.engine.randomness import RunKeys
-from dp_diffusers.images_out import write_images
-from dp_diffusers.kept_scores import keep_scores
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget, Cap
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.run.kept_scores import keep_scores
 
 HOSTILE = '<script>alert("1")</script>'
 NAMES = ("plain", HOSTILE)

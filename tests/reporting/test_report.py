@@ -26,7 +26,7 @@ from dp_diffusers.reporting.facts import belief_after
 from dp_diffusers.reporting.scores import ShownScores
 from dp_diffusers.reporting.writing import LEFT_OUT
 from dp_diffusers.rounding import rounded_up_text
-from dp_diffusers.run_secrets import TRACES
+from dp_diffusers.run.run_secrets import TRACES
 
 
 class Page(HTMLParser):

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from dp_diffusers.arrangement import arrange, rehearse_arranged
 from dp_diffusers.auditing import chart, pictures
 from dp_diffusers.auditing.canaries import GradientCanaries
 from dp_diffusers.auditing.loop import AuditedLoop
@@ -24,21 +23,22 @@ from dp_diffusers.auditing.loss_attack import mean_losses
 from dp_diffusers.auditing.results import AuditResult
 from dp_diffusers.auditing.scores import Scores, centred
 from dp_diffusers.auditing.verdict import concluded
-from dp_diffusers.call_checks import settings_of
+from dp_diffusers.classes.released_classes import names_for_base
 from dp_diffusers.data.apart import require_apart
 from dp_diffusers.data.private_images import PrivateImages
-from dp_diffusers.devices import device_of
 from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.loading import base_of_pipeline, load_base
 from dp_diffusers.errors import ParameterError, RunFolderError, of_kind, positive
 from dp_diffusers.mechanisms.dpsgd import DPSGD
-from dp_diffusers.pass_size import sized
 from dp_diffusers.plan import Plan
 from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
-from dp_diffusers.released_classes import names_for_base
 from dp_diffusers.rounding import rounded_up_text
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.call_checks import settings_of
+from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.runtime.arrangement import arrange, rehearse_arranged
+from dp_diffusers.runtime.devices import device_of
+from dp_diffusers.runtime.pass_size import sized
 from dp_diffusers.strategies import name_of, strategy_of
 
 if TYPE_CHECKING:

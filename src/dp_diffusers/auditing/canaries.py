@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_diffusers.errors import ModelError
-from dp_diffusers.rows import Rows
+from dp_diffusers.loop.rows import Rows
 
 CLIPS = 1e4  # gradient of each row of a canary, in clip norms: it is clipped, also were each row on its own
 

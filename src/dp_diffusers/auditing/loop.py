@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from dp_diffusers.auditing.canaries import CanaryRows, Evidence, GradientCanaries
-from dp_diffusers.rows import Rows, RowTable
-from dp_diffusers.streams import UnitStream
+from dp_diffusers.loop.rows import Rows, RowTable
+from dp_diffusers.loop.streams import UnitStream
 from dp_diffusers.training import Loop
 
 

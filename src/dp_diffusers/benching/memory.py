@@ -141,7 +141,7 @@ def _use_libraries(case: Case, engine_name: str, device: Any) -> None:
     """One step of a tiny model: pages of a library count for a process only once it has used them."""
     from dp_diffusers.benching.engines import engine
     from dp_diffusers.benching.work import work_of
-    from dp_diffusers.device_memory import give_back
+    from dp_diffusers.runtime.device_memory import give_back
 
     engine(engine_name, work_of(case, device=device, tiny=True)).step(0)
     gc.collect()

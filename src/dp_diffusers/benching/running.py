@@ -24,8 +24,8 @@ from dp_diffusers.benching.measuring import Times, interleaved, interval, reason
 from dp_diffusers.benching.memory import MemoryMeter
 from dp_diffusers.benching.results import BenchResult, Row
 from dp_diffusers.benching.work import work_of
-from dp_diffusers.devices import device_of
 from dp_diffusers.errors import ParameterError, unknown_name, within
+from dp_diffusers.runtime.devices import device_of
 
 MOST_ROUNDS: Final = 1_000
 CLOCKS: Final = {"wall": time.perf_counter, "processor": time.process_time}

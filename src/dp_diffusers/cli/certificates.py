@@ -111,7 +111,7 @@ def _release(path: Path) -> Path:
 
 def _require_finished(run: Path) -> None:
     """Raises `RunFolderError` for a training on its way; for one that is done its release answers."""
-    from dp_diffusers.run_folder import RUN, RunFolder
+    from dp_diffusers.run.folder import RUN, RunFolder
 
     folder = RunFolder(run)
     released = os.path.lexists(folder.release / "certificate.json")

@@ -121,7 +121,7 @@ def _opened(path: Path) -> Ledger:
 
 
 def _draw(opened: Ledger, target: Path) -> None:
-    from dp_diffusers.ledger_picture import picture
+    from dp_diffusers.reporting.ledger_picture import picture
 
     if target.suffix.lower() != ".svg":
         raise InputError(f"expected --picture to end in .svg, got {target.name}", hint="it writes SVG")

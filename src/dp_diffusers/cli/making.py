@@ -70,9 +70,9 @@ def train(
 
 def _recipe_for(out: Path, recipe: Path, overrides: Sequence[str]) -> Recipe:
     """The recipe, if the folder is not another one's; it says so before a heavy library is loaded."""
-    from dp_diffusers.earlier_recipe import require_same_recipe
     from dp_diffusers.recipe import Recipe
-    from dp_diffusers.run_folder import RunFolder
+    from dp_diffusers.run.earlier_recipe import require_same_recipe
+    from dp_diffusers.run.folder import RunFolder
 
     settings = Recipe.load(recipe, overrides)
     require_same_recipe(RunFolder(out), settings.model_dump(mode="json"))
@@ -128,9 +128,9 @@ def generate(
     Under torchrun the processes share the work.
     """
     configure(json=json, quiet=quiet, out=run)
-    from dp_diffusers.ranks import ranks_of_environment
+    from dp_diffusers.processes.ranks import ranks_of_environment
     from dp_diffusers.recipe.after import after_training
-    from dp_diffusers.run_folder import RunFolder
+    from dp_diffusers.run.folder import RunFolder
 
     RunFolder(run).require_finished()
     first = ranks_of_environment().first

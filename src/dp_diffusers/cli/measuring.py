@@ -45,9 +45,9 @@ def measured(recipe: Recipe, plan: Any) -> Needs:
 
     Raises what a training raises before it touches anything private.
     """
-    from dp_diffusers import running
-    from dp_diffusers.jobs import job_of_recipe
-    from dp_diffusers.pass_curve import rows_of_a_unit
+    from dp_diffusers.run import running
+    from dp_diffusers.run.jobs import job_of_recipe
+    from dp_diffusers.runtime.pass_curve import rows_of_a_unit
 
     job = job_of_recipe(
         recipe,

@@ -43,7 +43,7 @@ def near_copies(
 ) -> None:
     """Look for copies of training images in a release."""
     configure(json=json, quiet=quiet, out=run)
-    from dp_diffusers.run_folder import RunFolder
+    from dp_diffusers.run.folder import RunFolder
 
     RunFolder(run).require_finished()
     from dp_diffusers.copy_check import near_copies as run_check

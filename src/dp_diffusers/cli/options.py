@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from dp_diffusers.errors import EndedElsewhere, ExitCode, ParameterError
-from dp_diffusers.ranks import ranks_of_environment
+from dp_diffusers.processes.ranks import ranks_of_environment
 
 # verbs that do not share their work between the processes of a launcher, and would all do it
 IN_ONE = (

@@ -36,7 +36,7 @@ def report(
 ) -> None:
     """Show a release, or compare several, on one page."""
     configure(json=json, quiet=quiet, out=runs[0])
-    from dp_diffusers.run_folder import RunFolder
+    from dp_diffusers.run.folder import RunFolder
 
     for run in runs:
         RunFolder(run).require_finished()

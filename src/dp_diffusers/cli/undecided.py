@@ -39,7 +39,7 @@ def undecided(recipe: Recipe) -> Iterator[str]:
 
 def _meeting(own: Sequence[str], base: Path) -> Iterator[str]:
     """How declared classes meet those of a base with names, unless each has the name of one."""
-    from dp_diffusers.base_classes import by_position
+    from dp_diffusers.classes.base_classes import by_position
     from dp_diffusers.recipe.queries import classes_of_base, names_of_base
 
     names, count = names_of_base(base) or [], classes_of_base(base)

@@ -18,7 +18,7 @@ import diffusers
 import torch
 from torch import nn
 
-from dp_diffusers.base_classes import names_of_index
+from dp_diffusers.classes.base_classes import names_of_index
 from dp_diffusers.diffusion import merged_from
 from dp_diffusers.diffusion.base import CLASSES_FILE, NOT_NEEDED, Base, fingerprint
 from dp_diffusers.diffusion.layout import unusual

@@ -20,7 +20,7 @@ from scipy.special import expit, ndtri
 
 from dp_diffusers.diffusion.schedules import beta_schedule, flow_schedule, is_flow
 from dp_diffusers.errors import ModelError, unknown_name
-from dp_diffusers.streams import UnitStream, by_width
+from dp_diffusers.loop.streams import UnitStream, by_width
 
 TIMESTEPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "uniform": lambda u: u,

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from dp_diffusers.row_store import Block, RowStore
+from dp_diffusers.loop.row_store import Block, RowStore
 
 Encoding = Mapping[str, torch.Tensor]
 BLOCK: Final = 16  # prompts that are noted together

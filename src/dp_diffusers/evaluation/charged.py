@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dp_diffusers.asked_run import UNCOMPARED, AskedRun
-from dp_diffusers.charged_count import CountAnswer, ask, keep, plan_of_count
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.drawing.kept_images import digest_of
 from dp_diffusers.errors import DataError, ParameterError, counted
 from dp_diffusers.evaluation.classifier import pixels_of
 from dp_diffusers.evaluation.classifiers import classifier_named
@@ -28,8 +27,9 @@ from dp_diffusers.evaluation.places import images_of
 from dp_diffusers.evaluation.public_model import run_of
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.evaluation.trials import require_schedule
-from dp_diffusers.kept_images import digest_of
+from dp_diffusers.queries.charged_count import CountAnswer, ask, keep, plan_of_count
 from dp_diffusers.rounding import rounded_up_text
+from dp_diffusers.run.asked_run import UNCOMPARED, AskedRun
 
 # of the largest logit: far above what an image's neighbours in a batch change by rounding
 CLOSE: Final = 1e-3

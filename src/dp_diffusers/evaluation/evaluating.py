@@ -49,7 +49,7 @@ from dp_diffusers.evaluation.sets import (
     with_public_sets,
 )
 from dp_diffusers.evaluation.trials import Schedule, require_schedule
-from dp_diffusers.kept_scores import keep_scores
+from dp_diffusers.run.kept_scores import keep_scores
 
 Progress = Callable[..., None]
 SYNTHETIC, PUBLIC_MODEL = "synthetic", "public model, ε = 0"

@@ -17,8 +17,8 @@ from dp_diffusers.data.decoding import Resize
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation.plain_images import plain_images
-from dp_diffusers.run_folder import RunFolder
-from dp_diffusers.run_secrets import kept_traces
+from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.run.run_secrets import kept_traces
 
 HINT: Final = (
     "name images that the run never saw; or ask about the training images themselves: --charge EPSILON"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from dp_diffusers.data.sources import is_hub, kind_of
+from dp_diffusers.drawing.kept_images import FOLDER
 from dp_diffusers.errors import DataError
-from dp_diffusers.kept_images import FOLDER
-from dp_diffusers.run_folder import RUN, RunFolder
+from dp_diffusers.run.folder import RUN, RunFolder
 
 Given = TypeVar("Given")
 

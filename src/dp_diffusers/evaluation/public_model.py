@@ -17,10 +17,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_diffusers.base_classes import declared_entries
+from dp_diffusers.classes.base_classes import declared_entries
+from dp_diffusers.drawing.kept_images import KeptImages
 from dp_diffusers.evaluation.reading import LabelledImages
-from dp_diffusers.kept_images import KeptImages
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.whole_files import replacing
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def public_model_images(run: Path, like: LabelledImages) -> LabelledImages:
     Raises `ModelError` when the base is not the one of the certificate.
     """
     from dp_diffusers.diffusion.generation import Sampling, sample
+    from dp_diffusers.drawing.requested_images import labels_of
     from dp_diffusers.recipe.sections import GenerationSettings
     from dp_diffusers.release import Release
-    from dp_diffusers.requested_images import labels_of
 
     release = Release.open(run)
     made_with = KeptImages(RunFolder(run)).request() or {}

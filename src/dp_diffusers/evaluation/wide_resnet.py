@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dp_diffusers.devices import device_of
 from dp_diffusers.evaluation.augmentation import distorted
 from dp_diffusers.evaluation.classifier import Labelled, pixels_of
 from dp_diffusers.evaluation.classifiers import Classifier
+from dp_diffusers.runtime.devices import device_of
 
 NAME: Final = "wrn-40-4"
 DEPTH: Final = 40

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dp_diffusers.errors import LedgerError, RunClosed, RunFolderError, nearest
 from dp_diffusers.privacy.runs import Run
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger

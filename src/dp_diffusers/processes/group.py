@@ -22,10 +22,10 @@ from torch import Tensor
 
 from dp_diffusers.engine.randomness import HANDED_OVER, RunKeys
 from dp_diffusers.errors import DPDiffusersError, EndedElsewhere, GuaranteeError, Interrupted, ParameterError
-from dp_diffusers.out_of_memory import told_in_one_line
+from dp_diffusers.processes.ranks import Ranks
 from dp_diffusers.processes.transport import by_kind, uses_nccl
 from dp_diffusers.processes.verdict import Verdict, code_of
-from dp_diffusers.ranks import Ranks
+from dp_diffusers.runtime.out_of_memory import told_in_one_line
 
 Result = TypeVar("Result")
 JOINING: Final = timedelta(minutes=10)

@@ -19,7 +19,7 @@ import numpy as np
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.processes.team import Team
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
 
 PREFIX: Final = "processes-"
 SHOWS_AFTER: Final = 60.0  # seconds: a network file system may keep what it knew of a folder for so long

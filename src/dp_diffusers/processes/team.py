@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dp_diffusers.ranks import Ranks, ranks_of_environment
+from dp_diffusers.processes.ranks import Ranks, ranks_of_environment
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from dp_diffusers.data.sources import is_hub
-from dp_diffusers.ledger_place import default_ledger
 from dp_diffusers.recipe.checks import cross_checks, default_delta
 from dp_diffusers.recipe.file import differing_keys, read, validate
 from dp_diffusers.recipe.pretrain import (
@@ -41,6 +40,7 @@ from dp_diffusers.recipe.sections import (
     WarmupSettings,
 )
 from dp_diffusers.recipe.yaml_lines import dump
+from dp_diffusers.run.ledger_place import default_ledger
 
 if TYPE_CHECKING:
     from dp_diffusers.plan import Plan

@@ -91,7 +91,7 @@ def require_base_classes(recipe: Recipe) -> None:
     entries, folder = recipe.data.base_classes, Path(recipe.base)
     if entries is None or not folder.is_dir():  # a training asks the model itself
         return
-    from dp_diffusers.base_classes import base_numbers, require_no_texts
+    from dp_diffusers.classes.base_classes import base_numbers, require_no_texts
 
     if (folder / "text_encoder").exists():
         require_no_texts(entries)
@@ -117,7 +117,7 @@ def declared_classes(
 
 def names_of_base(folder: Path) -> list[str] | None:
     """The class names that a diffusers folder comes with, or None."""
-    from dp_diffusers.base_classes import names_of_index
+    from dp_diffusers.classes.base_classes import names_of_index
 
     names = _json(folder / "classes.json")
     named = names_of_index(_json(folder / "model_index.json"))

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from dp_diffusers.auditing.results import AuditResult
-from dp_diffusers.kept_images import FOLDER as IMAGES
-from dp_diffusers.kept_scores import damaged, kept_scores
-from dp_diffusers.model_card import certified_rows
+from dp_diffusers.cards.model_card import certified_rows
+from dp_diffusers.drawing.kept_images import FOLDER as IMAGES
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.explanation import BELIEF
 from dp_diffusers.reporting.audits import audit_counts, require_same_training
@@ -28,7 +27,8 @@ from dp_diffusers.reporting.measured import Measured, measured_of
 from dp_diffusers.reporting.pictures import Pictures, pictures_of
 from dp_diffusers.reporting.scores import ShownScores, shown_scores
 from dp_diffusers.reporting.spending import Spending, spending_of
-from dp_diffusers.run_folder import RunFolder
+from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.run.kept_scores import damaged, kept_scores
 
 FILE: Final = "report.html"
 PRIORS: Final = (0.01, 0.1, 0.5)

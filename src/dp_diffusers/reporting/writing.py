@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dp_diffusers.errors import InputError, ParameterError, VerificationError
-from dp_diffusers.leak_scan import FOUND, require_no_leak
+from dp_diffusers.leaks.scan import FOUND, require_no_leak
 from dp_diffusers.privacy.canonical import sha256_of_text
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, sha256_of_file

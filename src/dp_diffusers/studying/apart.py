@@ -15,8 +15,8 @@ from typing import Any, Final
 from dp_diffusers.data.apart import MANIFESTS, require_apart
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import ParameterError
-from dp_diffusers.learnt_apart import require_learnt_apart
 from dp_diffusers.recipe import Recipe
+from dp_diffusers.run.learnt_apart import require_learnt_apart
 
 ANYONE: Final = "a study writes them to --out and calls them public: give images that anyone may see"
 Identity = tuple[int, int]  # device and number of a file or folder

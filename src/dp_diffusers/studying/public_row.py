@@ -12,18 +12,18 @@ from typing import Final
 
 import numpy as np
 
-from dp_diffusers.conditions import classes_of, set_conditions
-from dp_diffusers.devices import device_of
+from dp_diffusers.classes.conditions import classes_of, set_conditions
+from dp_diffusers.classes.released_classes import declared_size, names_for_base
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.generation import sample
 from dp_diffusers.diffusion.loading import load_base
+from dp_diffusers.drawing.images_out import write_images
+from dp_diffusers.drawing.requested_images import labels_of
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
-from dp_diffusers.evolution_population import sampling_of
-from dp_diffusers.images_out import write_images
+from dp_diffusers.evolution.population import sampling_of
 from dp_diffusers.recipe import Recipe
-from dp_diffusers.released_classes import declared_size, names_for_base
-from dp_diffusers.requested_images import labels_of
+from dp_diffusers.runtime.devices import device_of
 
 MADE_OF: Final = "base.sha256"  # a file beside the images, in their folder
 

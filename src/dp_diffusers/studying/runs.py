@@ -20,9 +20,9 @@ from typing import Any
 from dp_diffusers.evaluation import Features, evaluate
 from dp_diffusers.evaluation.features import features_named
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
-from dp_diffusers.out_apart import require_out_apart
 from dp_diffusers.recipe.study import LoadedStudy
-from dp_diffusers.run_folder import make_folder
+from dp_diffusers.run.folder import make_folder
+from dp_diffusers.run.out_apart import require_out_apart
 from dp_diffusers.studying import pictures
 from dp_diffusers.studying.contents import sha256_of_base
 from dp_diffusers.studying.kept import Schedule, Scoring, keep, known

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from dp_diffusers.drawing.images_out import write_parquet
 from dp_diffusers.errors import DataError, ParameterError, RunFolderError
-from dp_diffusers.images_out import write_parquet
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.file import differing_keys
 from dp_diffusers.recipe.study import Cell, LoadedStudy

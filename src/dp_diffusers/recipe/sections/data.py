@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from dp_diffusers.base_classes import misfit
+from dp_diffusers.classes.base_classes import misfit
 from dp_diffusers.data.caption_template import needs_label, require_known_fields
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import DataError
