@@ -52,14 +52,17 @@ def certified(tmp_path: Path, plan: Plan) -> Path:
 
 
 def problems(release: Path, change: Change) -> str:
-    """What `verify` says of the certificate after a change, its epsilon and sentences made to fit."""
+    """What `verify` says of the certificate after a change, its epsilon, ledger and sentences made to fit."""
     document = read(release)
+    before = dict(document["ledger"])
     change(document)
     records = [
         record_from_dict({**entry, "steps": entry["steps_charged"]}) for entry in document["mechanisms"]
     ]
     document["epsilon"] = accountant.epsilon(records, document["delta"], document["adjacency"])
     document["accountant"]["grid"] = accountant.grid_for(records)
+    if document["ledger"] == before:
+        document["ledger"] |= {"spent_epsilon": document["epsilon"], "cap_epsilon": None, "rule": "sum"}
     forge(release, consistent(document))
     return "; ".join(Certificate.verify(release).problems)
 
@@ -103,6 +106,14 @@ WRONG = {
     "a rule that is missing": (lambda document: document["ledger"].pop("rule"), "rule is None"),
     "a filter without a cap": (ledger(rule="filter", cap_epsilon=None), "expected sum"),
     "less than itself": (ledger(rule="sum", spent_epsilon=0.5), "as a sum, and this release alone"),
+    "less than itself at the ledger's delta": (ledger(rule="filter", spent_epsilon=0.5), "alone 0.9997"),
+    "less than itself, as one run": (ledger(spent_epsilon=0.5), "at delta 0.0001, and this release alone"),
+    "less than itself at another delta": (
+        ledger(rule="filter", spent_epsilon=1.0, spent_delta=1e-6),
+        "at delta 1e-06, and this release alone 1.3",
+    ),
+    "a delta of nothing": (ledger(spent_delta=0.0), "the ledger's delta is 0.0"),
+    "a delta that is no number": (ledger(spent_delta=None), "the ledger's delta is None"),
     "nothing spent without a cap": (
         ledger(rule="sum", spent_epsilon=0.0, cap_epsilon=None),
         "spent epsilon 0 as a sum",
@@ -123,6 +134,11 @@ def test_guarantee_a_mechanism_that_cannot_have_run_is_not_valid(release: Path, 
 
 def test_the_certificate_as_it_is_has_no_problem(release: Path) -> None:
     assert problems(release, lambda document: None) == ""
+
+
+def test_a_certificate_from_before_the_ledger_s_delta_is_valid(release: Path) -> None:
+    assert "it stood at epsilon 0.9998 at delta 0.0001. Releases" in str(read(release)["statements"])
+    assert problems(release, lambda document: document["ledger"].pop("spent_delta")) == ""
 
 
 def test_a_query_of_the_steps_own_sample_is_none(release: Path, plan: Plan) -> None:

@@ -118,6 +118,9 @@ def test_guarantee_no_sentence_says_less_than_the_bound() -> None:
     assert "Epsilon 7.997 at delta" in said
     assert "at most e^7.997:" in said
     assert "it stood at epsilon 10.8." in said
+    ledger["spent_delta"] = 0.000012344
+    said = str(statements_of(certificate(epsilon=7.996056, ledger=ledger), **facts))
+    assert "it stood at epsilon 10.8 at delta 1.235e-05." in said
 
 
 def test_the_accounting_is_named_as_it_was_done() -> None:

@@ -81,6 +81,7 @@ def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[st
         "mechanisms": tuple(_entries(plan, charged)),
         "ledger": {
             "spent_epsilon": spent.epsilon,
+            "spent_delta": spent.delta,
             "cap_epsilon": cap,
             "head": ledger,
             "rule": spent.rule,
@@ -127,7 +128,13 @@ def _without_privacy(plan: CertifiablePlan) -> dict[str, Any]:
         "delta": None,
         "accountant": {"method": None, "library": None, "grid": None},
         "mechanisms": (_entry(numbers, mechanism.steps, mechanism.steps),),
-        "ledger": {"spent_epsilon": None, "cap_epsilon": None, "head": None, "rule": None},
+        "ledger": {
+            "spent_epsilon": None,
+            "spent_delta": None,
+            "cap_epsilon": None,
+            "head": None,
+            "rule": None,
+        },
         "not_private": True,
     }
 

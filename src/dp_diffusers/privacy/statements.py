@@ -197,11 +197,12 @@ def _accounting(accountant: Mapping[str, Any]) -> str:
 
 
 def _composition(ledger: Mapping[str, Any]) -> str:
-    spent, cap = ledger["spent_epsilon"], ledger["cap_epsilon"]
+    spent, cap, delta = ledger["spent_epsilon"], ledger["cap_epsilon"], ledger.get("spent_delta")
+    at = "" if delta is None else f" at delta {rounded_up_text(delta)}"  # None: issued before it was stated
     limit = "without a limit" if cap is None else f"up to a cap of epsilon {cap:g}"
     return (
         f"They add up. The ledger of the data set counts them, {limit}; with this release it stood at "
-        f"epsilon {rounded_up_text(spent)}. Releases that another ledger counts, or none, come on top."
+        f"epsilon {rounded_up_text(spent)}{at}. Releases that another ledger counts, or none, come on top."
     )
 
 

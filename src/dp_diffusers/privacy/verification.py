@@ -9,12 +9,11 @@ contract of the certificate.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
 from dp_diffusers.errors import DPDiffusersError
 from dp_diffusers.privacy import accountant, signature
@@ -31,14 +30,13 @@ from dp_diffusers.privacy.events import (
     record_from_dict,
 )
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
+from dp_diffusers.privacy.ledger_checks import ROUNDED_UP, is_number, is_sha256, problems_of_ledger
 from dp_diffusers.privacy.record_checks import MOST_STEPS, TRAIN, problems_beside, problems_of_record
 from dp_diffusers.privacy.statements import statements_of
 from dp_diffusers.rounding import rounded_up_text
 
 NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
 _MALFORMED: Final = (TypeError, ValueError, KeyError, OverflowError, AttributeError)
-_RULES: Final = ("pld", "filter", "sum")  # by which `spending.total` adds up runs that spent something
-_ROUNDED_UP: Final = 1.01  # how far a claim may lie above the number that it is of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +124,7 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
         wrong = certificate.epsilon is not None
         return None, ["the certificate says not private and gives an epsilon"] if wrong else []
     claimed, delta = certificate.epsilon, certificate.delta
-    if not (_is_number(claimed) and _is_number(delta) and certificate.mechanisms):
+    if not (is_number(claimed) and is_number(delta) and certificate.mechanisms):
         return None, ["epsilon, delta or the mechanisms are missing"]
     assert claimed is not None
     assert delta is not None
@@ -142,7 +140,7 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     if (method := accountant.method(records, delta)) != certificate.accountant.get("method"):
         problems.append(f"epsilon is by {method} for these numbers, the certificate says otherwise")
     # A claim may be rounded up a little, and never down.
-    if not recomputed * (1 - 1e-6) <= claimed <= recomputed * _ROUNDED_UP:
+    if not recomputed * (1 - 1e-6) <= claimed <= recomputed * ROUNDED_UP:
         problems.append(f"epsilon {claimed:.6g} does not follow: its mechanisms give {recomputed:.6g}")
     return recomputed, problems
 
@@ -175,7 +173,7 @@ def _trained(certificate: Certificate, records: Sequence[Record]) -> Iterator[st
     made, numbers = ADAPTER_FILE in certificate.files, certificate.adapter.get("trainable_parameters")
     if votes and (made or numbers != 0 or POPULATION_FILE not in certificate.files):
         yield f"pe trains nothing and releases {POPULATION_FILE}: this release is another one"
-    if not votes and not (made and _is_number(numbers) and numbers >= 1):
+    if not votes and not (made and is_number(numbers) and numbers >= 1):
         yield f"a training releases {ADAPTER_FILE}, of one number or more: this release is another one"
 
 
@@ -223,36 +221,15 @@ def _grid(stated: Mapping[str, Any], records: Sequence[Record]) -> float:
     return ours
 
 
-def _ledger(certificate: Certificate) -> Iterator[str]:
+def _ledger(certificate: Certificate) -> list[str]:
     if certificate.not_private:
-        return
-    spent, cap, head = (certificate.ledger.get(name) for name in ("spent_epsilon", "cap_epsilon", "head"))
-    if not _is_number(spent) or not (cap is None or _is_number(cap)):
-        yield "the ledger's numbers are missing"
-    elif spent < 0 or certificate.ledger.get("rule") == "none":
-        yield f"the ledger spent epsilon {spent:.6g}, and this release is in it"
-    elif cap is not None and spent > cap * (1 + 1e-9):
-        yield f"the ledger spent epsilon {spent:.6g}, above its cap of {cap:g}"
-    else:
-        yield from _added_up(certificate, spent, cap)
-    if not _is_sha256(head):
-        yield "the ledger's head is missing"
-
-
-def _added_up(certificate: Certificate, spent: float, cap: float | None) -> Iterator[str]:
-    """By a rule that ledgers have; without a cap by the sum, which each run is in at its own delta.
-
-    The other rules are at the cap's delta, which no certificate holds: of a large one they may give 0.
-    """
-    rule, epsilon = certificate.ledger.get("rule"), certificate.epsilon
-    if rule not in _RULES or (cap is None and rule != "sum"):
-        yield f"the ledger's rule is {rule!r}: expected {'sum' if cap is None else ', '.join(_RULES)}"
-    elif rule == "sum" and _is_number(epsilon) and spent * _ROUNDED_UP < epsilon:
-        yield f"the ledger spent epsilon {spent:.6g} as a sum, and this release alone {epsilon:.6g}"
+        return []
+    records = [_charged(entry) for entry in certificate.mechanisms]
+    return list(problems_of_ledger(certificate, records))
 
 
 def _hashes(certificate: Certificate) -> Iterator[str]:
-    if not _is_sha256(certificate.base_model.get("sha256")):
+    if not is_sha256(certificate.base_model.get("sha256")):
         yield "the base model's hash is missing"
     if certificate.adapter.get("sha256") != certificate.files.get(ADAPTER_FILE):
         yield f"the adapter's hash is not that of {ADAPTER_FILE}"
@@ -282,11 +259,3 @@ def _follow(document: Mapping[str, Any]) -> bool:
         if said == (assumptions_of(document, **facts), statements_of(document, **facts)):
             return True
     return False
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
