@@ -8,6 +8,7 @@ checked as those of a recipe are.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Number
 from typing import Any, TypeVar
 
 from pydantic import ValidationError, create_model
@@ -32,7 +33,7 @@ def settings_of(kind: type[Settings], **given: Any) -> Settings:
             hint=f"the keys are those of a recipe: {', '.join(list(kind.model_fields)[:4])}, …",
         )
     model = create_model("Call", __base__=Section, **{name: (kind, ...)})  # type: ignore[call-overload]
-    document = {name: dict(value)}
+    document = {name: {key: _plain(each) for key, each in value.items()}}
     try:
         made: Settings = getattr(model.model_validate(document), name)
     except ValidationError as error:
@@ -41,6 +42,11 @@ def settings_of(kind: type[Settings], **given: Any) -> Settings:
         hint = next((hint for _, _, hint in found if hint), None)
         raise ParameterError("; ".join(said), hint=hint) from error
     return made
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's own, which is the kind that a recipe has; anything else as it is."""
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
 def settings_or_none(kind: type[Settings], **given: Any) -> Settings | None:
