@@ -8,7 +8,7 @@ key, never an un-noised sum.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,15 @@ def load(path: Path) -> dict[str, Any] | None:
             f"checkpoint {path} is damaged",
             hint="restore it from a copy; without it the run begins again, and what it paid for is lost",
         ) from error
+
+
+def require_plan(state: Mapping[str, Any], fingerprint: str, folder: Path) -> None:
+    """Raises `RunFolderError` if `state`, of the run in `folder`, names another plan than `fingerprint`."""
+    if state.get("plan", fingerprint) != fingerprint:
+        raise RunFolderError(
+            f"the checkpoint in {folder} is of a training by another plan",
+            hint="give another --out, or run the recipe that it belongs to",
+        )
 
 
 @dataclass(kw_only=True)

@@ -57,13 +57,24 @@ def require_slots(unit_count: int, population: int) -> None:
 
 
 def require_queries(mechanism: DPSGD | PE | Count, queries: Sequence[Record]) -> None:
-    """Raises `ParameterError` unless a query of one step's sample has the sample of the mechanism's steps.
+    """Raises `ParameterError` unless each query is asked, each name once, each with a sample that is drawn.
 
-    It is asked with the sampler of the steps: a record of another one would account for what is not done.
+    A query of one step's sample is asked with the sampler of the mechanism's steps: a record of another one
+    would account for what is not done.
     """
     from dp_diffusers.mechanisms.saliency import record_of
 
+    names = [query.name for query in queries]
     for query in queries:
+        if query.steps < 1:
+            raise ParameterError(
+                f"expected the side query {query.name} to be asked once or more, got 0 times"
+            )
+        if names.count(query.name) > 1:
+            raise ParameterError(
+                f"the side query {query.name} is there {names.count(query.name)} times",
+                hint="its answer is kept under its name: ask it once",
+            )
         if not isinstance(query, GaussianMechanism):
             continue
         told = record_of(mechanism, query.noise_multiplier) if isinstance(mechanism, DPSGD) else None

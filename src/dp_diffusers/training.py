@@ -24,7 +24,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.diffusion.family import Family
 from dp_diffusers.diffusion.objective import Draws
 from dp_diffusers.engine.precision import exact_convolutions
-from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError, RunFolderError, counted
+from dp_diffusers.errors import BudgetExhausted, GuaranteeError, ParameterError, counted
 from dp_diffusers.loop.ahead import Ahead, Inputs
 from dp_diffusers.loop.augmentation import variants
 from dp_diffusers.loop.averaging import Average
@@ -350,11 +350,7 @@ class Loop:
         state = self.team.state_of_first(lambda: checkpoint.load(self.folder.checkpoint))
         if state is None:
             return
-        if state.get("plan", self.plan.fingerprint) != self.plan.fingerprint:
-            raise RunFolderError(
-                f"the checkpoint in {self.folder.private} is of a training by another plan",
-                hint="give another --out, or run the recipe that it belongs to",
-            )
+        checkpoint.require_plan(state, self.plan.fingerprint, self.folder.private)
         with torch.no_grad():
             for parameter, saved in zip(self.trainable, state["trainable"], strict=True):
                 parameter.copy_(saved)

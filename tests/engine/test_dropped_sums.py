@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import nn
 
 from dp_diffusers.engine.clipping import ClippedSum, _Pending
+from dp_diffusers.engine.private_gradient import PrivateGradient
 from dp_diffusers.engine.quantile import Quantile
+from dp_diffusers.engine.randomness import RunKeys
 from dp_diffusers.errors import GuaranteeError
 from engine_support import CLIP, Receipt, make_box, release
 
@@ -171,3 +174,48 @@ def test_guarantee_what_was_gathered_is_thrown_away_too(net: nn.Module) -> None:
     box.gather()
     box.start_over()
     assert float(release(box).norm()) < 1e-5 * CLIP
+
+
+BAD_RECEIPTS: dict[str, Callable[[RunKeys], Receipt | None]] = {
+    "none": lambda keys: None,
+    "of another step": lambda keys: Receipt(7, keys.lane),
+    "of another lane": lambda keys: Receipt(0, b"another lane"),
+}
+
+
+@pytest.mark.parametrize("receipt", BAD_RECEIPTS)
+def test_guarantee_what_was_refused_is_in_no_later_release(net: nn.Module, receipt: str) -> None:
+    """Two samples in one release would be a larger sample than was accounted."""
+    box = make_box(net)
+    add(box, net, 0, 3)
+    with pytest.raises(GuaranteeError):
+        box.release(0, BAD_RECEIPTS[receipt](box._keys))
+    add(box, net, 3, ROWS)
+    found, fresh = release(box, 1), make_box(net)
+    add(fresh, net, 3, ROWS)
+    assert float((found - release(fresh, 1)).norm()) < 1e-5 * CLIP
+
+
+def test_guarantee_a_step_that_is_left_out_is_noticed(net: nn.Module) -> None:
+    """As where a charge was refused and the loop went on."""
+    box = make_box(net)
+    add(box, net)
+    release(box)
+    add(box, net, 0, 3)
+    add(box, net, 3, ROWS)
+    with pytest.raises(GuaranteeError, match="step 2 comes where step 1 was to be released"):
+        release(box, 2)
+    assert float(release(box, 3).norm()) < 1e-5 * CLIP
+    add(box, net)
+    box.start_over()
+    add(box, net)
+    assert float(release(box, 9).norm()) > CLIP
+
+
+@pytest.mark.planted
+def test_planted_sum_that_outlives_a_refusal_is_noticed(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PrivateGradient, "start_over", lambda self: None)
+    with pytest.raises(AssertionError):
+        test_guarantee_what_was_refused_is_in_no_later_release(net, "none")

@@ -113,6 +113,8 @@ def test_the_clip_norm_finds_the_quantile_and_stays_within_bounds() -> None:
     assert 0.5 < box.state_dict()["clip_norm"] < 0.95
     assert quantile.followed(1.0, 1.0, 1e9) == 1e9 / FARTHEST
     assert quantile.followed(1.0, 0.0, 1e-9) == 1e-9 * FARTHEST
+    fast = Quantile(target=0.5, rate=2000.0, noise=0.5)
+    assert (fast.followed(1e-6, 0.0, 1.0), fast.followed(1e6, 1.0, 1.0)) == (FARTHEST, 1 / FARTHEST)
 
 
 def test_guarantee_state_and_resume_go_on_with_the_released_clip_norm() -> None:

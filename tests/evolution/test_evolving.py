@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCard
 from peft import LoraConfig
 
 import dp_diffusers as dpd
+from dp_diffusers import checkpoint
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.diffusion.generation import SAMPLERS, Sampling
 from dp_diffusers.diffusion.variation import first_step, varied
@@ -26,6 +27,7 @@ from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.recipe import Recipe, RuntimeSettings, TrainingSettings
 from dp_diffusers.recipe.sections.public import PublicSettings
 from dp_diffusers.release import Release
+from dp_diffusers.run.folder import RunFolder
 from loop_support import charges, cheap_trainings
 
 PE = [
@@ -109,6 +111,23 @@ def test_votes_that_are_lost_between_payment_and_disk_are_paid_for_again(
     assert len({lane for lane, _ in paid}) == 2
     assert release.certificate.epsilon is not None
     assert release.certificate.epsilon <= recipe.budget.epsilon
+
+
+def test_guarantee_images_of_another_plan_are_not_gone_on_with(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another plan's votes made has another price."""
+    undo = interrupted(monkeypatch, "next_images", 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run")
+    undo()
+    path = RunFolder(tmp_path / "run").checkpoint
+    state = checkpoint.load(path)
+    assert state is not None
+    checkpoint.save_atomic({**state, "plan": "another"}, path)
+    with pytest.raises(RunFolderError, match="by another plan"):
+        train(recipe, tmp_path / "run")
+    assert len(charges(tmp_path / "tiny.ledger")) == 1 + state["step"]
 
 
 @pytest.mark.slow

@@ -41,6 +41,8 @@ def test_sizes_are_checked(kind, field, value):
         ("clip_norm", math.inf),
         ("clip_norm", math.nan),
         ("clip_norm", "1"),
+        ("clip_norm", 1e-46),
+        ("clip_norm", 1e39),
         ("clipping", "automatik"),
         ("target_quantile", 0.5),
         ("max_units", 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -23,6 +24,12 @@ def test_defaults():
 def test_round_trip(cap, adjacency):
     budget = Budget(0.5, 1e-6, "patient_id", adjacency, cap)
     assert Budget.from_dict(budget.to_dict()) == budget
+
+
+@pytest.mark.parametrize("given", [{}, {"cap": Cap(2, 1e-6)}, {"cap": {"epsilon": 2, "delta": 1e-6}}])
+def test_whether_a_cap_was_given_is_written_down(given):
+    budget = Budget(2, 1e-6, **given)
+    assert Budget.from_dict(json.loads(json.dumps(budget.to_dict()))).asks_for_no_cap is (not given)
 
 
 @pytest.mark.parametrize(

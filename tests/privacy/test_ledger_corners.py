@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 
 import pytest
 
-from dp_diffusers.errors import LedgerError
+from dp_diffusers.errors import LedgerError, ParameterError
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget
@@ -141,3 +142,43 @@ def test_guarantee_nobody_begins_a_ledger_under_the_cap_of_a_run_that_was_given_
         assert mine.reserve(plans[1]).limit > 0
         assert mine.terms is not None
         assert mine.terms.cap == plans[1].budget.cap
+
+
+def test_a_closed_ledger_and_one_of_another_thread_are_no_damaged_ones(tmp_path, plan):
+    """Who restores an older copy, as a damaged one asks for, forgets what was spent since."""
+    found = []
+    ledger = Ledger.open(tmp_path / "a.ledger")
+
+    def elsewhere():
+        with pytest.raises(LedgerError) as refused:
+            ledger.reserve(plan)
+        found.append(refused.value)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    ledger.close()
+    elsewhere()
+    assert len(found) == 2
+    for error in found:
+        assert "it was closed, or opened in another thread" in error.message
+        assert "nothing was charged" in error.hint
+
+
+@pytest.mark.parametrize("name", ["counts", "teacher", "pe"])
+def test_guarantee_no_query_has_a_name_that_could_not_be_read_back(name):
+    """What is in a ledger stays there: an entry that nobody can read would close it for good."""
+    with pytest.raises(ParameterError, match="is no HistogramQuery"):
+        HistogramQuery(classes=10, noise_multiplier=20.0, name=name)
+
+
+@pytest.mark.parametrize(
+    ("queries", "says"),
+    [
+        ([HistogramQuery(classes=3, noise_multiplier=20.0, steps=0)], "histogram to be asked once or more"),
+        ([HistogramQuery(classes=3, noise_multiplier=20.0)] * 2, "histogram is there 2 times"),
+    ],
+)
+def test_a_query_is_asked_and_once(queries, says):
+    with pytest.raises(ParameterError, match=says):
+        Plan.calibrate(Budget(1.0, 1e-4), DPSGD(steps=30, expected_units=500, population=1000), queries)

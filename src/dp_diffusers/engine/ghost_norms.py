@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dp_diffusers.engine.owners import RowOwners
-from dp_diffusers.engine.postponed import LARGEST_BACKPROP, LARGEST_INPUT, measured
+from dp_diffusers.engine.postponed import LARGEST_BACKPROP, LARGEST_INPUT, LARGEST_SUM, measured
 
 # Nanoseconds on one CPU thread: they decide which way is taken, never what comes out.
 _WRITTEN: Final = 2.2  # to write an entry of an owner's gradient, square it and add it, the latter in float64
@@ -101,11 +101,11 @@ def _lengths(outgoing: Tensor, incoming: Tensor, inputs: Tensor) -> tuple[Tensor
     """From the Gram matrices of backprops and of what they are multiplied with, `[U, T, T]`, and of all
     inputs."""
     ours, theirs, all_inputs = (gram.diagonal(dim1=1, dim2=2) for gram in (outgoing, incoming, inputs))
+    absolute = torch.linalg.vecdot(ours.sqrt(), theirs.sqrt())
     lengths, cancels = measured(
-        torch.linalg.vecdot(outgoing.flatten(1), incoming.flatten(1)),
-        torch.linalg.vecdot(ours.sqrt(), theirs.sqrt()),
-        outgoing.shape[1],
+        torch.linalg.vecdot(outgoing.flatten(1), incoming.flatten(1)), absolute, outgoing.shape[1]
     )
     # written so that a NaN is not tame
     tame = (ours.amax(1) < LARGEST_BACKPROP**2) & (all_inputs.amax(1) < LARGEST_INPUT**2)
+    tame = tame & (absolute < LARGEST_SUM)
     return torch.where(tame, lengths, torch.inf), cancels & tame

@@ -21,6 +21,7 @@ from dp_diffusers.engine.owners import RowOwners
 BLOCK: Final = 16  # owners in one sum of float32; the sums of blocks are added in float64
 LARGEST_INPUT: Final = 1e15
 LARGEST_BACKPROP: Final = 1e36  # times the largest factor of a clipping rule it is still a float32
+LARGEST_SUM: Final = 1e38  # of the lengths of the products of an owner: no sum of them leaves float32
 _UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
 _TOO_MUCH: Final = 1e-4  # of a length, for the rounding of float32; ordinary layers have less than 2e-5
 
@@ -29,8 +30,9 @@ _TOO_MUCH: Final = 1e-4  # of a length, for the rounding of float32; ordinary la
 class Postponed:
     """Gradients `[U, *shape]` of a weight, as what they are computed from: R = U * K rows, K for each owner.
 
-    An owner with an input or backprop that is not finite, or beyond `LARGEST_INPUT` or `LARGEST_BACKPROP`,
-    has the length infinity, and the clipped sum leaves it out as it does one whose gradient is not finite.
+    An owner with an input or backprop beyond `LARGEST_INPUT` or `LARGEST_BACKPROP`, or that is not finite, is
+    written out alone: it counts where its gradient is finite in float32, as it does where a whole layer is
+    written out, and has the length infinity where it is not, so that the clipped sum leaves it out.
     For all others a weight of at most clip norm / length keeps every product in float32 below 1e6 clip norms.
     """
 
@@ -66,10 +68,17 @@ class Postponed:
         return replace(self, inputs=self.inputs.clone())
 
     def measured(self) -> Postponed:
-        """With the lengths of what is written out for those that cancel, in place."""
-        for owner in torch.nonzero(self.cancels)[:, 0]:
-            self.lengths[owner] = self._alone(owner).norm()
+        """With the lengths of what is written out for those that cancel or are too large, in place."""
+        for owner in torch.nonzero(self.cancels | self.lengths.isinf())[:, 0]:
+            # who counts must not depend on the way that other owners make this layer take
+            counts = self._is_finite_in_its_precision(owner)
+            self.lengths[owner] = self._alone(owner).norm() if counts else torch.inf
+            self.cancels[owner] = counts
         return self
+
+    def _is_finite_in_its_precision(self, owner: Tensor) -> bool:
+        one = self.of(owner.view(1))
+        return bool(self.write(one.inputs, one.backprop, one.owners).isfinite().all())
 
     def _alone(self, owner: Tensor) -> Tensor:
         """The gradient of one owner, float64 `[*shape]`."""

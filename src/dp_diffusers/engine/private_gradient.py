@@ -51,7 +51,8 @@ class PrivateGradient:
     - An owner with a non-finite loss or gradient contributes exactly zero.
     - Pay, then noise: `release` redeems the receipt before it draws, and no step is released twice in a lane.
     - A step without any `accumulate` still releases noise.
-    - What `start_over` threw away, or a `release` that failed has left, is in no later release.
+    - What `start_over` threw away, or a `release` that failed or was refused has left, is in no later
+      release; nor is what was accumulated for a step that was left out between two others.
     - With a `quantile` (clipping `adaptive`) the clip norm of a step follows from earlier releases alone.
     - Of several processes (`join`), the first alone is paid for and adds noise, once, to the sum of all; the
       others get what it released.
@@ -88,6 +89,7 @@ class PrivateGradient:
         self._plan_fingerprint = plan_fingerprint
         self._together: Together = ONE_PROCESS
         self._gathered: tuple[list[Tensor], float] | None = None
+        self._next: int | None = None  # step after the last release; None where any may follow
 
     def join(self, together: Together) -> None:
         """Makes this box one of several, of a training in several processes. Before the first pass."""
@@ -168,23 +170,19 @@ class PrivateGradient:
         expected_units.
 
         Raises `GuaranteeError` without a valid receipt for this step and lane, and for a step released
-        before. Of several processes only the first has a receipt; the others wait for what it releases.
+        before, or that does not follow the last one (a loop that goes on although it got no receipt calls
+        `start_over`); the sum is thrown away then, as it is wherever this fails. Of several processes only
+        the first has a receipt; the others wait for what it releases.
         """
         if not self._together.first:
             return self._shared(
                 [torch.zeros_like(p.detach(), dtype=torch.float32) for p in self._source.parameters]
             )
-        if receipt is None:
-            raise GuaranteeError(
-                "noise needs the ledger's receipt for this step",
-                hint="pass what `Reservation.charge(step)` returned",
-            )
-        if self._keys.claimed(step):
-            raise GuaranteeError(
-                f"step {step} was already released in this lane: its noise would be repeated"
-            )
-        receipt.redeem(step, self._keys.lane, self._plan_fingerprint)
-        self._keys.claim(step)
+        try:
+            self._redeem(step, receipt)
+        except BaseException:
+            self.start_over()  # the samples of two steps in one release are more than was accounted
+            raise
         self._std = noise_std(self._sum.clip_norm, self._noise_multiplier)
         if self._gathered is None:
             self.gather()
@@ -194,6 +192,27 @@ class PrivateGradient:
             share = self._quantile.share(surplus, self._expected_units, self._keys, step)
             self._sum.clip_norm = self._quantile.followed(self._sum.clip_norm, share, self._start)
         return self._shared(released)
+
+    def _redeem(self, step: int, receipt: Receipt | None) -> None:
+        """Uses receipt and step up. Raises `GuaranteeError` as `release` does."""
+        if receipt is None:
+            raise GuaranteeError(
+                "noise needs the ledger's receipt for this step",
+                hint="pass what `Reservation.charge(step)` returned",
+            )
+        if self._keys.claimed(step):
+            raise GuaranteeError(
+                f"step {step} was already released in this lane: its noise would be repeated"
+            )
+        if self._next not in (None, step):
+            raise GuaranteeError(
+                f"step {step} comes where step {self._next} was to be released: what was accumulated for "
+                "that one may be in its sum, and is thrown away with it",
+                hint="call `start_over` wherever a step is given up, before the next one is accumulated",
+            )
+        receipt.redeem(step, self._keys.lane, self._plan_fingerprint)
+        self._keys.claim(step)
+        self._next = step + 1
 
     def _taken(self) -> tuple[list[Tensor], float]:
         """What was gathered, once."""
@@ -225,7 +244,7 @@ class PrivateGradient:
         """
         self._source.forget()
         self._sum.start_over()
-        self._gathered = None
+        self._gathered, self._next = None, None
 
     def forget(self) -> None:
         """Drops what a forward pass has left behind that will not be accumulated."""

@@ -18,6 +18,7 @@ from dp_diffusers.errors import positive, within
 
 FARTHEST: Final = 1e6  # the clip norm stays within this factor of its start, whatever the noise does
 DOMAIN: Final = "quantile"
+_BEYOND: Final = 50.0  # e^50 is further than from one end of what FARTHEST allows to the other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,5 +44,6 @@ class Quantile:
 
     def followed(self, clip_norm: float, share: float, start: float) -> float:
         """The next clip norm: smaller where more units than the target stay unclipped."""
-        proposal = clip_norm * math.exp(-self.rate * (share - self.target))
+        by = max(-_BEYOND, min(_BEYOND, -self.rate * (share - self.target)))
+        proposal = clip_norm * math.exp(by)
         return min(start * FARTHEST, max(start / FARTHEST, proposal))

@@ -198,6 +198,7 @@ class Evolution:
         """Images, votes that are released and not used yet, counters, the ledger's head."""
         assert self.images is not None
         return {
+            "plan": self.plan.fingerprint,
             "head": self.account.newest,
             "step": self.step,
             "complete": self.complete,
@@ -206,10 +207,11 @@ class Evolution:
         }
 
     def resume(self) -> None:
-        """Continues from the checkpoint, if there is one."""
+        """Continues from the checkpoint, if there is one. Raises `RunFolderError` for one of another plan."""
         state = checkpoint.load(self.folder.checkpoint)
         if state is None:
             return
+        checkpoint.require_plan(state, self.plan.fingerprint, self.folder.private)
         self.images = state["images"].numpy()
         self.released = None if state["released"] is None else state["released"].numpy()
         self.step, self.complete = int(state["step"]), bool(state["complete"])

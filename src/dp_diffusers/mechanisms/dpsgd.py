@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from dp_diffusers.errors import ParameterError, unknown_name
+from dp_diffusers.errors import ParameterError, unknown_name, within
 from dp_diffusers.privacy.events import CLIPPINGS, GaussianMechanism, check_quantile, whole
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
 
 _QUANTILE: Final[dict[str, float]] = {"target_quantile": 0.5, "quantile_rate": 0.2}
+CLIP_NORMS: Final = (1e-30, 1e30)  # adaptive clipping goes a millionth or a million times as far in float32
 _UNITS_PER_NOISE: Final = 20.0  # expected units for each unit of noise on the count (Andrew et al. 2021)
 
 
@@ -54,6 +55,9 @@ class DPSGD:
             raise ParameterError(f"expected clip_norm to be a number, got {self.clip_norm!r}")
         if not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
             raise ParameterError(f"expected clip_norm finite and > 0, got {self.clip_norm}")
+        within(
+            *CLIP_NORMS, hint="gradients are float32: nothing of another size fits", clip_norm=self.clip_norm
+        )
         object.__setattr__(self, "clip_norm", float(self.clip_norm))
         if self.clipping not in CLIPPINGS:
             raise unknown_name("clipping", str(self.clipping), CLIPPINGS)

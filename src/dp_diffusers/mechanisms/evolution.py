@@ -69,14 +69,11 @@ def noisy_votes(
     Raises `GuaranteeError` unless the receipt was paid for this iteration, lane and plan, and for an
     iteration that these keys have released before.
     """
-    from dp_diffusers.engine.noise import grid, noise_std
+    from dp_diffusers.engine.noise import noise_std, noisy_values
     from dp_diffusers.errors import GuaranteeError
 
     if receipt is None:
         raise GuaranteeError("noise needs the ledger's receipt for this iteration")
     receipt.redeem(step, keys.lane, plan_fingerprint)
     keys.claim(step)
-    std = noise_std(VOTE, noise_multiplier)
-    fine = grid(std)
-    released: np.ndarray = np.round((counts + keys.noise(step, NOISE, len(counts)) * std) / fine) * fine
-    return released
+    return noisy_values(counts, keys, step, NOISE, noise_std(VOTE, noise_multiplier))

@@ -15,6 +15,7 @@ from dp_diffusers.errors import ParameterError, unknown_name, within
 
 EPSILON_RANGE: Final = (0.01, 100.0)
 SMALLEST_DELTA: Final = 1e-15  # below it, double precision and the accountant's truncation give epsilon = inf
+CAP_GIVEN: Final = "cap_given"  # in documents, where a cap that was asked for is like the budget
 ADJACENCIES: Final = ("add_remove", "zero_out", "replace")
 
 
@@ -68,7 +69,7 @@ class Budget:
     adjacency: str
     cap: Cap | None
     asks_for_no_cap: bool = field(compare=False, repr=False)
-    """Whether none was given, so that the ledger's holds; once written down, one like the budget is none."""
+    """Whether none was given, so that the ledger's holds."""
 
     def __init__(
         self,
@@ -90,20 +91,18 @@ class Budget:
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON; `from_dict` reads it back."""
         cap = None if self.cap is None else self.cap.to_dict()
-        return {
-            "epsilon": self.epsilon,
-            "delta": self.delta,
-            "unit": self.unit,
-            "adjacency": self.adjacency,
-            "cap": cap,
-        }
+        own = {"epsilon": self.epsilon, "delta": self.delta}
+        document = {**own, "unit": self.unit, "adjacency": self.adjacency, "cap": cap}
+        # a cap like the budget reads as none that was given: that it was is said where it was
+        return {**document, CAP_GIVEN: True} if cap == own and not self.asks_for_no_cap else document
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Budget:
         """Reads what `to_dict` wrote. Raises `ParameterError` for anything else."""
         try:
             given = {name: document[name] for name in ("epsilon", "delta", "unit", "adjacency", "cap")}
-            if given["cap"] == {name: given[name] for name in ("epsilon", "delta")}:
+            own = {name: given[name] for name in ("epsilon", "delta")}
+            if given["cap"] == own and not document.get(CAP_GIVEN, False):
                 given["cap"] = SAME_AS_BUDGET
             return cls(**given)
         except (KeyError, TypeError) as error:

@@ -87,7 +87,8 @@ def _search(evaluate: Callable[[float], float], budget: float, guess: float) -> 
         _refuse_too_little_noise(high, budget)
         at, previous = _next(at, error, previous, low, high), (at, error)
     raise DPDiffusersError(
-        f"no noise multiplier found for epsilon {budget:g}", hint="change steps, expected_units or epsilon"
+        f"no noise multiplier found for epsilon {budget:g}",
+        hint="raise budget.delta if it is below 1e-12; else change steps, expected_units or epsilon",
     )
 
 

@@ -86,6 +86,7 @@ class GaussianMechanism:
     quantile_noise: float | None = None
 
     def __post_init__(self) -> None:
+        _require_own_name(self)
         whole(0, steps=self.steps)
         check_quantile(self.clipping, {name: getattr(self, name) for name in _QUANTILE})
         whole(1, population=self.population, expected_units=self.expected_units)
@@ -209,6 +210,7 @@ class HistogramQuery(_GaussianQuery):
     noise_multiplier: float
 
     def __post_init__(self) -> None:
+        _require_own_name(self)
         whole(0, steps=self.steps)
         whole(1, classes=self.classes)
         positive(noise_multiplier=self.noise_multiplier)
@@ -233,6 +235,7 @@ class TeacherQuery(_GaussianQuery):
     clusters: int | None = None
 
     def __post_init__(self) -> None:
+        _require_own_name(self)
         whole(0, steps=self.steps)
         whole(1, classes=self.classes, dimensions=self.dimensions)
         if self.clusters is not None:
@@ -262,6 +265,7 @@ class MomentsQuery(_GaussianQuery):
     noise_multiplier: float
 
     def __post_init__(self) -> None:
+        _require_own_name(self)
         whole(0, steps=self.steps)
         whole(1, classes=self.classes, dimensions=self.dimensions)
         positive(noise_multiplier=self.noise_multiplier)
@@ -279,6 +283,15 @@ RECORDS: Final[dict[str, type[AnyRecord]]] = {
     "moments": MomentsQuery,
 }
 SIDE_QUERIES: Final = ("histogram", "saliency", "teacher", "moments")
+
+
+def _require_own_name(record: AnyRecord) -> None:
+    """Raises `ParameterError` for a name of another kind: what was written could not be read back."""
+    if RECORDS.get(record.name) is not type(record):
+        own = [name for name, kind in RECORDS.items() if kind is type(record)]
+        raise ParameterError(
+            f"{record.name!r} is no {type(record).__name__}", hint=f"its names are {', '.join(own)}"
+        )
 
 
 def record_from_dict(document: Mapping[str, Any]) -> AnyRecord:

@@ -223,6 +223,11 @@ class LedgerFile:
 
     def _explain(self, error: sqlite3.Error) -> LedgerError:
         text = str(error)
+        if isinstance(error, sqlite3.ProgrammingError):  # about this process, not about the file
+            return LedgerError(
+                f"cannot use the ledger {self.path} here: it was closed, or opened in another thread",
+                hint="open it where it is used; nothing was charged",
+            )
         if "locked" in text:
             return LedgerError(
                 f"the ledger {self.path} is locked by another process",

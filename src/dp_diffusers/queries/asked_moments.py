@@ -28,6 +28,7 @@ from dp_diffusers.queries.kept_sums import KeptSums, kept_sums
 from dp_diffusers.recipe.sections.warmup import WarmupSettings
 from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.tenths import by_tenths
+from dp_diffusers.undisturbed import undisturbed
 
 FILE: Final = "moments.safetensors"  # in the safe
 
@@ -120,10 +121,11 @@ def released_moments(
         progress(message=what)
         released = products_of(plan, asked, data, by_tenths(lambda line: progress(message=line), what))
         if query is not None:
-            receipt = account.charge_query(NAME)  # pay, then noise
-            released = noisy_products(query, released, keys, receipt, plan.fingerprint)
-            kept = KeptSums(tensors={"released": released}, lane=keys.lane.hex(), made_of=asked.made_of)
-            kept.save(folder.private / FILE)
+            with undisturbed():  # what is lost from here on was paid for
+                receipt = account.charge_query(NAME)  # pay, then noise
+                released = noisy_products(query, released, keys, receipt, plan.fingerprint)
+                kept = KeptSums(tensors={"released": released}, lane=keys.lane.hex(), made_of=asked.made_of)
+                kept.save(folder.private / FILE)
     noise = 0.0 if query is None else query.noise_multiplier
     return gaussians_of(released, classes=asked.count, noise_multiplier=noise)
 

@@ -18,6 +18,7 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.mechanisms.histogram import NAME, class_counts, noisy_counts, proportions, query_of
 from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.undisturbed import undisturbed
 
 FILE: Final = "histogram.json"
 
@@ -63,9 +64,10 @@ def released_proportions(
     if noisy is None:
         position = np.where(takes_part(plan, data), class_positions(data, classes), -1)
         counts = class_counts(position, data.owner, data.unit_count, query.classes)
-        receipt = account.charge_query(NAME)  # pay, then noise
-        noisy = noisy_counts(query, counts, keys, receipt, plan.fingerprint).tolist()
-        folder.write(FILE, {"lane": keys.lane.hex(), "noisy": noisy})
+        with undisturbed():  # what is lost from here on was paid for
+            receipt = account.charge_query(NAME)  # pay, then noise
+            noisy = noisy_counts(query, counts, keys, receipt, plan.fingerprint).tolist()
+            folder.write(FILE, {"lane": keys.lane.hex(), "noisy": noisy})
     if max(noisy) <= 0:
         progress(message="the noisy class counts are all 0 or below: images are made of each class alike")
     return proportions(noisy)

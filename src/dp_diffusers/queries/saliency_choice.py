@@ -31,6 +31,7 @@ from dp_diffusers.recipe import RuntimeSettings, TrainingSettings
 from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.strategies.sapf import Sapf, choose
 from dp_diffusers.training import Loop
+from dp_diffusers.undisturbed import undisturbed
 
 FILE: Final = "saliency.json"
 _FACTOR: Final = ".lora_B."  # at its start B is 0 and A has no gradient
@@ -93,15 +94,16 @@ def chosen_layers(
             folder=folder,
             progress=progress,
         )
-        saliency = _asked(loop, candidates, plan, account, asked)
-        folder.write(FILE, {"lane": keys.lane.hex(), "saliency": saliency})
+        saliency = _asked(loop, candidates, plan, account, asked, folder)
     chosen = choose(saliency, strategy.fraction)
     progress(message=f"{len(chosen)} of {len(saliency)} layers get an adapter")
     return chosen
 
 
-def _asked(loop: Loop, candidates: nn.Module, plan: Any, account: Any, keys: QueryKeys) -> dict[str, float]:
-    """The query: sample, clip, pay, add noise."""
+def _asked(
+    loop: Loop, candidates: nn.Module, plan: Any, account: Any, keys: QueryKeys, folder: RunFolder
+) -> dict[str, float]:
+    """The query: sample, clip, pay, add noise, keep."""
     query = query_of(plan.queries)
     assert query is not None
     layers = _only_factors(candidates)
@@ -109,7 +111,10 @@ def _asked(loop: Loop, candidates: nn.Module, plan: Any, account: Any, keys: Que
     loop.encodings.prepare(loop.progress)
     sampler = plan.sampler(loop.table.unit_count, keys)
     loop.collect(box, 0, sampler.units(0))
-    return released_energies(box, layers, query, account.charge_query(NAME))  # pay, then noise
+    with undisturbed():  # what is lost from here on was paid for
+        saliency = released_energies(box, layers, query, account.charge_query(NAME))  # pay, then noise
+        folder.write(FILE, {"lane": keys.lane.hex(), "saliency": saliency})
+    return saliency
 
 
 def _only_factors(network: nn.Module) -> list[str]:
