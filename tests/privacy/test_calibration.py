@@ -146,3 +146,24 @@ def test_the_prefix_table_begins_with_the_queries():
     table = prefix_table(record, 1e-5, "add_remove", certified, queries=[query], entries=4)
     assert table.after(0) == pytest.approx(epsilon([query], 1e-5), rel=0.01)
     assert 0 < table.after(0) < table.after(1) < table.after(50) == certified
+
+
+def test_few_units_of_very_many_are_planned_with_little_memory():
+    """Of the losses of one step, which go far where the noise is small; a coarser grid is a bound as well."""
+    record = GaussianMechanism(
+        steps=1000,
+        population=10**6,
+        expected_units=16,
+        sampling_probability=16e-6,
+        clip_norm=1.0,
+        noise_multiplier=0.46,
+    )
+    grid = accountant.grid_for([record])
+    assert record.step_range() / grid <= accountant.MOST_CELLS * (1 + 1e-9)
+    bound, finer = epsilon([record], 1e-7), epsilon([record], 1e-7, grid=grid / 4)
+    assert finer <= bound <= finer * 1.001
+
+
+def test_one_unit_of_two_thousand_million_is_refused_not_run_out_of_memory_for():
+    with pytest.raises(BudgetError, match=r"a noise multiplier below 0\.3"):
+        calibrate_noise(1.0, 1e-10, at(2.0**-31, 1000), "add_remove")

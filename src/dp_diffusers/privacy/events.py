@@ -51,9 +51,15 @@ class Record(Protocol):
     def step_deviation(self) -> float:
         """Rough standard deviation of one step's privacy loss; the accountant's grid must be finer."""
 
+    def step_range(self) -> float:
+        """Rough largest privacy loss of one step; the accountant's grid has so many cells at most."""
+
 
 _QUANTILE: Final = ("target_quantile", "quantile_rate", "quantile_noise")
 CLIPPINGS: Final = ("flat", "automatic", "per_layer", "adaptive")
+
+
+_FAR: Final = 8.0  # deviations of a Gaussian, beyond which lie 1e-15 of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +154,10 @@ class GaussianMechanism:
         exponent = min(self.noise_multiplier**-2, 700.0)
         return self.sampling_probability * math.sqrt(math.expm1(exponent))
 
+    def step_range(self) -> float:
+        """The largest loss of one step, but for draws beyond `_FAR` deviations of the noise."""
+        return _largest_loss(self.sampling_probability, self.noise_multiplier)
+
     def deviations_to_limit(self) -> float:
         """How far `max_units` lies above the mean number of units, in standard deviations; inf without."""
         if self.max_units is None:
@@ -156,6 +166,14 @@ class GaussianMechanism:
         spread = math.sqrt(mean * (1.0 - self.sampling_probability))
         above = self.max_units - mean
         return above / spread if spread else math.copysign(math.inf, above)
+
+
+def _largest_loss(probability: float, noise: float) -> float:
+    """log(1 + q (exp((2 x - 1) / (2 sigma^2)) - 1)): of a sampled Gaussian at x, `_FAR` sigma above 1."""
+    exponent = (1.0 + 2.0 * _FAR * noise) / (2.0 * noise**2)
+    if exponent > 700.0:  # where q exp(…) is all that is left of it
+        return exponent + math.log(probability)
+    return math.log1p(probability * math.expm1(exponent))
 
 
 class _GaussianQuery:
@@ -191,6 +209,10 @@ class _GaussianQuery:
     def step_deviation(self) -> float:
         """1 / sigma, the standard deviation of the Gaussian mechanism's privacy loss."""
         return 1.0 / self.noise_multiplier
+
+    def step_range(self) -> float:
+        """The largest loss of one step, but for draws beyond `_FAR` deviations of the noise."""
+        return _largest_loss(1.0, self.noise_multiplier)
 
 
 @dataclass(frozen=True, kw_only=True)
