@@ -30,16 +30,17 @@ class Decoder:
     """What images must become; `size` or `channels` None takes those of the first image.
 
     window: center and width of the values of a DICOM image that become black to white; pictures beside them
-    stay as they are, and without any DICOM image it is refused. squares: what to do about images that are no
-    squares, or of several sizes, in an error. room: makes the array, uint8 of a shape. alike: where `size` or
-    `channels` is None all images must have those of the first, or they are refused: no private image may
-    decide what becomes of the others.
+    stay as they are, and without any DICOM image it is refused, if `needs_dicom`. squares: what to do about
+    images that are no squares, or of several sizes, in an error. room: makes the array, uint8 of a shape.
+    alike: where `size` or `channels` is None all images must have those of the first, or they are refused:
+    no private image may decide what becomes of the others.
     """
 
     size: int | None = None
     channels: int | None = None
     resize: Resize | None = None
     window: Window | None = None
+    needs_dicom: bool = True
     squares: str = RESIZE
     room: Room = in_memory
     alike: bool = False
@@ -72,12 +73,17 @@ class Decoder:
             images[index] = pixels
         if images is None:
             raise DataError("no images")
-        if self.window is not None and not self._met_dicom:
+        if self.window is not None and self.needs_dicom and not self._met_dicom:
             raise DataError(
                 "data.window has no effect: none of the images is DICOM", hint="leave data.window out"
             )
         self._say(images.shape[1:])
         return images
+
+    @property
+    def windowed(self) -> bool:
+        """Whether `window` has decided how an image came out."""
+        return self.window is not None and self._met_dicom
 
     def _open(self, name: str, data: bytes) -> Image.Image:
         if is_dicom_data(data):

@@ -26,8 +26,8 @@ from dp_diffusers.evaluation.features import DEFAULT, Features, extractor_of
 from dp_diffusers.evaluation.fidelity import Fidelity, fidelity_of
 from dp_diffusers.evaluation.held_apart import (
     IN_NO_RUN,
+    as_its_own,
     has_training_images,
-    own_label,
     refuse_training_images,
     run_around,
 )
@@ -86,7 +86,8 @@ def evaluate(
         images: synthetic images: parquet, folder, or arrays (uint8 [N, H, W, C], int64 [N]); a run folder or
             its release stands for its images. Where they lie in a release, its base model without adapter
             gives the ε = 0 row.
-        reference: real held-out images; resized to the synthetic size where they differ, which is noted.
+        reference: real held-out images; those in files are brought to the synthetic size in the way that the
+            run brought its own (`data.resize`, `data.window`), elsewhere cut to squares; this is noted.
         public: public images for a row of their own. public_model: images of the public model, elsewhere.
         with_public: also trains on synthetic and public images together. Without `public`, the public data
             recorded beside the release's base are taken, if they have the synthetic classes.
@@ -113,8 +114,7 @@ def evaluate(
     shape, names = synthetic.images.shape[1:], synthetic.class_names
     run = run_of(Path(images)) if isinstance(images, str | Path) else None
     around = run_around(images)
-    as_real: dict[str, Any] = {"on_disk": False, "progress": progress}
-    as_real |= {"label": label, "own": own_label(around)}
+    as_real: dict[str, Any] = {"on_disk": False, "progress": progress, "label": label, **as_its_own(around)}
     real_ones = opened(reference, shape, called="reference", **as_real)
     apart = _apart(around, "reference", reference, real_ones.images)
     numbered = real_images(real_ones, names, "reference")

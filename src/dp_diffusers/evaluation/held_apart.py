@@ -13,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 
 from dp_diffusers.data.apart import MANIFESTS, Shown, require_apart
-from dp_diffusers.data.decoding import Resize
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import DataError, ParameterError
 from dp_diffusers.evaluation.plain_images import plain_images
+from dp_diffusers.evaluation.reading import AsTheRun, as_the_run
 from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.run.run_secrets import kept_traces
 
@@ -79,10 +79,9 @@ def has_training_images(run: Path | None, path: str | Path | None, images: np.nd
     return None if unknown else False
 
 
-def own_label(run: Path | None) -> tuple[str, ...]:
-    """The column of labels that a run was trained with, if its recipe names one."""
-    found = None if run is None else _data_settings(RunFolder(run)).get("label")
-    return () if found in (None, "auto", "folder") else (str(found),)
+def as_its_own(run: Path | None) -> AsTheRun:
+    """How real images are read to be like those of `run`: by its column of labels, squares and window."""
+    return as_the_run({} if run is None else _data_settings(RunFolder(run)))
 
 
 def shown_to(folder: RunFolder, path: str | Path | None, images: np.ndarray) -> Iterator[Shown]:
@@ -92,9 +91,8 @@ def shown_to(folder: RunFolder, path: str | Path | None, images: np.ndarray) -> 
     read as the training would have read them, too.
     """
     yield Shown.by_files(None if path is None else str(path), images)
-    settings = _data_settings(folder)
-    resize: Resize = "fit" if settings.get("resize") == "fit" else "crop"
-    window = settings.get("window")
+    how = as_the_run(_data_settings(folder))
+    resize, window = how["resize"], how["window"]
     if path is None or (resize == "crop" and window is None):
         return
     _, side, channels = images.shape[1:]

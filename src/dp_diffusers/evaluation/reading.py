@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dp_diffusers.data.decoding import Decoder
+from dp_diffusers.data.decoding import Decoder, Resize
+from dp_diffusers.data.dicom_pixels import Window
 from dp_diffusers.data.labels import label_numbers
 from dp_diffusers.data.metadata import METADATA
 from dp_diffusers.data.pixel_room import in_memory
@@ -68,6 +69,24 @@ class LabelledImages:
         return self.class_names or tuple(map(str, range(int(self.labels.max()) + 1)))
 
 
+class AsTheRun(TypedDict):
+    """How a run reads its images, as `read_images` takes it: other images are compared with these."""
+
+    own: tuple[str, ...]
+    resize: Resize
+    window: Window | None
+
+
+def as_the_run(data: Mapping[str, Any]) -> AsTheRun:
+    """By the section `data` of the run's recipe; empty for none, which leaves the usual reading."""
+    label, window = data.get("label"), data.get("window")
+    return {
+        "own": () if label in (None, "auto") else (str(label),),
+        "resize": "fit" if data.get("resize") == "fit" else "crop",
+        "window": None if window is None else (float(window[0]), float(window[1])),
+    }
+
+
 def read_images(
     path: str | Path,
     *,
@@ -77,12 +96,16 @@ def read_images(
     progress: Callable[..., None] | None = None,
     label: str | None = None,
     own: Sequence[str] = (),
+    resize: Resize = "crop",
+    window: Window | None = None,
 ) -> LabelledImages:
     """Labelled images at `path`; `size` and `channels` None take those of the first image.
 
     label: where the labels are, as `data.label` of a recipe; None takes the first of the columns `own` that
     is there, else class folders of a folder (or its `metadata.csv`'s `label`), else the column `label`. A
     folder may hold parquet files at any depth.
+    resize: how images of another size become `size`; window: of DICOM images, see `Decoder`; without one it
+    changes nothing. Where it did, or `resize` is `fit`, a note says so.
     on_disk: more than `ON_DISK_FROM` bytes of pixels go to an unnamed temporary file, from which the system
     reads what is needed; not for images that must stay where they are. Raises `DataError`.
     """
@@ -95,7 +118,9 @@ def read_images(
     decoder = Decoder(
         size=size,
         channels=channels,
-        resize=None if size is None else "crop",
+        resize=None if size is None else resize,
+        window=window,
+        needs_dicom=False,
         squares=SQUARES,
         room=room_for if on_disk else in_memory,
     )
@@ -103,13 +128,20 @@ def read_images(
     encoded = chain.from_iterable(raw.encoded() for raw in sources)
     images = decoder.decode(_told(encoded, count, progress), count)
     notes = [f"{file.name}: {note}" for file, raw in zip(files, sources) for note in raw.notes]
-    notes += [f"{place.name}: {note}" for note in decoder.notes]
+    notes += [f"{place.name}: {note}" for note in (*decoder.notes, *_windowed(decoder))]
     return LabelledImages(
         images=images,
         labels=np.concatenate([labels for labels, _ in labelled]),
         class_names=labelled[0][1],
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _windowed(decoder: Decoder) -> list[str]:
+    if decoder.window is None or not decoder.windowed:
+        return []
+    center, width = decoder.window
+    return [f"values of DICOM images are shown by the run's data.window: center {center:g}, width {width:g}"]
 
 
 def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -137,6 +169,8 @@ def _opened(place: Path, label: str | None, own: Sequence[str]) -> RawImages:
         return open_source(kind, place, label=label, unit=None)
     of_folder = kind == "folder" and (place / METADATA).exists()
     for name in own if of_folder or kind != "folder" else ():
+        if name == "folder" and kind != "dicom":  # no column: of other folders the usual place
+            continue
         with suppress(NoColumnError):
             return open_source(kind, place, label=name, unit=None)
     return open_source(kind, place, label=_usual(kind, place), unit=None)

@@ -14,6 +14,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dp_diffusers.data.decoding import Resize
+from dp_diffusers.data.dicom_pixels import Window
 from dp_diffusers.data.public_images import PublicImages
 from dp_diffusers.errors import DataError, ParameterError, counted
 from dp_diffusers.evaluation.arrays import checked_arrays, pair_of
@@ -121,16 +123,19 @@ def opened(
     progress: Callable[..., None] | None = None,
     label: str | None = None,
     own: Sequence[str] = (),
+    resize: Resize = "crop",
+    window: Window | None = None,
 ) -> LabelledImages:
     """Images of any kind; files are brought to `shape` (H, W, C), arrays must have it.
 
     called: what they are, in an error. Raises `DataError`.
-    label, own: as `read_images` takes them. on_disk: many pixels may go to a temporary file; not those of
-    real images, which stay where they are.
+    label, own, resize, window: as `read_images` takes them. on_disk: many pixels may go to a temporary file;
+    not those of real images, which stay where they are.
     """
     if isinstance(images, str | Path):
         size, channels = (None, None) if shape is None else (shape[0], shape[2])
         how: dict[str, Any] = {"on_disk": on_disk, "progress": progress, "label": label, "own": own}
+        how |= {"resize": resize, "window": window}
         return read_images(images, size=size, channels=channels, **how)
     if isinstance(images, PublicImages | LabelledImages):
         names, notes = images.class_names, images.notes
