@@ -14,12 +14,12 @@ import yaml
 
 from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import BudgetError, RecipeError, RunFolderError
-from dp_diffusers.evaluation import classifier
+from dp_diffusers.evaluation import classifier, reading
 from dp_diffusers.loop.rows import RowTable
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe import study as study_recipe
 from dp_diffusers.recipe.study import load_study
-from dp_diffusers.studying import chart, contents, pictures, planned, runs, study
+from dp_diffusers.studying import chart, pictures, planned, runs, study
 from dp_diffusers.studying.contents import sha256_of_base, sha256_of_images
 from dp_diffusers.studying.kept import Scoring, known
 from dp_diffusers.studying.public_row import public_images
@@ -266,9 +266,9 @@ def test_a_reference_is_read_once_and_again_where_it_has_changed(
     tiny_parquet: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[object] = []
-    real = contents.open_source
+    real = reading.open_source
     monkeypatch.setattr(
-        contents, "open_source", lambda *args, **named: opened.append(args) or real(*args, **named)
+        reading, "open_source", lambda *args, **named: opened.append(args) or real(*args, **named)
     )
     place = str(tiny_parquet.parent.parent)
     first = sha256_of_images(place)

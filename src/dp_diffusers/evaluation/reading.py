@@ -83,7 +83,7 @@ def as_the_run(data: Mapping[str, Any]) -> AsTheRun:
     return {
         "own": () if label in (None, "auto") else (str(label),),
         "resize": "fit" if data.get("resize") == "fit" else "crop",
-        "window": None if window is None else (float(window[0]), float(window[1])),
+        "window": None if window is None else [float(number) for number in window],
     }
 
 
@@ -110,11 +110,7 @@ def read_images(
     reads what is needed; not for images that must stay where they are. Raises `DataError`.
     """
     place = Path(path)
-    files = files_of(place)
-    sources = [_opened(file, label, own) for file in files]
-    labelled = [_labels(file, raw) for file, raw in zip(files, sources)]
-    if len({names for _, names in labelled}) > 1:
-        raise DataError(f"{place}: the parquet files differ in their classes")
+    sources = labelled_sources(place, label, own)
     decoder = Decoder(
         size=size,
         channels=channels,
@@ -124,17 +120,39 @@ def read_images(
         squares=SQUARES,
         room=room_for if on_disk else in_memory,
     )
-    count = sum(raw.count for raw in sources)
-    encoded = chain.from_iterable(raw.encoded() for raw in sources)
+    count = sum(part.raw.count for part in sources)
+    encoded = chain.from_iterable(part.raw.encoded() for part in sources)
     images = decoder.decode(_told(encoded, count, progress), count)
-    notes = [f"{file.name}: {note}" for file, raw in zip(files, sources) for note in raw.notes]
+    notes = [f"{part.file.name}: {note}" for part in sources for note in part.raw.notes]
     notes += [f"{place.name}: {note}" for note in (*decoder.notes, *_windowed(decoder))]
     return LabelledImages(
         images=images,
-        labels=np.concatenate([labels for labels, _ in labelled]),
-        class_names=labelled[0][1],
+        labels=np.concatenate([part.labels for part in sources]),
+        class_names=sources[0].class_names,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A file or a folder of labelled images, opened and not decoded. labels: int64 [N]."""
+
+    file: Path
+    raw: RawImages
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+
+def labelled_sources(place: Path, label: str | None, own: Sequence[str]) -> list[Source]:
+    """What `read_images` decodes, in its order; label and own as there. Raises `DataError`."""
+    sources = []
+    for file in files_of(place):
+        raw = _opened(file, label, own)
+        labels, names = _labels(file, raw)
+        sources.append(Source(file=file, raw=raw, labels=labels, class_names=names))
+    if len({part.class_names for part in sources}) > 1:
+        raise DataError(f"{place}: the parquet files differ in their classes")
+    return sources
 
 
 def _windowed(decoder: Decoder) -> list[str]:

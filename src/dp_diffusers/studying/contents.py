@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
 from dp_diffusers.data.apart import MANIFESTS
-from dp_diffusers.data.sources import kind_of, open_source
 from dp_diffusers.diffusion.loading import load_base
-from dp_diffusers.evaluation.places import files_of
+from dp_diffusers.evaluation.reading import labelled_sources
 
 
 @cache
@@ -27,15 +26,16 @@ def sha256_of_base(path: str) -> str:
     return found
 
 
-def sha256_of_images(path: str) -> str:
+def sha256_of_images(path: str, own: Sequence[str] = ()) -> str:
     """sha256 of the files of labelled images as they lie there, of their labels and of class names.
 
-    Whatever `evaluation.reading.read_images` opens, read again where a size or a time of it differs.
-    Raises `DataError`.
+    Whatever `evaluation.reading.read_images` opens, by the labels that it takes, of the columns `own` too.
+    Read again where a size or a time of a file differs; a manifest always, whose images lie elsewhere. Not
+    decoded: an image that cannot be is not met here. Raises `DataError`.
     """
     place = Path(path)
     lists_others = place.is_file() and place.suffix.lower() in MANIFESTS
-    return _digest(place) if lists_others else _remembered(place, tuple(_stamps(place)))
+    return _digest(place, own) if lists_others else _remembered(place, tuple(own), tuple(_stamps(place)))
 
 
 def _stamps(place: Path) -> Iterator[tuple[str, int, int]]:
@@ -49,16 +49,15 @@ def _stamps(place: Path) -> Iterator[tuple[str, int, int]]:
             yield str(file), found.st_size, found.st_mtime_ns
 
 
-@lru_cache(maxsize=2)
-def _remembered(place: Path, _: tuple[tuple[str, int, int], ...]) -> str:
-    return _digest(place)
+@lru_cache(maxsize=8)
+def _remembered(place: Path, own: tuple[str, ...], _: tuple[tuple[str, int, int], ...]) -> str:
+    return _digest(place, own)
 
 
-def _digest(place: Path) -> str:
+def _digest(place: Path, own: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for part in files_of(place):
-        kind = kind_of(part)
-        raw = open_source(kind, part, label="folder" if kind == "folder" else "label", unit=None)
+    for part in labelled_sources(place, None, own):
+        raw = part.raw
         digest.update(json.dumps([raw.count, raw.class_names, raw.labels], default=str).encode())
         for _, data in raw.encoded():
             digest.update(hashlib.sha256(data).digest())

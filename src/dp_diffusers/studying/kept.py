@@ -15,6 +15,7 @@ from typing import Any, Final
 from dp_diffusers.errors import RunFolderError
 from dp_diffusers.evaluation import Features
 from dp_diffusers.evaluation.classifiers import DEFAULT, classifier_named
+from dp_diffusers.evaluation.reading import AsTheRun, as_the_run
 from dp_diffusers.recipe.file import differing_keys
 from dp_diffusers.recipe.new_keys import with_new_keys
 from dp_diffusers.recipe.study import ScoreSettings
@@ -24,6 +25,7 @@ from dp_diffusers.studying.results import RunRecord
 from dp_diffusers.whole_files import write_text
 
 SCORED: Final = "scored"
+USUAL: Final = {"resize": "crop", "window": None}  # how a reference becomes pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,8 +49,8 @@ def keep(run: Run, out: Path, scoring: Scoring, base: str, record: RunRecord, sc
     """Writes a result; `base`: sha256 of the model that it was made from."""
     document = {
         "asked": asked(run, out, scoring),
-        "contents": contents_of(base, scoring),
-        SCORED: asdict(schedule),
+        "contents": contents_of(base, run, scoring),
+        SCORED: {**asdict(schedule), **_unusual_reading(run)},
         "result": record.to_dict(),
     }
     write_text(result_file(run, out), json.dumps(document, indent=2, sort_keys=True) + "\n")
@@ -90,6 +92,7 @@ def known(run: Run, out: Path, scoring: Scoring) -> RunRecord | None:
             hint="give another --out, or call the cell otherwise",
         )
     _refuse_another_schedule(run, out, scoring, schedule)
+    _refuse_another_reading(run, out, dict(document.get(SCORED) or {}))
     _refuse_other_contents(run, out, scoring, contents)
     return record
 
@@ -131,6 +134,31 @@ def _refuse_another_schedule(run: Run, out: Path, scoring: Scoring, before: Sche
             )
 
 
+def reading_of(run: Run) -> AsTheRun:
+    """How the reference is read for a run: as its training reads its own images."""
+    return as_the_run(run.recipe.data.model_dump(mode="json"))
+
+
+def _unusual_reading(run: Run) -> dict[str, Any]:
+    """What of it changes pixels and is not the default, in which all results from before it were read."""
+    how: dict[str, Any] = {**reading_of(run)}
+    return {key: how[key] for key, usual in USUAL.items() if how[key] != usual}
+
+
+def _refuse_another_reading(run: Run, out: Path, before: dict[str, Any]) -> None:
+    """Raises `RunFolderError` where the reference was brought to the images' size in another way."""
+    now = _unusual_reading(run)
+    for key, usual in USUAL.items():
+        then, today = before.get(key, usual), now.get(key, usual)
+        if then != today:
+            raise RunFolderError(
+                f"cell {run.cell} in {out} was scored on a reference read by data.{key} {then}, which is "
+                f"{today} now",
+                hint=f"give another --out, or delete {result_file(run, out)}: the run is scored again, not "
+                "trained again",
+            )
+
+
 def _refuse_other_contents(run: Run, out: Path, scoring: Scoring, contents: dict[str, Any]) -> None:
     """Raises `RunFolderError` where what the recipe names is something else than when the run was made."""
     places = {
@@ -138,7 +166,7 @@ def _refuse_other_contents(run: Run, out: Path, scoring: Scoring, contents: dict
         "evaluate.reference": scoring.settings.reference,
         "evaluate.features": scoring.settings.features,
     }
-    for key, sha256 in contents_of(sha256_of_base(run.recipe.base), scoring).items():
+    for key, sha256 in contents_of(sha256_of_base(run.recipe.base), run, scoring).items():
         if contents[key] != sha256:
             raise RunFolderError(
                 f"{key} {places[key]} has changed since cell {run.cell} in {out} was run",
@@ -146,8 +174,13 @@ def _refuse_other_contents(run: Run, out: Path, scoring: Scoring, contents: dict
             )
 
 
-def contents_of(base: str, scoring: Scoring) -> dict[str, str | None]:
+def contents_of(base: str, run: Run, scoring: Scoring) -> dict[str, str | None]:
     """sha256 of what a result was made from, beside its recipe; `base`: that of the model."""
-    found = {"base": base, "evaluate.reference": sha256_of_images(str(scoring.settings.reference))}
+    found = {"base": base, "evaluate.reference": sha256_of_reference(run, scoring)}
     features = {} if scoring.extractor is None else {"evaluate.features": scoring.extractor.sha256}
     return {**found, **features}
+
+
+def sha256_of_reference(run: Run, scoring: Scoring) -> str:
+    """Of the reference, with the labels that a run is scored by. Raises `DataError` where it has none."""
+    return sha256_of_images(str(scoring.settings.reference), reading_of(run)["own"])

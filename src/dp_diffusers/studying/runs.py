@@ -3,8 +3,9 @@
 Guarantees:
 - each run has a folder and a ledger of its own below the study's, and its result is on disk before it counts;
 - a study that was stopped at any instant goes on; a finished run is neither trained nor scored again;
-- a run whose recipe, base, scoring or reference was changed since is refused by name, and so is a cell that
-  no noise can be calibrated for, before anything is made;
+- a run whose recipe, base, scoring or reference was changed since is refused by name; before anything is made
+  so are a reference that cannot be opened or has no labels, and a cell that no noise can be calibrated for;
+- the reference is read as the run reads its own images: its column of labels, its squares, its window;
 - without a reference the study is about public images alone, see `stand_in`.
 May import everything. Source: the contract of `study` in the design.
 """
@@ -20,12 +21,13 @@ from typing import Any
 from dp_diffusers.evaluation import Features, evaluate
 from dp_diffusers.evaluation.features import features_named
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
+from dp_diffusers.evaluation.sets import opened
 from dp_diffusers.recipe.study import LoadedStudy
 from dp_diffusers.run.folder import make_folder
 from dp_diffusers.run.out_apart import require_out_apart
 from dp_diffusers.studying import pictures
 from dp_diffusers.studying.contents import sha256_of_base
-from dp_diffusers.studying.kept import Schedule, Scoring, keep, known
+from dp_diffusers.studying.kept import Schedule, Scoring, keep, known, reading_of, sha256_of_reference
 from dp_diffusers.studying.planned import CELLS, Run, require_no_account, require_plans, runs_of
 from dp_diffusers.studying.public_row import public_images
 from dp_diffusers.studying.results import BENCHMARK, CLAIM, RunRecord, StudyResult
@@ -63,6 +65,7 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
             require_out_apart(folder, recipe.model_dump(mode="json"))
     if loaded.settings.evaluate.reference is not None:
         require_no_account(loaded)
+        _require_references(loaded)
     make_folder(folder / CELLS)
     progress(message=CLAIM)
     if loaded.settings.evaluate.reference is None:
@@ -73,7 +76,7 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
     sha256_of_base.cache_clear()  # a base may have changed since the last call
     scoring, runs = Scoring(settings=loaded.settings.evaluate, extractor=extractor), runs_of(loaded)
     settings = settings_of([(run.recipe, run.public) for run in runs])
-    # what is refused is refused before the first run is paid for
+    # a cell that no noise can be calibrated for is refused before the first run is paid for
     require_plans([run for run in runs if known(run, folder, scoring) is None])
     records: list[RunRecord] = []
     drawn = Drawn(folder=folder)
@@ -98,6 +101,13 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
 def _extractor(loaded: LoadedStudy) -> Features:
     """Opened before the first run is paid for. Raises `ParameterError`, `ModelError`."""
     return features_named(str(loaded.settings.evaluate.features))
+
+
+def _require_references(loaded: LoadedStudy) -> None:
+    """Raises `DataError` where the reference has no labels that a cell's images can be scored by."""
+    scoring = Scoring(settings=loaded.settings.evaluate)
+    for run in runs_of(loaded):
+        sha256_of_reference(run, scoring)
 
 
 def _said(record: RunRecord, *, again: bool) -> str:
@@ -143,7 +153,7 @@ def _done(run: Run, out: Path, scoring: Scoring) -> RunRecord:
     settings = scoring.settings
     scores = evaluate(
         made.images,
-        str(settings.reference),
+        _reference(run, scoring, made.images.images.shape[1:]),
         features=scoring.extractor,
         seeds=settings.seeds,
         passes=settings.passes,
@@ -163,6 +173,12 @@ def _done(run: Run, out: Path, scoring: Scoring) -> RunRecord:
     )
     keep(run, out, scoring, made.base, record, schedule)
     return record
+
+
+def _reference(run: Run, scoring: Scoring, shape: tuple[int, ...]) -> LabelledImages:
+    """The held-out images at the size of the made ones, read as the run reads its own."""
+    place = str(scoring.settings.reference)
+    return opened(place, shape, called="reference", on_disk=False, **reading_of(run))
 
 
 def _trained(run: Run, out: Path) -> Made:
