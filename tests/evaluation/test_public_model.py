@@ -13,6 +13,7 @@ import pytest
 
 from dp_diffusers.classes.released_classes import ReleasedClasses
 from dp_diffusers.drawing.images_out import write_images
+from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.public_model import public_images_of, public_model_images, run_of
 from dp_diffusers.evaluation.reading import LabelledImages
@@ -127,6 +128,18 @@ def test_recorded_public_data_join_where_asked(run: Path, tmp_path: Path) -> Non
     public = public_images_of(run, 8, 1)
     assert public is not None
     assert public.images.shape == (30, 8, 8, 1)
+
+
+def test_recorded_public_data_that_are_not_on_this_machine_are_a_note(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    elsewhere = {"data": [{"source": "files", "path": "/no/such/public.parquet"}], "training": {"seed": 0}}
+    (tmp_path / "base" / "pretraining.json").write_text(json.dumps({"recipe": elsewhere}))
+    images = run / "release" / "images"
+    scores = evaluate(images, images, features=None, seeds=2, passes=8)
+    assert [row.trained_on for row in scores.rows] == ["synthetic", "public model, ε = 0"]
+    assert "no row of public images: images not found: /no/such/public.parquet" in scores.notes
+    with pytest.raises(DataError, match=r"images not found: /no/such/public\.parquet"):
+        evaluate(images, images, with_public=True, features=None, seeds=2, passes=8)
 
 
 def test_public_data_of_a_run_that_maps_its_classes_are_those_that_it_started_from(

@@ -11,7 +11,6 @@ import yaml
 
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.drawing.images_out import write_images, write_parquet
-from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation import evaluating
 from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.reading import LabelledImages, as_the_run, read_images
@@ -59,7 +58,7 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> list[LabelledImages]:
     seen: list[LabelledImages] = []
 
     def enough(*_: Any) -> None:
-        raise DataError("seen enough")
+        raise RuntimeError("seen enough")
 
     monkeypatch.setattr(evaluating, "HeldOut", seen.append)
     monkeypatch.setattr(evaluating, "public_images", enough)
@@ -67,7 +66,7 @@ def gates(monkeypatch: pytest.MonkeyPatch) -> list[LabelledImages]:
 
 
 def _open(images: Path, reference: Path, **more: Any) -> None:
-    with pytest.raises(DataError, match="seen enough"):
+    with pytest.raises(RuntimeError, match="seen enough"):
         evaluate(images, reference, features=None, **more)
 
 

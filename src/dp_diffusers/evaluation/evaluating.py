@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from dp_diffusers.errors import ModelError, RunFolderError, counted
+from dp_diffusers.errors import DataError, ModelError, RunFolderError, counted
 from dp_diffusers.evaluation import distances
 from dp_diffusers.evaluation.classifiers import DEFAULT as DEFAULT_CLASSIFIER
 from dp_diffusers.evaluation.classifiers import classifier_named
@@ -90,7 +90,8 @@ def evaluate(
             run brought its own (`data.resize`, `data.window`), elsewhere cut to squares; this is noted.
         public: public images for a row of their own. public_model: images of the public model, elsewhere.
         with_public: also trains on synthetic and public images together. Without `public`, the public data
-            recorded beside the release's base are taken, if they have the synthetic classes.
+            recorded beside the release's base are taken, if they have the synthetic classes; where they are
+            not on this machine, a note says so, and only `with_public` is refused.
         real: real images to train on, for the row that is the ceiling; its classifiers also judge the labels
             of the synthetic images. No budget covers that they are read.
         label: the column of their labels where reference and real images are tables; None takes the one that
@@ -126,7 +127,7 @@ def evaluate(
         to_learn = opened(real, shape, called="real", **as_real)
         trained_on = has_training_images(around, _place(real), to_learn.images)
         ceiling = HeldOut(real_images(to_learn, names, "real"))
-    of_anyone = public_images(public, run, shape, names)
+    of_anyone, unopened = _of_anyone(public, run, synthetic, with_public)
     _refuse_private(around, "public", each_of(public), of_anyone)
     of_the_base, missing = _of_the_public_model(public_model, run, synthetic, progress)
     given = () if public_model is None else each_of(public_model)
@@ -141,7 +142,13 @@ def evaluate(
     schedule = Schedule(learner=learner, seeds=seeds, passes=passes, progress=progress)
     test = held_out.read(*TESTED)
     trials = {name: schedule.trial(name, part, test) for name, part in sets.items()}
-    notes = [*(note for part in (*sets.values(), test) for note in part.notes), *apart, *missing, *too_few]
+    notes = [
+        *(note for part in (*sets.values(), test) for note in part.notes),
+        *apart,
+        *missing,
+        *unopened,
+        *too_few,
+    ]
     notes += unlearnable(synthetic, test)
     judged: tuple[Fidelity, ...] = ()
     if ceiling is not None:
@@ -224,6 +231,21 @@ def _by_features(
                 "upwards; compare it with that of as many images only"
             )
     return tuple(found), diversities(seen, held_out), notes
+
+
+def _of_anyone(
+    given: Images | Sequence[Images], run: Path | None, synthetic: LabelledImages, wanted: bool
+) -> tuple[LabelledImages | None, list[str]]:
+    """The public images, if any; and what to say where those that the base records are not on this machine.
+
+    Raises `DataError` for those that were named, or are `wanted` to train on.
+    """
+    try:
+        return public_images(given, run, synthetic.images.shape[1:], synthetic.class_names), []
+    except DataError as error:
+        if wanted or each_of(given):
+            raise
+        return None, [f"no row of public images: {error.message}"]
 
 
 def _of_the_public_model(
