@@ -44,7 +44,8 @@ def label_numbers(
     """Labels as numbers, int64 `[N]`, and the class names.
 
     `classes` fixes names and order; otherwise the source's declared names, or the sorted names or the numbers
-    found. Raises: `DataError` for a label outside them.
+    found. Where the source has numbers, names that are all whole numbers mean these, as in a source of text;
+    other names are theirs by position. Raises: `DataError` for a label outside them.
     """
     if raw.labels is None:
         return None, None
@@ -52,11 +53,24 @@ def label_numbers(
         return _from_text([str(label) for label in raw.labels], classes or raw.class_names)
     numbers = np.asarray(raw.labels, np.int64)
     declared = raw.class_names
-    if classes is None or declared is None or not set(classes) & set(declared):
-        return _from_numbers(numbers, classes or declared)
-    # The file says which name each number means: `classes` then reorders names, it does not rename.
-    _from_numbers(numbers, declared)
-    return _from_text([declared[number] for number in numbers.tolist()], classes)
+    if classes is not None and declared is not None and set(classes) & set(declared):
+        # The file says which name each number means: `classes` then reorders names, it does not rename.
+        _from_numbers(numbers, declared)
+        return _from_text([declared[number] for number in numbers.tolist()], classes)
+    if classes is not None and all(map(_is_whole, classes)) and len(set(map(int, classes))) == len(classes):
+        return _by_number(numbers, classes)
+    return _from_numbers(numbers, classes or declared)
+
+
+def _by_number(labels: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The place of the class that is called like each number."""
+    values = np.array([int(name) for name in classes], np.int64)
+    order = np.argsort(values)
+    places = order[np.searchsorted(values, labels, sorter=order).clip(max=len(values) - 1)]
+    unknown = values[places] != labels
+    if unknown.any():
+        raise _not_a_class(unknown.argmax(), classes)
+    return places.astype(np.int64), classes
 
 
 def _from_text(labels: list[str], known: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -64,10 +78,7 @@ def _from_text(labels: list[str], known: tuple[str, ...] | None) -> tuple[np.nda
     position = {name: index for index, name in enumerate(names)}
     unknown = next((row for row, label in enumerate(labels) if label not in position), None)
     if unknown is not None:
-        raise DataError(
-            f"the label {_place(unknown)} is not in data.classes",
-            hint=f"look at that row's label; the classes are {_listed(names)}",
-        )
+        raise _not_a_class(unknown, names)
     return np.fromiter((position[label] for label in labels), np.int64, len(labels)), names
 
 
@@ -86,6 +97,13 @@ def _from_numbers(labels: np.ndarray, known: tuple[str, ...] | None) -> tuple[np
         hint = f"{len(known)} classes are numbered 0 to {len(known) - 1}"
         raise DataError(f"the label {_place(outside.argmax())} is outside the classes", hint=hint)
     return labels, known
+
+
+def _not_a_class(row: int | np.integer, names: Iterable[str]) -> DataError:
+    return DataError(
+        f"the label {_place(row)} is not in data.classes",
+        hint=f"look at that row's label; the classes are {_listed(names)}",
+    )
 
 
 def _place(row: int | np.integer) -> str:
