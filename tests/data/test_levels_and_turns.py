@@ -81,3 +81,38 @@ def test_exif_that_cannot_be_read_turns_nothing(tmp_path: Path, recwarn: pytest.
     )
     assert PrivateImages.from_folder(root, labels=None).images[0, 0, 0, 0] == 90
     assert not recwarn.list
+
+
+def _colour_that_is_none() -> list[tuple[Image.Image, object]]:
+    """White pictures, each with what says that white is transparent."""
+    palette = Image.new("P", (8, 8), 0)
+    palette.putpalette([255, 255, 255, *[0] * 765])
+    return [
+        (Image.new("L", (8, 8), 255), 255),
+        (Image.new("RGB", (8, 8), (255, 255, 255)), (255, 255, 255)),
+        (Image.new("1", (8, 8), 1), 1),
+        (palette, 0),
+    ]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("place", range(4), ids=["grey", "colour", "one bit", "palette"])
+def test_a_colour_that_stands_for_transparent_is_black_in_every_mode(
+    place: int, channels: int, tmp_path: Path
+) -> None:
+    """tRNS of PNG; other pixels keep their levels."""
+    picture, transparent = _colour_that_is_none()[place]
+    if picture.mode != "P":
+        picture.putpixel((0, 0), tuple([7] * len(picture.getbands())) if len(picture.getbands()) > 1 else 0)
+    root = stored(picture, tmp_path / "x", "a.png", transparency=transparent)
+    images = PrivateImages.from_folder(root, labels=None, channels=channels).images
+    assert not images[0, 1:].any()
+    assert images.shape[-1] == channels
+
+
+def test_sixteen_bits_with_a_transparent_level_are_black_there(tmp_path: Path) -> None:
+    values = np.full((8, 8), 0x8000, np.uint16)
+    values[0, 0] = 0x4000
+    root = stored(Image.fromarray(values), tmp_path / "x", "a.png", transparency=0x8000)
+    levels = PrivateImages.from_folder(root, labels=None).images[0, :, :, 0]
+    assert (levels[0, 0], levels[1, 1]) == (0x40, 0)

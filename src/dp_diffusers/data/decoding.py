@@ -102,7 +102,7 @@ class Decoder:
             )
         self.channels = self.channels or own
         image = _eight_bits(image) if own == 1 else image
-        if image.mode in {"LA", "PA", "RGBA", "P"}:
+        if image.mode in {"LA", "PA", "RGBA", "P"} or "transparency" in image.info:
             image = _on_black(image)
         return image.convert("L" if self.channels == 1 else "RGB")
 
@@ -181,15 +181,23 @@ def _require_levels(image: Image.Image, name: str) -> None:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey by its high byte: `convert` alone would clip everything above 255 to white."""
+    """16-bit grey by its high byte: `convert` alone would clip everything above 255 to white.
+
+    A level that stands for transparent (tRNS of PNG) is black: its high byte is that of other levels, too.
+    """
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
+        clear = image.info.get("transparency")
+        values = np.where(values == clear, 0, values) if isinstance(clear, int) else values
         return Image.fromarray((np.clip(values, 0, 65535) >> 8).astype(np.uint8))
     return image
 
 
 def _on_black(image: Image.Image) -> Image.Image:
-    """Transparent pixels become black; what colour hides behind them is undefined."""
+    """Transparent pixels become black, others darker by how transparent they are; palettes become colours.
+
+    What colour hides behind a transparent pixel is undefined. One level or colour may stand for it, too.
+    """
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
 
