@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from dp_diffusers.data.public_images import PublicPart, load_public, merged
+from dp_diffusers.drawing.images_out import write_parquet
 from dp_diffusers.errors import DataError, ParameterError
 
 DIGITS = {"source": "drawn_digits", "count": 40, "fonts": 0.0}
@@ -56,6 +57,44 @@ def test_labels_not_kept_make_one_class_and_invert_swaps(tmp_path: Path) -> None
     assert public.class_names == ("extra",)
     assert public.labels.tolist() == [0, 0]
     assert public.images.min() == 255
+
+
+def _with_table(root: Path, classes: dict[str, int], finding: list[str]) -> str:
+    """Class folders, and a column `finding` that says something else of the same pictures."""
+    path = _folder(root, classes)
+    names = [file.relative_to(path).as_posix() for file in sorted(Path(path).rglob("*.png"))]
+    rows = [f"{name},{value}" for name, value in zip(names, finding, strict=True)]
+    (root / "metadata.csv").write_text("\n".join(["file_name,finding", *rows]) + "\n")
+    return path
+
+
+def test_a_folder_has_the_labels_of_the_column_that_is_named(tmp_path: Path) -> None:
+    item = {"source": "files", "path": _with_table(tmp_path, {"a": 1, "b": 2}, ["x", "y", "x"])}
+    for label in ("label", "folder"):
+        assert load_public([{**item, "label": label}], 8, 1, 0).class_names == ("a", "b")
+    named = load_public([{**item, "label": "finding"}], 8, 1, 0)
+    assert (named.class_names, named.labels.tolist()) == (("x", "y"), [0, 1, 0])
+    with pytest.raises(DataError, match="no label column 'fnding'"):
+        load_public([{**item, "label": "fnding"}], 8, 1, 0)
+
+
+def test_numbers_without_names_that_meet_another_sources_classes_are_said(tmp_path: Path) -> None:
+    pixels, labels = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
+    for name, names in (("one", None), ("two", None), ("named", ("a", "b", "c", "d"))):
+        write_parquet(pixels, labels, names, tmp_path / f"{name}.parquet")
+    one, two, named = (
+        {"source": "files", "path": str(tmp_path / f"{name}.parquet")} for name in ("one", "two", "named")
+    )
+    public = load_public([named, one, two], 8, 1, 0)
+    assert public.class_names == (*"abcd", *"0123")
+    assert [note for note in public.notes if "numbers" in note] == [
+        f"{two['path']}: labels are numbers without names, taken for the classes 0, 1, 2, 3 of other sources"
+    ]
+    assert any(
+        f"{one['path']}: labels are numbers" in note for note in load_public([DIGITS, one], 8, 1, 0).notes
+    )
+    for apart in ([named, one], [DIGITS, DIGITS], [one, {**two, "keep_labels": False}]):
+        assert not any("numbers" in note for note in load_public(apart, 8, 1, 0).notes)
 
 
 def test_weights_decide_how_often_a_source_is_chosen() -> None:

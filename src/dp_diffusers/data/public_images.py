@@ -7,17 +7,18 @@ May import numpy and its sources (PIL, pyarrow, scipy); never torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dp_diffusers.errors import DataError, ParameterError, unknown_name, within
 
+SHOWN: Final = 10  # classes, in a note
 PUBLIC_SOURCES: dict[str, str] = {
     "drawn_digits": "dp_diffusers.data.drawn_digits:public_source",
     "files": "dp_diffusers.data.public_files:public_source",
@@ -27,12 +28,16 @@ PUBLIC_SOURCES: dict[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PublicPart:
-    """What one source gives: images uint8 [N, H, W, C], labels int64 [N], a name for each label."""
+    """What one source gives: images uint8 [N, H, W, C], labels int64 [N], a name for each label.
+
+    unnamed: what the source is called, where its labels are numbers that it has no names for.
+    """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    unnamed: str | None = None
 
 
 PublicSource = Callable[[Mapping[str, Any], int, int, int], PublicPart]
@@ -94,7 +99,10 @@ def _load(item: Mapping[str, Any], size: int, channels: int, seed: int, place: i
 
 
 def merged(parts: Sequence[PublicPart], weights: Sequence[float]) -> PublicImages:
-    """One set of images out of several: classes of equal name become one; weights become shares."""
+    """One set of images out of several: classes of equal name become one; weights become shares.
+
+    A note says where numbers without names became the classes of another source.
+    """
     for weight in weights:
         within(1e-9, 1e9, weight=weight, hint="a source that should not count is left out instead")
     numbers: dict[str, int] = {}
@@ -108,5 +116,19 @@ def merged(parts: Sequence[PublicPart], weights: Sequence[float]) -> PublicImage
         labels=np.concatenate(labels),
         class_names=tuple(numbers),
         shares=np.concatenate(shares),
-        notes=tuple(note for part in parts for note in part.notes),
+        notes=(*(note for part in parts for note in part.notes), *_met_by_number(parts)),
     )
+
+
+def _met_by_number(parts: Sequence[PublicPart]) -> Iterator[str]:
+    """What to say of sources whose numbers are taken for classes of others: nobody wrote that they are."""
+    for place, part in enumerate(parts):
+        others = [*parts[:place], *(later for later in parts[place + 1 :] if later.unnamed is None)]
+        known = {name for other in others for name in other.class_names}
+        met = [name for name in part.class_names if name in known]
+        if part.unnamed is not None and met:
+            shown = ", ".join(met[:SHOWN]) + (", …" if len(met) > SHOWN else "")
+            yield (
+                f"{part.unnamed}: labels are numbers without names, taken for the classes {shown} of other "
+                "sources"
+            )

@@ -66,6 +66,8 @@ def pretrain(recipe: PretrainRecipe, out: Path, progress: Progress) -> Path:
         *recipe.shape,
         recipe.training.seed,
     )
+    for note in dict.fromkeys(images.notes):
+        progress(message=note)
     work = _Work(recipe=recipe, images=images, out=out, device=device, progress=progress)
     if recipe.features is None:
         _write(work.diffusion_model(work.autoencoder()), out)

@@ -31,7 +31,11 @@ class FilesSource(Section):
 
     source: Literal["files"]
     path: str = Field(min_length=1, description="a folder, a parquet file, a manifest or hf://owner/name")
-    label: str | None = Field(default="label", description="label column, `folder`, or null")
+    label: str | None = Field(
+        default="label",
+        description="label column, or `folder`; of a folder of pictures `label` is its class folders; null: "
+        "no labels, the whole source is one class",
+    )
     weight: float = Field(
         default=1.0, gt=0, le=1e9, description="share of this source in a batch, before normalising"
     )

@@ -19,7 +19,9 @@ class PublicSettings(Section):
         min_length=1, description="images that anyone may see: a folder, a parquet file or a manifest"
     )
     label: str | None = Field(
-        default="label", min_length=1, description="label column (class folders of a folder); null: no labels"
+        default="label",
+        min_length=1,
+        description="label column (of a folder of pictures `label` is its class folders); null: no labels",
     )
     weight: float = Field(
         default=1.0, gt=0, le=1e3, description="of their mean gradient against that of the private units"
