@@ -20,6 +20,7 @@ from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.study import load_study
 from dp_diffusers.studying import kept, pictures, runs, study
 from dp_diffusers.studying.contents import sha256_of_images
+from source_support import Row, on_a_hub, serve
 
 NAMES = ("class 0", "class 1", "class 2")
 LABELS = np.arange(9) % 3
@@ -138,3 +139,36 @@ def test_whatever_can_be_scored_has_a_digest_of_its_own(tmp_path: Path) -> None:
     assert sha256_of_images(str(tmp_path), own=("kind",)) != first
     table.write_text("file_name,label,kind\n0.png,a,x\n1.png,c,x\n")
     assert sha256_of_images(str(tmp_path)) != first
+
+
+def test_features_of_a_study_lie_beside_it_where_they_are_a_path(
+    study_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = study_of(_wide(tmp_path / "test.parquet"))
+    (tmp_path / "mine").mkdir()
+    for name, found in (
+        ("mine", str(tmp_path / "mine")),
+        ("efficientnet-lite0-64", "efficientnet-lite0-64"),
+        ("none", None),
+    ):
+        assert load_study(path, [f"evaluate.features={name}"]).settings.evaluate.features == found
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    placed = load_study(path, ["evaluate.features='inception-v3:weights.pth'"]).settings.evaluate.features
+    assert placed == f"inception-v3:{weights}"
+
+
+def test_a_reference_on_the_hub_stays_one(
+    study_of: Callable[..., Path],
+    scored: list[LabelledImages],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [Row(name=f"{number}.png", shade=number, label=NAMES[number % 3]) for number in range(9)]
+    reference = on_a_hub(tmp_path / "hub", rows)
+    serve(tmp_path / "hub", monkeypatch.setattr)
+    study(
+        load_study(study_of(Path("-"), label="finding"), [f"evaluate.reference={reference}"]),
+        tmp_path / "out",
+    )
+    assert scored[0].labels.tolist() == LABELS.tolist()

@@ -14,7 +14,8 @@ from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation import evaluating, sets
 from dp_diffusers.evaluation.evaluating import evaluate
 from dp_diffusers.evaluation.places import images_of
-from dp_diffusers.evaluation.reading import read_images
+from dp_diffusers.evaluation.reading import LabelledImages, read_images
+from source_support import Row, on_a_hub, serve
 
 NAMES = ("a", "b")
 DATA = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), dtype=np.uint8), np.arange(8) % 2
@@ -139,3 +140,16 @@ def test_labels_of_a_folder_are_where_one_says_and_nowhere_else(tmp_path: Path) 
     (flat / "1.png").write_bytes(png(np.zeros((8, 8, 1), np.uint8)))
     (flat / "metadata.csv").write_text("file_name,label\n1.png,x\n")
     assert read_images(flat).class_names == ("x",)
+
+
+def test_a_data_set_of_the_hub_may_be_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(name=f"{number}.png", shade=number, label=NAMES[number % 2]) for number in range(4)]
+    place = on_a_hub(tmp_path, rows)
+    serve(tmp_path, monkeypatch.setattr)
+    found = read_images(place, size=8, channels=1, label="finding")
+    assert found.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert found.labels.tolist() == [0, 1, 0, 1]
+    assert found.notes == (f"{place}: images of another size are brought to 8x8 (crop)",)
+    made = LabelledImages(images=DATA[0], labels=DATA[1], class_names=NAMES)
+    scores = evaluate(made, place, label="finding", features=None, seeds=2, passes=8)
+    assert scores.reference_images == 4

@@ -1,4 +1,4 @@
-"""Labelled images from disk for an evaluation: a parquet file, a folder of them, or an image folder.
+"""Labelled images for an evaluation: of any kind of `data.sources`, or a folder of parquet files.
 
 Guarantees that labels of two sets mean the same, as `class_numbers` tells it, and that pixels are decoded
 once, into their place. May import numpy and the readers of `data` (PIL, pyarrow).
@@ -23,7 +23,7 @@ from dp_diffusers.data.dicom_pixels import Window
 from dp_diffusers.data.labels import label_numbers
 from dp_diffusers.data.metadata import METADATA
 from dp_diffusers.data.pixel_room import in_memory
-from dp_diffusers.data.sources import NoColumnError, RawImages, kind_of, open_source
+from dp_diffusers.data.sources import NoColumnError, RawImages, is_hub, kind_of, open_source
 from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation.class_numbers import listed, matched
 from dp_diffusers.evaluation.places import files_of
@@ -103,14 +103,13 @@ def read_images(
 
     label: where the labels are, as `data.label` of a recipe; None takes the first of the columns `own` that
     is there, else class folders of a folder (or its `metadata.csv`'s `label`), else the column `label`. A
-    folder may hold parquet files at any depth.
+    folder may hold parquet files at any depth; `hf://owner/name` is read from the Hub.
     resize: how images of another size become `size`; window: of DICOM images, see `Decoder`; without one it
     changes nothing. Where it did, or `resize` is `fit`, a note says so.
     on_disk: more than `ON_DISK_FROM` bytes of pixels go to an unnamed temporary file, from which the system
     reads what is needed; not for images that must stay where they are. Raises `DataError`.
     """
-    place = Path(path)
-    sources = labelled_sources(place, label, own)
+    sources = labelled_sources(path, label, own)
     decoder = Decoder(
         size=size,
         channels=channels,
@@ -123,8 +122,8 @@ def read_images(
     count = sum(part.raw.count for part in sources)
     encoded = chain.from_iterable(part.raw.encoded() for part in sources)
     images = decoder.decode(_told(encoded, count, progress), count)
-    notes = [f"{part.file.name}: {note}" for part in sources for note in part.raw.notes]
-    notes += [f"{place.name}: {note}" for note in (*decoder.notes, *_windowed(decoder))]
+    notes = [f"{_called(part.file)}: {note}" for part in sources for note in part.raw.notes]
+    notes += [f"{_called(path)}: {note}" for note in (*decoder.notes, *_windowed(decoder))]
     return LabelledImages(
         images=images,
         labels=np.concatenate([part.labels for part in sources]),
@@ -135,24 +134,32 @@ def read_images(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A file or a folder of labelled images, opened and not decoded. labels: int64 [N]."""
+    """A file, a folder or a data set of the Hub, of labelled images, opened and not decoded.
 
-    file: Path
+    labels: int64 [N].
+    """
+
+    file: Path | str
     raw: RawImages
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
 
 
-def labelled_sources(place: Path, label: str | None, own: Sequence[str]) -> list[Source]:
+def labelled_sources(place: str | Path, label: str | None, own: Sequence[str]) -> list[Source]:
     """What `read_images` decodes, in its order; label and own as there. Raises `DataError`."""
+    files: list[Path | str] = [str(place)] if is_hub(place) else [*files_of(Path(place))]
     sources = []
-    for file in files_of(place):
+    for file in files:
         raw = _opened(file, label, own)
         labels, names = _labels(file, raw)
         sources.append(Source(file=file, raw=raw, labels=labels, class_names=names))
     if len({part.class_names for part in sources}) > 1:
         raise DataError(f"{place}: the parquet files differ in their classes")
     return sources
+
+
+def _called(place: str | Path) -> str:
+    return str(place) if is_hub(place) else Path(place).name
 
 
 def _windowed(decoder: Decoder) -> list[str]:
@@ -180,12 +187,12 @@ def _told(
             progress(step=place, steps=count, unit="images")
 
 
-def _opened(place: Path, label: str | None, own: Sequence[str]) -> RawImages:
+def _opened(place: Path | str, label: str | None, own: Sequence[str]) -> RawImages:
     """By the column that is named, or by the first that is there. Raises `DataError` without any."""
     kind = kind_of(place)
     if label is not None:
         return open_source(kind, place, label=label, unit=None)
-    of_folder = kind == "folder" and (place / METADATA).exists()
+    of_folder = kind == "folder" and (Path(place) / METADATA).exists()
     for name in own if of_folder or kind != "folder" else ():
         if name == "folder" and kind != "dicom":  # no column: of other folders the usual place
             continue
@@ -194,12 +201,14 @@ def _opened(place: Path, label: str | None, own: Sequence[str]) -> RawImages:
     return open_source(kind, place, label=_usual(kind, place), unit=None)
 
 
-def _usual(kind: str, place: Path) -> str:
-    flat = kind == "folder" and not any(item.is_dir() for item in place.iterdir())
-    return LABEL if kind != "folder" or (flat and (place / METADATA).exists()) else "folder"
+def _usual(kind: str, place: Path | str) -> str:
+    if kind != "folder":
+        return LABEL
+    flat = not any(item.is_dir() for item in Path(place).iterdir())
+    return LABEL if flat and (Path(place) / METADATA).exists() else "folder"
 
 
-def _labels(place: Path, raw: RawImages) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def _labels(place: Path | str, raw: RawImages) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     labels, names = label_numbers(raw, None)
     if labels is None or names is None:
         raise DataError(f"{place}: the images have no labels", hint="a folder per class, or a column `label`")

@@ -159,12 +159,31 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> LoadedStudy:
 
 def _resolved(settings: StudyRecipe, folder: Path) -> StudyRecipe:
     """The same settings with paths relative to `folder` made absolute."""
-    reference, proxy = settings.evaluate.reference, settings.proxy
+    reference, features, proxy = settings.evaluate.reference, settings.evaluate.features, settings.proxy
     scored = settings.evaluate.model_copy(
-        update={"reference": None if reference is None else str(folder / reference)}
+        update={
+            "reference": None if reference is None else _placed(reference, folder),
+            "features": None if features is None else _placed_features(features, folder),
+        }
     )
-    placed = None if proxy is None else [path if is_hub(path) else str(folder / path) for path in proxy]
+    placed = None if proxy is None else [_placed(path, folder) for path in proxy]
     return settings.model_copy(update={"evaluate": scored, "proxy": placed})
+
+
+def _placed(path: str, folder: Path) -> str:
+    return path if is_hub(path) else str(folder / path)
+
+
+def _placed_features(name: str, folder: Path) -> str:
+    """A network, or the weights behind a colon, below `folder` if they are there; else the name as it is."""
+    from dp_diffusers.evaluation.features import EXTRACTORS
+
+    known, colon, weights = name.partition(":")
+    if name in EXTRACTORS:
+        return name
+    if colon and known in EXTRACTORS:
+        return f"{known}:{folder / weights}" if (folder / weights).exists() else name
+    return str(folder / name) if (folder / name).exists() else name
 
 
 def folder_name(cell: str) -> str:

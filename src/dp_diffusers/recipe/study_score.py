@@ -24,8 +24,9 @@ class ScoreSettings(Section):
     reference: str | None = Field(
         default=None,
         min_length=1,
-        description="held-out real images that classifiers are tested on; given, `data.path` is taken as "
-        "public benchmark data; null: the study runs on a public stand-in, a fifth of which is the reference",
+        description="held-out real images that classifiers are tested on, on disk or hf://owner/name; given, "
+        "`data.path` is taken as public benchmark data; null: the study runs on a public stand-in, a fifth "
+        "of which is the reference",
     )
     seeds: int = Field(default=2, ge=2, le=100, description="classifiers for each set of images")
     passes: int | None = Field(
@@ -38,5 +39,5 @@ class ScoreSettings(Section):
         default=None,
         min_length=1,
         description="extractor of the distances (FID, KID, precision, recall, density, coverage) of each "
-        "run, by name; none: accuracy alone",
+        "run, by name or the path of a network; none: accuracy alone",
     )

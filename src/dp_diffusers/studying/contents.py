@@ -14,6 +14,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 
 from dp_diffusers.data.apart import MANIFESTS
+from dp_diffusers.data.sources import is_hub
 from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.evaluation.reading import labelled_sources
 
@@ -30,9 +31,11 @@ def sha256_of_images(path: str, own: Sequence[str] = ()) -> str:
     """sha256 of the files of labelled images as they lie there, of their labels and of class names.
 
     Whatever `evaluation.reading.read_images` opens, by the labels that it takes, of the columns `own` too.
-    Read again where a size or a time of a file differs; a manifest always, whose images lie elsewhere. Not
-    decoded: an image that cannot be is not met here. Raises `DataError`.
+    Read again where a size or a time of a file differs; a manifest always, whose images lie elsewhere; a
+    data set of the Hub once. Not decoded: an image that cannot be is not met here. Raises `DataError`.
     """
+    if is_hub(path):
+        return _remembered(path, tuple(own), ())
     place = Path(path)
     lists_others = place.is_file() and place.suffix.lower() in MANIFESTS
     return _digest(place, own) if lists_others else _remembered(place, tuple(own), tuple(_stamps(place)))
@@ -50,11 +53,11 @@ def _stamps(place: Path) -> Iterator[tuple[str, int, int]]:
 
 
 @lru_cache(maxsize=8)
-def _remembered(place: Path, own: tuple[str, ...], _: tuple[tuple[str, int, int], ...]) -> str:
+def _remembered(place: Path | str, own: tuple[str, ...], _: tuple[tuple[str, int, int], ...]) -> str:
     return _digest(place, own)
 
 
-def _digest(place: Path, own: Sequence[str]) -> str:
+def _digest(place: Path | str, own: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for part in labelled_sources(place, None, own):
         raw = part.raw
