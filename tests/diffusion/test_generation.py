@@ -71,6 +71,12 @@ def test_guidance_without_a_null_class_is_refused(tiny_base: Callable[..., Any])
     assert _all(family, 2).shape == (2, 8, 8, 1)
 
 
+def test_the_null_class_is_the_last_embedding_whatever_has_a_name(tiny_base: Callable[..., Any]) -> None:
+    for names, expected in ((("a", "b"), 4), (("a", "b", "c", "d"), 4), (None, 4), ((*"abcde",), None)):
+        family = PixelFamily(replace(tiny_base(classes=4), class_names=names))
+        assert family.null_label == expected, names
+
+
 @pytest.mark.parametrize(
     "options", [{"steps": 0}, {"batch": 0}, {"guidance": float("nan")}, {"sampler": "dddim"}]
 )

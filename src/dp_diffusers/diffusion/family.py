@@ -125,8 +125,8 @@ class Family(ABC):
 
     @property
     def null_label(self) -> int | None:
-        """With one class embedding more than classes, the last one is the null class."""
-        return self.base.classes if self.base.embeddings > self.base.classes else None
+        """With more class embeddings than classes, the last one is the null class."""
+        return self.base.embeddings - 1 if self.base.embeddings > self.base.classes else None
 
     def set_prompts(self, prompts: Sequence[str], *, cache: Path | None = None) -> None:
         """Encodes the prompts, once; label i means `prompts[i]`, and `null_label` the empty prompt.
