@@ -36,6 +36,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "in part only"),
     ("DDIMScheduler", {"prediction_type": "flow_prediction"}, "in part only"),
     ("HeliosScheduler", {}, "in part only"),
+    ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas"),
 ]
 # with defaults of their own, which are not DDPM's
 ACCEPTED_BETAS: list[tuple[str, dict[str, Any]]] = [

@@ -103,14 +103,17 @@ def _told(scheduler: Any) -> dict[str, Any]:
 
 
 def _require_plain(scheduler: Any) -> None:
-    """Raises `ModelError` for a sampler of consistency models, and where the network is told a noise level,
-    or scaled by one: configurations keep it when another sampler is made of them."""
+    """Raises `ModelError` for a sampler of consistency models, where the network is told a noise level or
+    scaled by one, and where levels are inverted: configurations keep it when another sampler is made of them.
+    """
     if type(scheduler).__name__ in _OF_CONSISTENCY_MODELS:
         raise _refusal(scheduler, "draws from consistency models, which are not trained like this")
     if scheduler.config.get("timestep_type") == "continuous":
         raise _refusal(scheduler, "has timestep_type continuous")
     if scheduler.config.get("sigma_data") is not None:
         raise _refusal(scheduler, "scales what the network sees by sigma_data")
+    if scheduler.config.get("invert_sigmas"):
+        raise _refusal(scheduler, "has invert_sigmas: its levels go up where noise is taken off")
 
 
 def _alike(own: torch.Tensor, plain: torch.Tensor) -> bool:
