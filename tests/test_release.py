@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from dp_diffusers.classes.released_classes import released_classes
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.diffusion import generation
 from dp_diffusers.drawing import image_job, images_out, kept_images
-from dp_diffusers.errors import ParameterError, RunFolderError, VerificationError
+from dp_diffusers.errors import ModelError, ParameterError, RunFolderError, VerificationError
 from dp_diffusers.evaluation.public_model import public_model_images
 from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.finetuning import train
@@ -264,6 +265,24 @@ def test_images_of_another_number_type_are_other_images(run: Path, tmp_path: Pat
     assert "bfloat16" not in (exact / "README.md").read_text()
     found = [read_images(folder).images.astype(int) for folder in (exact, coarse)]
     assert 0 < np.abs(found[0] - found[1]).mean() < 2
+
+
+def test_a_sampler_that_cannot_draw_is_refused_before_it_draws(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Release.family
+
+    def of_few_timesteps(release: Release, **options: Any) -> Any:
+        family = opened(release, **options)
+        few = type(family.base.scheduler).from_config(family.base.scheduler.config, num_train_timesteps=50)
+        family.base = replace(family.base, scheduler=few)
+        return family
+
+    monkeypatch.setattr(Release, "family", of_few_timesteps)
+    with pytest.raises(ModelError, match=r"ddim cannot draw 200 steps from this base") as caught:
+        generate(run, settings={"steps": 200}, out=tmp_path / "images")
+    assert caught.value.hint == "another generation.sampler or generation.steps"
+    assert not (tmp_path / "images").exists()
 
 
 def test_images_that_were_deleted_are_replaced(run: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from dp_diffusers.classes.released_classes import ReleasedClasses
 from dp_diffusers.diffusion.family import Family
-from dp_diffusers.diffusion.generation import Sampling, images_of_a_part, sample
+from dp_diffusers.diffusion.generation import Sampling, images_of_a_part, require_sampler, sample
 from dp_diffusers.drawing.drawing_model import drawing_model
 from dp_diffusers.drawing.image_parts import Parts, drawn_for
 from dp_diffusers.drawing.requested_images import labels_of, request_of
@@ -106,11 +106,15 @@ class ImageJob:
 
     @cached_property
     def _drawing(self) -> Family:
+        require_sampler(self.family, self.sampling)
         return drawing_model(self.family, dtype=self.settings.dtype, compiled=self.compiled)
 
     def draw(self, images: range) -> np.ndarray:
-        """uint8 `[n, H, W, C]`: the images of these numbers. Raises `ParameterError` where the network is to
-        be compiled, and cannot be."""
+        """uint8 `[n, H, W, C]`: the images of these numbers.
+
+        Raises `ParameterError` where the network is to be compiled, and cannot be; `ModelError` where the
+        sampler cannot draw from the model, or draws what is not finite.
+        """
         labels = None if self.labels is None else self.labels[: images.stop]
         assert labels is None or self.classes is not None
         numbers = (

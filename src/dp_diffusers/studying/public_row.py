@@ -15,7 +15,7 @@ import numpy as np
 from dp_diffusers.classes.conditions import classes_of, set_conditions
 from dp_diffusers.classes.released_classes import declared_size, names_for_base
 from dp_diffusers.diffusion.family import family_of
-from dp_diffusers.diffusion.generation import sample
+from dp_diffusers.diffusion.generation import require_sampler, sample
 from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.drawing.requested_images import labels_of
@@ -31,7 +31,8 @@ MADE_OF: Final = "base.sha256"  # a file beside the images, in their folder
 def public_images(recipe: Recipe, folder: Path) -> tuple[LabelledImages, str]:
     """The images, made once and kept in `folder`, and the sha256 of their base.
 
-    Raises `ParameterError` for a base without classes, `RunFolderError` where those that are kept were made
+    Raises `ParameterError` for a base without classes, `ModelError` where the sampler cannot draw from it,
+    `RunFolderError` where those that are kept were made
     from a base that has changed since.
     """
     settings = recipe.model_dump(mode="json")
@@ -51,7 +52,9 @@ def public_images(recipe: Recipe, folder: Path) -> tuple[LabelledImages, str]:
         places = labels_of(count, classes, {})
         assert places is not None
         numbers = np.array(classes.labels, np.int64)[places]
-        pixels = np.concatenate(list(sample(family, numbers, count, sampling_of(recipe.generation))))
+        sampling = sampling_of(recipe.generation)
+        require_sampler(family, sampling)
+        pixels = np.concatenate(list(sample(family, numbers, count, sampling)))
         note = partial(_note, sha256=base.sha256)
         write_images(pixels, places, classes.names, folder, format="parquet", check=note)
     elif (folder / MADE_OF).exists() and (folder / MADE_OF).read_text().strip() != base.sha256:
