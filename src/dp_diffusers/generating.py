@@ -71,7 +71,8 @@ def generate(
         progress: called with `step, steps, unit, seconds` or `message`; a step is an image.
 
     Raises `ParameterError` for counts that make no sense, an `out` that is there already or lies elsewhere in
-    the release, or where nothing can be compiled, `RunFolderError` where someone deletes what was made.
+    the release, or where nothing can be compiled, `ModelError` where the sampler cannot draw from the model
+    or draws values that are not finite, `RunFolderError` where someone deletes what was made.
     """
     if images is not None:
         whole(images=images)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 
 from dp_diffusers.diffusion.generation import Sampling, balanced_labels, require_sampler, sample
 from dp_diffusers.diffusion.pixel import PixelFamily
@@ -158,3 +158,47 @@ def test_a_stochastic_flow_sampler_draws_one_image_of_a_seed() -> None:
         drawn += sample(family, np.zeros(1, np.int64), 1, Sampling(steps=3))
     assert np.array_equal(drawn[0], drawn[1])
     assert np.array_equal(drawn[0], drawn[2])
+
+
+def _overflowing(base: Any) -> PixelFamily:
+    """A model whose weights are finite, and what it draws is not: a training may end there."""
+    family = PixelFamily(base)
+    with torch.no_grad():
+        family.network.conv_out.weight.mul_(1e38)  # type: ignore[union-attr, operator]
+    return family
+
+
+def test_values_that_are_not_finite_become_no_images(tiny_base: Callable[..., Any]) -> None:
+    family, labels = _overflowing(tiny_base()), balanced_labels(2, 3)
+    images, sampling = np.zeros((2, 8, 8, 1), np.uint8), Sampling(steps=4)
+    for draw in (
+        lambda: list(sample(family, labels, 2, sampling)),
+        lambda: list(varied(family, images, labels, sampling, level=1.0, streams=[*"ab"])),
+        lambda: require_sampler(family, sampling),
+    ):
+        with pytest.raises(ModelError, match="the sampler ddim draws values that are not finite") as caught:
+            draw()
+        assert "costs nothing" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("spacing", ["use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"])
+def test_a_solver_of_flow_matching_takes_the_levels_of_flow_matching(
+    tiny_base: Callable[..., Any], spacing: str
+) -> None:
+    """Spacings of other samplers are made of betas, and came before those of flow matching."""
+    given = [FlowMatchEulerDiscreteScheduler(**options) for options in ({}, {spacing: True})]
+    plain, spaced = (
+        _all(PixelFamily(replace(tiny_base(), scheduler=scheduler)), 3, sampler="dpmsolver++")
+        for scheduler in given
+    )
+    assert np.array_equal(plain, spaced)
+
+
+def test_so_it_does_where_the_base_came_with_that_solver(tiny_base: Callable[..., Any]) -> None:
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    given = [DPMSolverMultistepScheduler(**options, use_lu_lambdas=lu) for lu in (False, True)]
+    plain, spaced = (
+        _all(PixelFamily(replace(tiny_base(), scheduler=scheduler)), 3, sampler="dpmsolver++")
+        for scheduler in given
+    )
+    assert np.array_equal(plain, spaced)

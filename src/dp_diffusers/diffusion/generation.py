@@ -3,7 +3,8 @@
 Guarantees:
 - image i is a function of (model, seed, i, its label): neither batch size nor resuming changes it (up to the
   last bits of the arithmetic);
-- every label gets exactly the number of images asked for.
+- every label gets exactly the number of images asked for;
+- values that are not finite become no image.
 May import torch and diffusers, never the engine: a generator's seed is public, what it makes is
 post-processing.
 Samplers: DDIM (Song et al. 2021), which is Euler's method for flow matching, and DPM-Solver++ (Lu et al.
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ def _dpm_solver(given: Any, *, clips: bool) -> Any:
     if is_flow(given):
         shift = flow_schedule(given).config.shift
         options = {"prediction_type": FLOW, "use_flow_sigmas": True, "flow_shift": shift}
+        options |= dict.fromkeys(_OTHER_LEVELS, False)
     else:
         options = trained_with(given)
     return DPMSolverMultistepScheduler.from_config(
@@ -60,6 +62,12 @@ def _dpm_solver(given: Any, *, clips: bool) -> Any:
     )
 
 
+_OTHER_LEVELS: Final = (  # the solver would take these before those of flow matching, from a table of betas
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_lu_lambdas",
+)
 TRIED = 2  # steps: a solver of second order looks back at the first
 SAMPLERS: dict[str, Callable[..., Any]] = {"ddim": _ddim, "dpmsolver++": _dpm_solver}
 
@@ -121,7 +129,8 @@ def sample(
 ) -> Iterator[np.ndarray]:
     """Yields uint8 `[n, H, W, C]` batches of images `start` to `count - 1`.
 
-    Raises `ParameterError` when guidance is asked of a model without a null class.
+    Raises `ParameterError` when guidance is asked of a model without a null class, `ModelError` where what is
+    drawn is not finite.
     """
     _require_null_class(family, sampling)
     network = family.network
@@ -135,7 +144,8 @@ def sample(
             noise = _initial_noise(family, sampling.seed, indices)
             if sampling.whole_batches:
                 noise, chosen = _filled(noise, batch), None if chosen is None else _filled(chosen, batch)
-            yield family.decode(_denoise(family, chosen, noise, sampling)[: len(indices)])
+            drawn = _denoise(family, chosen, noise, sampling)[: len(indices)]
+            yield family.decode(finite(drawn, sampling))
     finally:
         network.train(training)
 
@@ -143,7 +153,7 @@ def sample(
 def require_sampler(family: Family, sampling: Sampling) -> None:
     """Tries the first steps of one image, so that a sampler that cannot draw from the model is found early.
 
-    Raises `ModelError` where it fails, `ParameterError` as `sample` does.
+    Raises `ModelError` where it fails or gives values that are not finite, `ParameterError` as `sample` does.
     """
     _require_null_class(family, sampling)
     network = family.network
@@ -151,7 +161,8 @@ def require_sampler(family: Family, sampling: Sampling) -> None:
     network.eval()
     labels = torch.zeros(1, dtype=torch.int64) if family.classes else None
     try:
-        _denoise(family, labels, _initial_noise(family, sampling.seed, range(1)), sampling, most=TRIED)
+        noise = _initial_noise(family, sampling.seed, range(1))
+        finite(_denoise(family, labels, noise, sampling, most=TRIED), sampling)
     except (DPDiffusersError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # schedulers refuse by many kinds; each means that no image will be drawn
@@ -162,6 +173,20 @@ def require_sampler(family: Family, sampling: Sampling) -> None:
         ) from error
     finally:
         network.train(training)
+
+
+def finite(drawn: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """What was drawn, if all of it is finite: as pixels, anything else would be black.
+
+    Raises `ModelError`; the model may be paid for, and what is tried first is free.
+    """
+    if not drawn.isfinite().all():
+        raise ModelError(
+            f"the sampler {sampling.sampler} draws values that are not finite from this model",
+            hint="try another generation.sampler, generation.guidance 1.0 or generation.dtype float32, which "
+            "costs nothing; if none of them helps, the weights have grown too large: training.learning_rate",
+        )
+    return drawn
 
 
 def _require_null_class(family: Family, sampling: Sampling) -> None:

@@ -1,8 +1,9 @@
 """Variations of images: some noise on them, and the model takes it off again.
 
 Guarantees: a variation is a function of (model, image, label, level, its stream's name) up to the last bits
-of the arithmetic; the label stays. May import torch and diffusers, never the engine: what is varied is
-released already. Source: SDEdit, Meng et al. 2022 (arXiv 2108.01073).
+of the arithmetic; the label stays; values that are not finite become no image. May import torch and
+diffusers, never the engine: what is varied is released already. Source: SDEdit, Meng et al. 2022 (arXiv
+2108.01073).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from dp_diffusers.diffusion.family import Family
-from dp_diffusers.diffusion.generation import Sampling
+from dp_diffusers.diffusion.generation import Sampling, finite
 from dp_diffusers.diffusion.generation import _model_input as model_input
 from dp_diffusers.diffusion.generation import _scheduler as scheduler_of
 from dp_diffusers.diffusion.schedules import is_flow
@@ -35,6 +36,7 @@ def varied(
 
     labels: int64 `[N]`, in the numbering of the family. level: in (0, 1], the part of the sampler's steps
     that is done again; 1 leaves next to nothing of an image. streams: the name of each image's noise.
+    Raises `ModelError` where what is drawn is not finite.
     """
     network = family.network
     training = network.training
@@ -45,7 +47,8 @@ def varied(
             part = slice(first, first + batch)
             chosen = None if labels is None else torch.from_numpy(labels[part])
             noise = _noise(family, streams[part])
-            yield family.decode(_again(family, family.encode(images[part]), chosen, noise, sampling, level))
+            drawn = _again(family, family.encode(images[part]), chosen, noise, sampling, level)
+            yield family.decode(finite(drawn, sampling))
     finally:
         network.train(training)
 
