@@ -79,6 +79,41 @@ def test_a_base_takes_its_names_from_the_public_files(tmp_path: Path) -> None:
     assert load_public([source], 8, 1, 0).class_names == BASE
 
 
+def test_declared_names_that_the_base_knows_in_part_are_refused() -> None:
+    """Before the images are opened: their labels are told the same when they are."""
+    with pytest.raises(ParameterError, match=r"some of the images' classes but not 'zebra'$") as caught:
+        released_classes(5, BASE, ["tabby", "zebra"])
+    assert str(caught.value.hint).startswith("data.classes: either names of the base's (n01443537 goldfish, ")
+    with pytest.raises(ParameterError, match=r"not all that the file names$"):
+        released_classes(5, BASE, ["tabby", "zebra"], from_data=True)
+
+
+CRANES = ("crane", "cat", "crane")
+
+
+def test_a_declared_name_of_two_classes_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"^data\.classes: the base has 2 classes 'crane'$") as caught:
+        released_classes(3, CRANES, ["cat", "crane"])
+    assert str(caught.value.hint) == "say which in data.base_classes: 0, 2"
+    with pytest.raises(ParameterError, match=r"several classes of one name that the file gives$"):
+        released_classes(3, CRANES, ["cat", "crane"], from_data=True)
+    found = released_classes(3, CRANES, ["cat"])
+    assert found is not None
+    assert found.labels == (1,)
+
+
+def test_released_names_are_distinct_where_those_of_the_base_are_not() -> None:
+    def names_of(names: tuple[str, ...]) -> tuple[str, ...] | None:
+        found = released_classes(len(names), names, None)
+        assert found is not None
+        assert ReleasedClasses.from_dict({**found.to_dict(), "names": list(names)}) == found
+        return found.names
+
+    assert names_of(CRANES) == ("crane (0)", "cat", "crane (2)")
+    assert names_of(("a", "b")) == ("a", "b")
+    assert names_of(("a", "a", "a (0)")) == ("a (0)", "a (1)", "a (0) (2)")
+
+
 def mapped() -> ReleasedClasses:
     found = released_classes(5, BASE, OWN, ENTRIES)
     assert found is not None

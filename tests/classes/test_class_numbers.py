@@ -97,6 +97,29 @@ def test_guarantee_a_name_that_the_images_bring_is_not_repeated() -> None:
         numbered_for(declared, 4, BASE)
 
 
+SHARED = ("crane", "bee", "crane")  # as ImageNet has a bird and a machine
+
+
+def test_a_name_that_the_base_gives_twice_is_refused() -> None:
+    with pytest.raises(DataError, match=r"several classes of one name: 'crane'$") as caught:
+        numbered_for(_data(("bee", "crane")), 3, SHARED)
+    assert "data.base_classes" in str(caught.value.hint)
+    read = replace(_data(("bee", "crane"), [0, 1]), class_names_from_data=True)
+    with pytest.raises(DataError, match=r"several classes of one name: that of row 1 \(counted from 0\)$"):
+        numbered_for(read, 3, SHARED)
+    found, _ = numbered_for(_data(("bee",)), 3, SHARED)
+    assert found.labels is not None
+    assert found.labels.tolist() == [1]
+
+
+def test_a_mapping_says_which_of_the_two_is_meant() -> None:
+    found, _ = numbered_for(_data(("crane", "bee")), 3, SHARED, {"crane": 2, "wasp": 1})
+    assert found.labels is not None
+    assert found.labels.tolist() == [2, 1]
+    with pytest.raises(DataError, match="several classes of one name: 'crane'"):
+        numbered_for(_data(("crane", "bee")), 3, SHARED, {"wasp": 1})
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -42,6 +42,16 @@ def test_a_set_without_names_has_numbers() -> None:
     assert images.numbered_as(("a", "b", "c")).labels.tolist() == [2, 0]
 
 
+@pytest.mark.parametrize(
+    ("own", "names"),
+    [(("crane", "cat", "crane"), ("cat", "crane")), (("cat", "crane"), ("crane", "cat", "crane"))],
+)
+def test_a_name_of_two_classes_is_refused(own: tuple[str, ...], names: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="these images: several classes are called 'crane'"):
+        _named(*own).numbered_as(names)
+    assert _named("cat", "owl", "owl").numbered_as(("cat",)).labels.tolist() == [0], "nobody asks for an owl"
+
+
 def test_names_that_share_none_are_refused_with_both_in_the_hint() -> None:
     with pytest.raises(DataError, match="reference: no class has the name of a synthetic class") as error:
         real_images(_named("a", "b"), ("cat", "dog"), "reference")

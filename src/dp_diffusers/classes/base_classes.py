@@ -1,21 +1,24 @@
-"""Which class of the base each declared class starts from, where a recipe says so: `data.base_classes`.
+"""Which class of the base each declared class starts from: by `data.base_classes`, or by its name.
 
 Guarantees that the choice is the recipe's alone, public like the class names beside it, and that an entry
-which is no class of the base, that of another entry, or the name of several, is refused. May import the
-errors alone.
+which is no class of the base, that of another entry, or the name of several, is refused; so is a declared
+name of several, and names that the base knows in part. May import the errors alone.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from dp_diffusers.errors import ParameterError, nearest
 
 KEY: Final = "data.base_classes"
+LISTED: Final = 8  # names of the base in a hint
 SHOWN: Final = 3  # classes that a line about all of them names
 Entry = str | int
+WHICH: Final = f"say which in {KEY}, by its number in the base"
 _WORDNET: Final = re.compile(r"n\d{8} (.+)")  # ImageNet's names carry their WordNet id
 
 
@@ -91,6 +94,48 @@ def base_numbers(entries: Sequence[Entry], count: int, names: Sequence[str] | No
     return tuple(numbers)
 
 
+def numbers_of_names(names: Sequence[str], own: Sequence[str], *, from_data: bool = False) -> tuple[int, ...]:
+    """The base's number of each declared name, where the base knows one of them at least.
+
+    own: the names of the base. from_data: the names are those of a private file, which no error repeats.
+    Raises `ParameterError` for a name that the base lacks, and for one that it gives to several classes.
+    """
+    lacking = [name for name in names if name not in own]
+    if lacking:
+        told = "all that the file names" if from_data else repr(lacking[0])
+        raise ParameterError(
+            f"the base model has some of the images' classes but not {told}", hint=all_or_none(own)
+        )
+    if from_data and any(own.count(name) > 1 for name in names):
+        raise ParameterError("the base has several classes of one name that the file gives", hint=WHICH)
+    for name in names:
+        _require_one(name, own, "data.classes", f"say which in {KEY}")
+    return tuple(own.index(name) for name in names)
+
+
+def all_or_none(own: Sequence[str]) -> str:
+    """What to do about names that the base knows in part."""
+    return f"data.classes: either names of the base's ({_listed(own)}), or none of them"
+
+
+def several(names: Sequence[str]) -> frozenset[str]:
+    """The names that more than one class has."""
+    return frozenset(name for name, count in Counter(names).items() if count > 1)
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, each class's number after a name that it shares with another."""
+    shared = several(names)
+    found = [f"{name} ({place})" if name in shared else name for place, name in enumerate(names)]
+    if several(found):  # another class was called that before
+        found = [f"{name} ({place})" for place, name in enumerate(names)]
+    return tuple(found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
+
+
 def _number(entry: Entry, count: int, known: Mapping[str, int]) -> int:
     if isinstance(entry, int):
         if entry >= count:
@@ -107,21 +152,20 @@ def _number(entry: Entry, count: int, known: Mapping[str, int]) -> int:
             f"{KEY} holds {entry!r}, and the base does not name its classes",
             hint=f"give their numbers, 0 to {count - 1}; or give the base its names, a list in classes.json",
         )
-    several = (name for name in known if name.endswith(f" {entry}"))
-    close = nearest(entry, known) or next(several, None)
-    listed = ", ".join(list(known)[:8]) + (", …" if len(known) > 8 else "")
+    longer = (name for name in known if name.endswith(f" {entry}"))
+    close = nearest(entry, known) or next(longer, None)
     raise ParameterError(
         f"{KEY}: the base has no class {entry!r}",
-        hint=f"did you mean {close!r}?" if close else f"its classes: {listed}",
+        hint=f"did you mean {close!r}?" if close else f"its classes: {_listed(list(known))}",
     )
 
 
-def _require_one(entry: Entry, names: Sequence[str]) -> None:
+def _require_one(entry: Entry, names: Sequence[str], key: str = KEY, hint: str = "give a number") -> None:
     """ImageNet has a bird and a machine that are called crane."""
     places = [str(place) for place, name in enumerate(names) if name == entry]
     if len(places) > 1:
         raise ParameterError(
-            f"{KEY}: the base has {len(places)} classes {entry!r}", hint=f"give a number: {', '.join(places)}"
+            f"{key}: the base has {len(places)} classes {entry!r}", hint=f"{hint}: {', '.join(places)}"
         )
 
 

@@ -1,9 +1,9 @@
 """Labels in the numbering of the base model: as declared, or by name where names are shared, or by position.
 
 Guarantees that an image trains the class whose name it carries, that a match by position is said, that names
-which fit in part are refused, and that no unit can change the number of another's class; a name that comes
-from the images is repeated in no error. May import numpy, never torch. Nothing of the images but their class
-names is used.
+which fit in part and names of several classes of the base are refused, and that no unit can change the number
+of another's class; a name that comes from the images is repeated in no error. May import numpy, never torch.
+Nothing of the images but their class names is used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dp_diffusers.classes.base_classes import by_position
+from dp_diffusers.classes.base_classes import WHICH, all_or_none, by_position, several
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError
 
@@ -50,9 +50,8 @@ def numbered_for(
     shared = set(own or ()) & set(names or ())
     if own is None or names is None or not shared:
         return data, _by_position(data, classes, names)
-    _require_all(
-        data, own, shared, f"data.classes: either names of the base's ({', '.join(names)}), or none of them"
-    )
+    _require_all(data, own, shared, all_or_none(names))
+    _require_one(data, own, several(names))
     numbers = np.array([names.index(name) for name in own], np.int64)
     labels = numbers[data.labels]
     return replace(data, labels=labels, class_names=names, class_names_from_data=False), []
@@ -61,10 +60,11 @@ def numbered_for(
 def _as_declared(
     data: PrivateImages, labels: np.ndarray, names: tuple[str, ...], mapped: Mapping[str, int]
 ) -> PrivateImages:
-    """Raises: `DataError` for classes that are known in part, or numbers beyond those declared."""
+    """Raises: `DataError` for classes known in part or by the name of several, or more than are declared."""
     own, known = data.class_names, {name: place for place, name in enumerate(names)} | dict(mapped)
     if own is not None and set(own) & set(known):
         _require_all(data, own, set(known), "name them all as data.classes does, or as the base does")
+        _require_one(data, own, several(names) - set(mapped))
         numbers = np.array([known[name] for name in own], np.int64)
     else:
         numbers = np.array(list(mapped.values()), np.int64)
@@ -81,6 +81,14 @@ def _require_all(data: PrivateImages, own: tuple[str, ...], known: set[str], hin
         raise DataError(
             f"the base model has some of the images' classes but not {_called(data, own, unknown)}", hint=hint
         )
+
+
+def _require_one(data: PrivateImages, own: tuple[str, ...], shared: frozenset[str]) -> None:
+    """shared: the names that several classes of the base have."""
+    unclear = [number for number, name in enumerate(own) if name in shared]
+    if unclear:
+        called = _called(data, own, unclear)
+        raise DataError(f"the base model has several classes of one name: {called}", hint=WHICH)
 
 
 def _called(data: PrivateImages, own: tuple[str, ...], unknown: list[int]) -> str:

@@ -50,8 +50,10 @@ def classes_of(family: Family, settings: Mapping[str, Any]) -> ReleasedClasses |
         raise ParameterError(
             f"the base model takes no text, but {key} is given", hint="leave it out; it learns from labels"
         )
-    found = released_classes(family.classes, family.base.class_names, declared_names(settings), entries)
     from_data = bool(settings.get("class_names_from_data"))
+    found = released_classes(
+        family.classes, family.base.class_names, declared_names(settings), entries, from_data=from_data
+    )
     return None if found is None else replace(found, from_data=from_data)
 
 

@@ -1,8 +1,9 @@
 """The classes that a release makes images of: those its training declared, in the numbering of the base.
 
 Guarantees that only public knowledge decides: the base's classes, and names that whoever wrote the recipe
-gave. May import `base_classes` only. A training that took its class names from the data declared
-none, unless a caption tells them, or a file's schema does: then the certificate says where they are from.
+gave; and that no two classes have one name: where the base's do, their numbers tell them apart. May import
+`base_classes` only. A training that took its class names from the data declared none, unless a caption tells
+them, or a file's schema does: then the certificate says where they are from.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dp_diffusers.classes.base_classes import Entry, base_numbers, declared_entries, require_fitting
+from dp_diffusers.classes.base_classes import (
+    Entry,
+    base_numbers,
+    declared_entries,
+    distinct,
+    numbers_of_names,
+    require_fitting,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedClasses:
-    """`labels`: the base's number of each class; `names`: what each is called, or None.
+    """`labels`: the base's number of each class; `names`: what each alone is called, or None.
 
     `declared`: whether the training named its classes; otherwise they are all those of the base.
     `proportions`: each class's part of the units, from the run's noisy class histogram; None without one.
@@ -30,6 +38,10 @@ class ReleasedClasses:
     proportions: tuple[float, ...] | None = None
     prompts: tuple[str, ...] | None = None
     from_data: bool = False
+
+    def __post_init__(self) -> None:
+        if self.names is not None:
+            object.__setattr__(self, "names", distinct(self.names))
 
     def to_dict(self) -> dict[str, Any]:
         """The field `classes` of a certificate; what comes after `declared` only where there is some."""
@@ -74,12 +86,15 @@ def released_classes(
     base_names: Sequence[str] | None,
     declared: Sequence[str] | None,
     base_classes: Sequence[Entry] | None = None,
+    *,
+    from_data: bool = False,
 ) -> ReleasedClasses | None:
     """The classes of a training on a base with `count` classes called `base_names`; None for one without.
 
     base_classes: the base's class for each declared name. Without it, names that the base knows mean its
-    classes; others are matched by position, as the training's labels are. Raises `ParameterError` where it
-    does not fit the base or the declared names.
+    classes; others are matched by position, as the training's labels are. from_data: the declared names are
+    those of a private file, which no error repeats. Raises `ParameterError` where the base classes do not fit
+    the base or the declared names, and where the base knows some of the names alone, or several by one.
     """
     if base_classes:
         require_fitting(base_classes, declared)
@@ -92,7 +107,7 @@ def released_classes(
         return ReleasedClasses(labels=tuple(range(count)), names=names)
     known = list(base_names or ())
     if set(declared) & set(known):
-        labels = tuple(known.index(name) for name in declared)
+        labels = numbers_of_names(declared, known, from_data=from_data)
     else:
         labels = tuple(range(len(declared)))
     return ReleasedClasses(labels=labels, names=tuple(declared), declared=True)

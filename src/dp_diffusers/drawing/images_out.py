@@ -1,7 +1,8 @@
 """Synthetic images on disk: one parquet file that `datasets` opens as images, or a folder of PNG files.
 
-Guarantees: pixels survive exactly; a folder is either complete or absent under its final name. May import
-numpy, pyarrow and PIL. The parquet schema carries the `huggingface` metadata that makes a column an image.
+Guarantees: pixels survive exactly; no two classes share a folder; a folder is either complete or absent under
+its final name. May import numpy, pyarrow and PIL. The parquet schema carries the `huggingface` metadata that
+makes a column an image.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def _write_folder(
     images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path
 ) -> None:
     folder.mkdir(parents=True)
-    plain = all(map(_names_a_folder, names or ()))
+    plain = all(map(_names_a_folder, names or ())) and len(set(names or ())) == len(names or ())
     rows = []
     for index, image in enumerate(images):
         label = None if labels is None else int(labels[index])

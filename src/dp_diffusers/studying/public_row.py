@@ -32,8 +32,7 @@ def public_images(recipe: Recipe, folder: Path) -> tuple[LabelledImages, str]:
     """The images, made once and kept in `folder`, and the sha256 of their base.
 
     Raises `ParameterError` for a base without classes, `ModelError` where the sampler cannot draw from it,
-    `RunFolderError` where those that are kept were made
-    from a base that has changed since.
+    `RunFolderError` where those that are kept were made from a base that has changed since.
     """
     settings = recipe.model_dump(mode="json")
     base = load_base(recipe.base).with_classes(names_for_base(settings))
