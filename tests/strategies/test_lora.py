@@ -136,6 +136,16 @@ def test_bad_strategies_are_refused(
             r"LoraConfig\(trainable_token_indices=\{'class_embedding': \[0, 1\]\}\)",
             'also=["embedding"]',
         ),
+        (
+            {"target_modules": None, "target_parameters": ["to_q.weight"]},
+            r"LoraConfig\(target_parameters=\['to_q.weight'\]\) is not supported",
+            "target_modules",
+        ),
+        (
+            {"target_parameters": ["to_k.weight"]},
+            r"\(target_parameters=\['to_k.weight'\]\)",
+            "target_modules",
+        ),
         ({"init_lora_weights": "eva"}, r"init_lora_weights='eva'\)", "gaussian"),
         ({"init_lora_weights": "corda"}, r"init_lora_weights='corda'\)", "gaussian"),
         ({"init_lora_weights": "lora_ga"}, r"init_lora_weights='lora_ga'\)", "gaussian"),
@@ -152,6 +162,14 @@ def test_what_a_ready_configuration_would_not_get_is_refused(
     with pytest.raises(InputError, match=message) as caught:
         strategy_of(config)
     assert hint in (caught.value.hint or "")
+
+
+def test_a_table_of_embeddings_is_trained_whole_or_not_at_all(tiny_base: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match="layer class_embedding is a table of embeddings") as caught:
+        strategy_of(LoraConfig(r=2, target_modules=["class_embedding", "to_q"])).apply(tiny_base().network)
+    assert 'modules_to_save=["class_embedding"]' in (caught.value.hint or "")
+    whole = LoraConfig(r=2, target_modules=["to_q"], modules_to_save=["class_embedding"])
+    strategy_of(whole).apply(tiny_base().network)
 
 
 class Ending(nn.Module):

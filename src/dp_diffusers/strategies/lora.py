@@ -52,8 +52,9 @@ class Lora:
         also: further tensors to train: `embedding` (class embeddings) and `norm` (normalisation layers), both
             kept whole in the adapter, and `bias` (of the adapters).
         config: a ready `peft.LoraConfig`, used as it is. Raises `ParameterError` for a start of the factors
-            that is computed from data, for `bias`, which trains tensors of the network itself, and for
-            `trainable_token_indices`, which trains rows of one.
+            that is computed from data, for `bias`, which trains tensors of the network itself, for
+            `trainable_token_indices`, which trains rows of one, and for `target_parameters`, which adapts
+            tensors beside the layers that use them.
     """
 
     rank: int = 8
@@ -83,7 +84,7 @@ class Lora:
 
         `seed` is the experiment's public seed: it decides the start of A and nothing private. Raises
         `ModelError` for a network with an adapter, without what `also` names, or with a layer that peft
-        cannot adapt, `ParameterError` for targets that match nothing.
+        cannot adapt, `ParameterError` for targets that match nothing, or a table of embeddings.
         """
         require_none(network)
         # peft rewrites a configuration while it adapts a model; the caller's stays as it was given
@@ -95,6 +96,7 @@ class Lora:
             _add(network, config)
             if self.freeze_a:
                 _orthonormal_a(network)
+        _require_no_tables(network)
         _require_exactly(network, BaseTunerLayer, layers)
         _require_exactly(network, ModulesToSaveWrapper, whole)
         _set_trainable(network, freeze_a=self.freeze_a)
@@ -131,7 +133,13 @@ def _require_usable(config: LoraConfig) -> None:
             "single rows of an embedding are not trained",
             hint='use Lora(also=["embedding"]), which trains the whole table of classes',
         )
-    if config.target_modules is None and not getattr(config, "target_parameters", None):
+    if getattr(config, "target_parameters", None):
+        raise ParameterError(
+            f"LoraConfig(target_parameters={config.target_parameters!r}) is not supported: layers are "
+            "adapted, not single tensors",
+            hint='name the layers that hold them: target_modules=["to_q"] in the place of ["to_q.weight"]',
+        )
+    if config.target_modules is None:
         raise ParameterError(
             "LoraConfig names no target_modules, and peft knows none for a diffusion model",
             hint='target_modules=["to_q", "to_k", "to_v", "to_out.0"]',
@@ -154,6 +162,16 @@ def _add(network: nn.Module, config: LoraConfig) -> None:
             f"peft cannot adapt a layer: {error}",
             hint="give strategy.targets as a list of endings of layer names without it, or linear",
         ) from error
+
+
+def _require_no_tables(network: nn.Module) -> None:
+    """Raises `ParameterError` for a low-rank table: its factors are in no layer that has a gradient rule."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, BaseTunerLayer) and isinstance(layer.get_base_layer(), nn.Embedding):
+            raise ParameterError(
+                f"layer {name} is a table of embeddings, which gets no low-rank adapter",
+                hint=f'modules_to_save=["{name}"] trains the whole table, as Lora(also=["embedding"]) does',
+            )
 
 
 def _require_exactly(network: nn.Module, kind: type[nn.Module], wanted: Sequence[str] | None) -> None:
