@@ -8,7 +8,7 @@ from metric_support import PIXELS, normal, of_vectors
 
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.evaluation.features import Features
-from dp_diffusers.evaluation.kernel_distance import kernel_distance, squared_mmd
+from dp_diffusers.evaluation.kernel_distance import _drawn, kernel_distance, squared_mmd
 
 
 def _by_loops(one: np.ndarray, other: np.ndarray, *, biased: bool = False) -> float:
@@ -29,11 +29,12 @@ def test_it_is_the_double_loop() -> None:
     assert squared_mmd(one, other) != pytest.approx(_by_loops(one, other, biased=True), rel=0.05)
 
 
-def test_it_is_a_mean_over_subsets_of_half_the_smaller_set() -> None:
+def test_it_is_a_mean_over_subsets_of_half_of_each_set() -> None:
     one, other = of_vectors(normal(20, 6, 1)), of_vectors(normal(31, 6, 2, 0.5))
     rng, expected = np.random.default_rng(3), []
     for _ in range(4):
-        parts = [s.vectors[rng.choice(len(s.vectors), 10, replace=False)].astype(float) for s in (one, other)]
+        drawn = [rng.choice(len(s.vectors), n, replace=False) for s, n in ((one, 10), (other, 15))]
+        parts = [s.vectors[rows].astype(float) for s, rows in zip((one, other), drawn, strict=True)]
         expected.append(_by_loops(*parts))
     mean, error = kernel_distance(one, other, subsets=4, seed=3)
     assert mean == pytest.approx(np.mean(expected), rel=1e-9)
@@ -78,6 +79,32 @@ def test_the_standard_error_is_the_spread_of_fresh_sets(repeated: dict[float, np
     for shift, high in ((0.5, 1.35), (0.0, 2.5)):
         found, error = repeated[shift].T
         assert 0.8 < error.mean() / found.std(ddof=1) < high, shift
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "second"), [(30, 300), (300, 30)])
+def test_the_standard_error_is_right_for_sets_of_unequal_size(first: int, second: int) -> None:
+    """As many of the larger as of the smaller made it 1.8 times the spread, without a shift 2.9 times."""
+    for shift, high in ((0.5, 1.35), (0.0, 2.5)):
+        found, error = np.array(
+            [
+                kernel_distance(
+                    of_vectors(normal(first, 4, 2 * i)),
+                    of_vectors(normal(second, 4, 2 * i + 1, shift)),
+                    subsets=25,
+                )
+                for i in range(150)
+            ]
+        ).T
+        assert 0.8 < error.mean() / found.std(ddof=1) < high, shift
+
+
+def test_subsets_are_the_same_part_of_both_sets() -> None:
+    assert _drawn(100, 100) == [50, 50]
+    assert _drawn(100, 2000) == [50, 1000]
+    assert _drawn(300, 3000) == [100, 1000]
+    assert _drawn(10_000, 10_000) == [1000, 1000]
+    assert _drawn(4, 10_000) == [2, 1000], "a distance needs two"
 
 
 def test_disjoint_sets_and_a_dropped_mode_are_seen() -> None:

@@ -2,7 +2,8 @@
 
 Guarantees an unbiased estimate (which may be negative), and subsets that a public seed fixes. May import
 numpy. Bińkowski et al. (2018): squared maximum mean discrepancy with the kernel (x·y / D + 1)³. Standard
-error: the subsets are half the set at most, so their spread is a delete-d jackknife (Shao & Wu 1989).
+error: subsets are the same part of both sets, half at most, so their spread is a delete-d jackknife (Shao &
+Wu 1989).
 """
 
 from __future__ import annotations
@@ -31,23 +32,30 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """(mean over subsets of at most 1000 images from each set, its standard error).
 
+    A subset is the same part of each set, so that each adds to the error what it adds to that of the whole.
     Raises `ParameterError` for sets seen by different extractors, or of fewer than four images.
     """
     one.require_same_features(other)
     fewest = min(len(one.vectors), len(other.vectors))
     positive(images_above_3=fewest - 3, subsets_above_1=subsets - 1)
-    size = min(LARGEST, fewest // 2)
+    drawn = _drawn(len(one.vectors), len(other.vectors))
     rng = np.random.default_rng(seed)
     found = np.empty(subsets)
     for index in range(subsets):
         parts = [
             side.vectors[rng.choice(len(side.vectors), size, replace=False)].astype(np.float64)
-            for side in (one, other)
+            for side, size in zip((one, other), drawn, strict=True)
         ]
         found[index] = squared_mmd(*parts)
         progress(step=index + 1, steps=subsets, unit="subsets")
-    error = float(found.std()) * math.sqrt(size / (fewest - size))
+    left = (len(side.vectors) - size for side, size in zip((one, other), drawn, strict=True))
+    error = float(found.std()) * math.sqrt(max(size / rest for size, rest in zip(drawn, left, strict=True)))
     return float(found.mean()), error
+
+
+def _drawn(*counts: int) -> list[int]:
+    """How many of each set a subset has: half, or less where the larger would give more than `LARGEST`."""
+    return [max(2, min(count // 2, LARGEST * count // max(counts))) for count in counts]
 
 
 def squared_mmd(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
