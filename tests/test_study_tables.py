@@ -49,6 +49,18 @@ def test_every_key_that_differs_between_cells_is_a_column(file: Path) -> None:
     assert all(row.keys() == plain.keys() for row in rows)
 
 
+def test_the_public_row_is_there_once_whatever_labels_the_runs_draw(file: Path) -> None:
+    """Its labels are uniform: nothing private has told it how many images each class has."""
+    more = ["cells=[{name: a}]", "grid={generation.labels: [histogram, uniform]}"]
+    loaded = load_study(file, [*more, "recipe.data.classes=[a, b, c]"])
+    runs = runs_of(loaded)
+    assert [run.cell for run in runs if run.public] == ["public model"]
+    public = settings_of([(run.recipe, run.public) for run in runs])[0]
+    assert public["generation.labels"] is None
+    two = load_study(file, ["cells=[{name: a}]", "grid={generation.steps: [2, 3]}"])
+    assert len([run for run in runs_of(two) if run.public]) == 2
+
+
 def test_csv_and_parquet_say_the_same_with_types(tmp_path: Path) -> None:
     result = grid_result()
     path = tmp_path / "results.parquet"

@@ -114,10 +114,13 @@ def _public_runs(study: LoadedStudy) -> Iterator[Run]:
 
 
 def _decides_public_images(recipe: Recipe) -> dict[str, Any]:
-    """All of a recipe, but for the seed, that changes the images of its base as it is."""
+    """All of a recipe, but for the seed, that changes the images of its base as it is.
+
+    Their labels are uniform, whatever a run draws: no histogram is public.
+    """
     asked = {"classes", "base_classes", "caption", "caption_column", "size"}
     return {
         "base": recipe.base,
-        "generation": recipe.generation.model_dump(exclude={"seed", "teacher", "candidates"}),
+        "generation": recipe.generation.model_dump(exclude={"seed", "teacher", "candidates", "labels"}),
         "data": recipe.data.model_dump(include=asked),
     }

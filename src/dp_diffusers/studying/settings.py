@@ -16,6 +16,7 @@ ALWAYS: Final = ("strategy", "rank", "noise_draws", "expected_units", "clip_norm
 NO_SETTINGS: Final = ("runtime", "audit")  # where a run was made, and an attack that no study makes
 OWN: Final = ("training.seed", "generation.seed", "budget.ledger")  # the study's, see `recipe.study`
 OF_THE_PUBLIC_MODEL: Final = ("base", "data.", "generation.")
+OF_A_RUN: Final = "generation.labels"  # the public model's are uniform
 
 Settings = dict[str, Any]
 
@@ -54,7 +55,8 @@ def _always(recipe: Recipe, public: bool) -> Settings:
 
 
 def _value(flat: Mapping[str, Any], key: str, public: bool) -> Any:
-    return None if public and not key.startswith(OF_THE_PUBLIC_MODEL) else plain(flat.get(key))
+    unused = public and (key == OF_A_RUN or not key.startswith(OF_THE_PUBLIC_MODEL))
+    return None if unused else plain(flat.get(key))
 
 
 def plain(value: Any) -> Any:
