@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from dp_diffusers.evaluation.evaluating import PUBLIC_MODEL, SYNTHETIC
 from dp_diffusers.evaluation.intervals import Interval
+
+SAME_IN_ALL: Final = ("public", "real")  # figures of images that are the same beside every training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +140,12 @@ class Made:
         return None if None in found else max(found)
 
     def _line(self, strategy: str, paid: Mapping[str, Any], metric: str, key: str) -> dict[str, Any] | None:
-        """The mean over trainings, or over the classifiers of one."""
+        """The mean over trainings, or over the classifiers of one, as where no training changes a figure."""
         found = [run["scores"][key] for run in self.runs]
         if None in found:
             return None
-        if len(found) == 1:
-            value = {**found[0], "seeds": self.runs[0]["scores"]["seeds"]}
+        if len(found) == 1 or key in SAME_IN_ALL:
+            value = {**found[0], "seeds": self.runs[0]["scores"]["seeds"], "trainings": 1}
         else:
             value = {**Interval.of([one["mean"] for one in found]).to_dict(), "seeds": len(found)}
         return self._about(strategy, paid, metric, value)
@@ -169,4 +171,4 @@ class Made:
         if strategy == self.recipe != self.name:
             about["variant"] = self.name.removeprefix(f"{self.recipe}-")
         about |= {"metric": metric, **value}
-        return about | {"trainings": len(self.runs), "beside": self.name}
+        return {**about, "trainings": value.get("trainings", len(self.runs)), "beside": self.name}

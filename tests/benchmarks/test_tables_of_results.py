@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import label_public
 import table as tables
 import table_commands
-from table_rows import Table
+from table_rows import Made, Table
 
 TABLES = sorted((Path(__file__).parents[2] / "benchmarks" / "tables").glob("*.yaml"))
 ONE = {"name": "one", "recipe": "mnist-eps1.yaml"}
@@ -228,6 +228,26 @@ def test_repeats_have_seeds_ledgers_and_an_interval_of_their_own(tmp_path: Path,
     assert (line["seeds"], line["trainings"], line["mean"]) == (2, 2, 93.5)
     assert line["low"] < 93 < 94 < line["high"]  # Student's, of 93 and 94
     assert (distance["seeds"], distance["mean"], distance["low"]) == (2, 7.5, 7.5)
+
+
+def test_images_that_no_training_changes_have_the_interval_of_their_classifiers() -> None:
+    score = {"mean": 60.0, "low": 59.0, "high": 61.0}
+    scores = dict.fromkeys(("accuracy", "public", "public_model", "with_public", "real"), score)
+    run = {
+        "train": {"epsilon": 1.0, "delta": 1e-5},
+        "scores": {**scores, "rows": [], "features": None, "seeds": 3},
+    }
+    lines = Made(dataset="x", name="one", recipe="one", runs=[run, run]).lines()
+    found = {
+        (line["strategy"], line["metric"]): (line["low"], line["seeds"], line["trainings"]) for line in lines
+    }
+    assert found == {
+        ("one", "accuracy"): (60.0, 2, 2),
+        ("one", "accuracy with the public images"): (60.0, 2, 2),
+        ("public", "accuracy of the public model's images"): (60.0, 2, 2),
+        ("public", "accuracy"): (59.0, 3, 1),
+        ("real", "accuracy"): (59.0, 3, 1),
+    }
 
 
 def test_figures_are_lines_of_the_results_format(tmp_path: Path, program: Program) -> None:
