@@ -111,6 +111,7 @@ def test_guarantee_the_page_in_a_release_has_no_scores_unless_asked_for(shown: P
     text = Page((run / "release" / "report.html").read_text()).text
     assert "91.2" in text
     assert "Not covered by ε." in text
+    assert "Another set of real images of this size would give other numbers" in text
     assert any("does not cover" in line for line in said)
     assert dpd.Certificate.verify(run / "release").valid
 

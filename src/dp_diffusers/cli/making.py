@@ -216,7 +216,12 @@ def evaluate(
     seeds: Annotated[
         int,
         typer.Option(
-            "--seeds", metavar="N", min=2, max=100, help="Classifiers of each row, two or more: its interval."
+            "--seeds",
+            metavar="N",
+            min=2,
+            max=100,
+            help="Classifiers of each row, two or more: its interval, which does not hold how test images "
+            "differ.",
         ),
     ] = 3,
     passes: Annotated[

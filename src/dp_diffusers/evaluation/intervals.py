@@ -1,6 +1,7 @@
 """A mean over seeds and how far it may be trusted.
 
-Guarantees that no interval is made of one value. May import numpy and scipy. Student's t (1908).
+Guarantees that no interval is made of one value. What is not in it: how a figure would differ on other test
+images. May import numpy and scipy. Student's t (1908).
 """
 
 from __future__ import annotations
