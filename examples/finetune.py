@@ -16,7 +16,7 @@ plan = dpd.Plan.calibrate(budget, dpd.DPSGD(steps=500, expected_units=500, popul
 print(plan.explain())
 strategy = LoraConfig(r=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
 release = dpd.finetune(
-    "runs/public-xrays", data, plan, out="runs/xrays", ledger="xrays.ledger", strategy=strategy
+    "runs/public-xrays", data, plan, out="runs/xrays", ledger="xrays.parquet.ledger", strategy=strategy
 )
 images = dpd.generate(release, per_label=5_000, out="synthetic-xrays")
 print(dpd.Certificate.verify(release.path))

@@ -49,6 +49,16 @@ def test_the_example_is_that_of_the_readme() -> None:
     assert len(code) <= 12
 
 
+def test_the_same_images_have_one_ledger_on_every_page() -> None:
+    """A reader who follows Python first and the command line then pays into one account."""
+    from dp_diffusers.run.ledger_place import default_ledger
+
+    guides = [page for page in (ROOT / "docs" / "guides").glob("*.md") if page.name != "data-sources.md"]
+    for page in (README, ROOT / "examples" / "finetune.py", *guides):
+        named = re.findall(r"(?<![\w-])xrays[\w.]*\.ledger\b", page.read_text(encoding="utf-8"))
+        assert set(named) <= {default_ledger("xrays.parquet")}, page.name  # the other page is of the Hub
+
+
 def test_the_example_runs(
     tiny_base: Callable[..., Any],
     tmp_path: Path,
