@@ -31,6 +31,7 @@ from dp_diffusers.run.call_checks import settings_of, settings_or_none
 from dp_diffusers.run.earlier_recipe import require_same_recipe
 from dp_diffusers.run.folder import RUN, RunFolder
 from dp_diffusers.run.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
+from dp_diffusers.run.ledger_place import other_ledger
 from dp_diffusers.run.out_apart import require_out_apart
 from dp_diffusers.run.plan_of_run import plan_of_first
 from dp_diffusers.run.running import require_unit, run
@@ -157,6 +158,9 @@ def finetune(
     )
     if opened.in_memory and not folder.recipe.exists():
         job.progress(message=_AN_OBJECT)
+    fact = None if plan.not_private or folder.read(RUN) else other_ledger(job.ledger, data.place)
+    if fact is not None:
+        job.progress(message=fact)
     return run(job, folder)
 
 

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 import dp_diffusers as dpd
+from dp_diffusers import finetuning
 from dp_diffusers.errors import LedgerError, ParameterError
 from dp_diffusers.finetuning import train
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.study import load_study
-from dp_diffusers.run.ledger_place import default_ledger, require_first
+from dp_diffusers.run.ledger_place import default_ledger, other_ledger, require_first
 from dp_diffusers.studying.planned import require_no_account
 from dp_diffusers.studying.runs import study as run_study
 from loop_support import cheap_trainings
@@ -78,6 +79,40 @@ def test_a_training_asks_before_it_begins_one(
     with pytest.raises(LedgerError, match=r"\.ledger is the ledger of images that these may be"):
         train(recipe, tmp_path / "run")
     assert not Path(str(recipe.budget.ledger)).exists()
+
+
+def test_another_ledger_than_the_images_have_is_named(tmp_path: Path) -> None:
+    whole, link = tmp_path / "train.parquet", tmp_path / "link.parquet"
+    whole.write_bytes(b"")
+    link.symlink_to(whole)
+    own, named = str(default_ledger(str(whole))), str(tmp_path / "named.ledger")
+    assert other_ledger(named, str(whole)) is None, "they have none yet"
+    Path(own).write_bytes(b"")
+    fact = f"these images have a ledger of their own, {own}: what it counts comes on top of this run's"
+    assert other_ledger(named, str(whole)) == fact
+    assert other_ledger(named, str(link)) == fact
+    assert other_ledger(own, str(whole)) is None
+    assert other_ledger(str(tmp_path / "set" / ".." / "train.parquet.ledger"), str(whole)) is None
+    assert other_ledger(named, "hf://owner/name") is None
+
+
+def test_a_call_in_python_is_told_of_another_ledger(
+    tiny_base_folder: Path, tiny_parquet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetuning, "run", lambda job, folder: None)
+    own, lines = Path(str(default_ledger(str(tiny_parquet)))), list[str]()
+    own.write_bytes(b"")
+    data = dpd.PrivateImages.from_parquet(tiny_parquet)
+    plan = dpd.Plan.calibrate(dpd.Budget(1.0, 1e-3), dpd.DPSGD(steps=1, expected_units=10, population=30))
+    dpd.finetune(
+        tiny_base_folder,
+        data,
+        plan,
+        out=tmp_path / "run",
+        ledger=tmp_path / "named.ledger",
+        progress=lambda **facts: lines.append(str(facts.get("message"))),
+    )
+    assert lines == [other_ledger(str(tmp_path / "named.ledger"), str(tiny_parquet))]
 
 
 def test_guarantee_a_study_does_not_train_beside_the_account_of_its_images(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dp_diffusers.cli.options import Json, Overrides, Quiet, RecipeFile
-from dp_diffusers.cli.output import answer, configure
+from dp_diffusers.cli.output import answer, configure, tell
 from dp_diffusers.cli.progress import Terminal
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.processes import team
@@ -61,6 +61,11 @@ def train(
     configure(json=json, quiet=quiet, out=out)
     together = team()
     settings = together.all_do(lambda: _recipe_for(out, recipe, overrides or ()))
+    if together.first:
+        from dp_diffusers.cli.first_facts import first_facts
+
+        for fact in first_facts(settings, out, quiet=quiet):
+            tell(fact)
     from dp_diffusers.finetuning import train as run_training
 
     release = run_training(settings, out, Terminal())

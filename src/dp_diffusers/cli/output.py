@@ -44,6 +44,11 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def tell(text: str) -> None:
+    """A fact on stderr that nobody may miss, under --quiet as well."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def complain(message: str, hint: str | None = None) -> None:
     """An error on stderr: `error: …`, and after a blank line `hint: …`; unsaid where nobody reads."""
     with contextlib.suppress(BrokenPipeError):

@@ -99,6 +99,7 @@ def plan(
 ) -> None:
     """Say what a recipe will cost, before anything is touched."""
     configure(json=json, quiet=quiet)
+    from dp_diffusers.cli.first_facts import ledger_fact
     from dp_diffusers.cli.ledger_note import ledger_note
     from dp_diffusers.cli.measuring import estimated, measured
     from dp_diffusers.recipe import Recipe
@@ -108,6 +109,8 @@ def plan(
     _note_what_is_missing(settings)
     if (note := ledger_note(settings, calibrated)) is not None:
         say(f"note: {note}")
+    if (fact := ledger_fact(settings)) is not None:
+        say(f"note: {fact}")
     needs = measured(settings, calibrated) if measure else estimated(settings)
     document = {
         "epsilon": None if calibrated.not_private else calibrated.epsilon,

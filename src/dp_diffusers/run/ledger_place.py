@@ -1,7 +1,8 @@
 """Where the ledger of some images lies unless one is named, and where another one of theirs may lie.
 
 Guarantees that a ledger which nobody named is not begun where one lies beside what a link leads to, beside a
-folder around the images, or among the files of their folder. May import where sources lie.
+folder around the images, or among the files of their folder; whoever names another than theirs is told of it.
+May import where sources lie.
 """
 
 from __future__ import annotations
@@ -35,6 +36,23 @@ def require_first(ledger: str, data_path: str | None) -> None:
                 f"{other} is the ledger of images that these may be, and no run here is in it yet",
                 hint="name it in budget.ledger; or, for other images, name a new one there",
             )
+
+
+def other_ledger(ledger: str | None, data_path: str | None) -> str | None:
+    """The line for whoever names another ledger than the images have: that theirs is there, by name.
+
+    It is a fact, no refusal: benchmark data have a ledger for each question on purpose.
+    """
+    if ledger is None or data_path is None or is_hub(data_path):
+        return None
+    asked = os.path.realpath(ledger)
+    for place in (str(data_path), os.path.realpath(data_path)):
+        found = default_ledger(place)
+        if found is not None and Path(found).is_file() and os.path.realpath(found) != asked:
+            return (
+                f"these images have a ledger of their own, {found}: what it counts comes on top of this run's"
+            )
+    return None
 
 
 def _around(data: Path) -> Iterator[Path]:
