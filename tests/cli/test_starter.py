@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -109,3 +110,25 @@ def test_a_population_that_is_not_known_yet_is_a_blank_that_plan_asks_for(
     lines[number - 1] = "  population: 35"
     path.write_text("\n".join(lines) + "\n")
     assert Recipe.load(path).mechanism.expected_units == 3
+
+
+def test_a_base_that_is_here_is_found_from_the_recipe_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "public").mkdir(parents=True)
+    (tmp_path / "models" / "link").symlink_to(tmp_path / "models" / "public")
+    (tmp_path / "study" / "own").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for number, (asked, written) in enumerate(
+        {
+            "models/link": str(tmp_path / "models" / "link"),  # by its own name, as it was called
+            "study/own": "own",
+            "study/../models/public": str(tmp_path / "models" / "public"),
+            "google/ddpm-cifar10-32": "google/ddpm-cifar10-32",
+            "runs/none-yet": "runs/none-yet",
+        }.items()
+    ):
+        path = tmp_path / "study" / f"{number}.yaml"
+        words = ("init", "hf://clinic/xrays", "--population", "35", "--base", asked, "--out", str(path))
+        assert main([*words]) == 0
+        assert yaml.safe_load(path.read_text())["base"] == written

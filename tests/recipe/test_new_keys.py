@@ -66,3 +66,17 @@ def test_only_where_it_runs_may_differ(tmp_path: Path) -> None:
     with pytest.raises(RunFolderError, match=r"data\.path") as caught:
         require_same_recipe(run, settings)
     assert "where nothing is now" in str(caught.value.hint)
+
+
+def test_a_run_that_knows_its_base_from_the_working_directory_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, settings = begun(tmp_path, ())
+    (tmp_path / "here" / "runs" / "public").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    run.recipe.write_text(yaml.safe_dump({**settings, "base": "runs/public"}))
+    settings["base"] = str(tmp_path / "here" / "runs" / "public")
+    require_same_recipe(run, settings)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunFolderError, match="another recipe: base differs"):
+        require_same_recipe(run, settings)

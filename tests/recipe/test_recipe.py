@@ -306,6 +306,18 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     assert hub.base == "google/ddpm-cifar10-32"
 
 
+def test_a_base_that_only_the_working_directory_has_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "public").mkdir(parents=True)
+    (tmp_path / "recipes").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    path = written(tmp_path / "recipes", SMALLEST)
+    assert Recipe.load(path).base == str(tmp_path / "here" / "public")
+    (tmp_path / "recipes" / "public").mkdir()
+    assert Recipe.load(path).base == str(tmp_path / "recipes" / "public"), "the recipe's folder goes first"
+
+
 def test_resolved_yaml_loads_equal(tmp_path: Path) -> None:
     recipe = Recipe.load(
         written(tmp_path, SMALLEST), ["data.classes=['0', 'null', '1e5']", "budget.cap=null"]

@@ -103,7 +103,7 @@ def _value(path: Path, answers: Answers) -> dict[str, Any]:
     if answers.classes is not None:
         data["classes"] = [name.strip() for name in answers.classes.split(",")]
     return {
-        "base": answers.base,
+        "base": _placed_base(answers.base, path.parent),
         "data": data,
         "budget": budget,
         "mechanism": {"population": STAND_IN if answers.population is None else answers.population},
@@ -139,6 +139,15 @@ def _relative(images: Path, folder: Path) -> str:
         return str(images.resolve().relative_to(folder.resolve()))
     except ValueError:
         return str(images.resolve())
+
+
+def _placed_base(base: str, folder: Path) -> str:
+    """A base that is here, as the recipe's folder finds it; a link keeps its own name, which a card shows."""
+    here = Path(base)
+    if here.is_absolute() or not here.exists():
+        return base
+    place = here.parent.resolve() / here.name
+    return str(place.relative_to(folder.resolve()) if place.is_relative_to(folder.resolve()) else place)
 
 
 def _section(model: BaseModel, prefix: str, written: Set[str], shown: Set[str] | None) -> Iterator[str]:

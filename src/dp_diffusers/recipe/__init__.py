@@ -65,6 +65,7 @@ __all__ = [
     "TeacherSettings",
     "TrainingSettings",
     "WarmupSettings",
+    "base_here",
     "default_delta",
     "default_ledger",
     "defaulted",
@@ -125,7 +126,11 @@ class Recipe(Section):
         return recipe.resolved(Path(path).resolve().parent)
 
     def resolved(self, folder: Path) -> Recipe:
-        """The same recipe with paths relative to `folder` made absolute, and the ledger's place filled in."""
+        """The same recipe with paths relative to `folder` made absolute, and the ledger's place filled in.
+
+        A base that `folder` lacks and the working directory has is that one, from wherever it is asked for
+        later; anything else is a hub id, or not there yet.
+        """
         data = (
             self.data
             if is_hub(self.data.path)
@@ -134,11 +139,11 @@ class Recipe(Section):
         ledger = str(folder / self.budget.ledger) if self.budget.ledger else default_ledger(data.path)
         public = self.audit.public
         public = public if public is None or is_hub(public) else str(folder / public)
-        base = folder / self.base
+        base = folder / self.base  # its own path where it is absolute
         return self.model_copy(
             update={
                 "training": _with_public(self.training, folder),
-                "base": str(base) if base.exists() else self.base,
+                "base": str(base) if base.exists() else base_here(self.base),
                 "data": data,
                 "budget": self.budget.model_copy(update={"ledger": ledger}),
                 "audit": self.audit.model_copy(update={"public": public}),
@@ -159,6 +164,11 @@ class Recipe(Section):
         from dp_diffusers.recipe.planning import plan_of
 
         return plan_of(self)
+
+
+def base_here(base: str) -> str:
+    """A base that is in the working directory, as an absolute path; anything else as it is."""
+    return str(Path(base).absolute()) if Path(base).exists() else base
 
 
 def _with_public(training: TrainingSettings, folder: Path) -> TrainingSettings:

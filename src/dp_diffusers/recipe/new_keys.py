@@ -1,6 +1,7 @@
-"""Settings that an earlier version wrote, with the keys that came after it.
+"""Settings that an earlier version wrote, with the keys that came after it, and its base where that is here.
 
-Guarantee: a key that is not there has its default, which is what that version did. May import pydantic;
+Guarantee: a key that is not there has its default, which is what that version did; a base that the working
+directory has is one and the same, by its relative or its absolute path. May import pydantic;
 never numpy, never torch.
 """
 
@@ -12,11 +13,13 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from dp_diffusers.recipe import PretrainRecipe, Recipe
+from dp_diffusers.recipe import PretrainRecipe, Recipe, base_here
 
 
 def with_new_keys(settings: Any) -> Any:
     """A recipe as plain data, with all keys; of other settings, such as a call's, each section whole."""
+    if isinstance(settings, dict) and isinstance(settings.get("base"), str):
+        settings = {**settings, "base": base_here(settings["base"])}
     try:
         return Recipe.model_validate(settings).model_dump(mode="json")
     except ValidationError:
