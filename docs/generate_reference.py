@@ -169,10 +169,15 @@ def _command(command: Any, path: str) -> str:
     options = [item for item in command.params if item.param_type_name == "option"]
     usage = " ".join([path, *(str(item.metavar) for item in arguments), "[OPTIONS]"])
     rows = [f"| `{item.metavar}` | required | {item.help} |" for item in arguments]
-    rows += [f"| `{', '.join(item.opts)}` | {_given(item)} | {item.help} |" for item in options]
+    rows += [f"| `{', '.join(item.opts)}{_taken(item)}` | {_given(item)} | {item.help} |" for item in options]
     return "\n".join(
         [f"## `{usage}`", "", str(command.help), "", "| | default | meaning |", "|---|---|---|", *rows]
     )
+
+
+def _taken(option: Any) -> str:
+    """What stands after an option that takes a value, a bar in it as a table has to write it."""
+    return "" if option.metavar is None else f" {option.metavar}".replace("|", "\\|")
 
 
 def _given(option: Any) -> str:

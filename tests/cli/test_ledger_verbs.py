@@ -172,6 +172,26 @@ def test_abandon(path: Path, call: Call) -> None:
     assert "abandoned" in call("show", str(path))[1]
 
 
+def test_cancelled_runs_are_one_line_but_for_one_alone(path: Path, call: Call) -> None:
+    with Ledger.open(path) as ledger:
+        plan = Plan.calibrate(Budget(0.1, 1e-4), DPSGD(steps=2, expected_units=500, population=1000))
+        for number in range(4):
+            ledger.reserve(plan, run_id=f"failed-{number}").cancel()
+    call("abandon", str(path), "third")
+    *_, abandoned, folded, total = call("show", str(path))[1].splitlines()
+    assert abandoned.split()[:2] == ["third-run", "abandoned"], "somebody decided that"
+    assert folded == "4 cancelled, nothing charged"
+    assert " spent at delta " in total
+    runs = json.loads(call("show", str(path), "--json")[1])["runs"]
+    assert [run["status"] for run in runs[-4:]] == ["cancelled"] * 4
+
+
+def test_a_hint_can_be_typed_where_the_ledger_s_name_has_blanks(path: Path, call: Call) -> None:
+    moved = path.rename(path.with_name("our data.ledger"))
+    assert f"`dp-diffusers ledger show '{moved}'` lists them" in call("settle", str(moved), "nobody")[2]
+    assert f"`dp-diffusers ledger abandon '{moved}' third-run`" in call("settle", str(moved), "third-run")[2]
+
+
 def test_a_ledger_whose_runs_were_all_cancelled_has_no_unit_yet(call: Call, tmp_path: Path) -> None:
     path = str(tmp_path / "data.ledger")
     with Ledger.open(path) as ledger:

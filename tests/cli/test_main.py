@@ -114,6 +114,11 @@ def test_version_and_bare_call(capsys: pytest.CaptureFixture[str]) -> None:
         (["ledger", "init"], "no such command 'init'", "`dp-diffusers ledger --help` lists what there is"),
         (["plan", "x", "--jsn"], "no such option: --jsn", "did you mean '--json'?"),
         (["plan"], "missing argument 'RECIPE'", "`dp-diffusers plan --help` lists what there is"),
+        (
+            ["ledger", "show", "k.ledger", "--picture"],
+            "option '--picture' requires an argument",
+            "`dp-diffusers ledger show --help` lists what there is",
+        ),
         (["ledger"], "missing command", "`dp-diffusers ledger --help` lists what there is"),
         (
             ["generate", "x", "--images", "0"],

@@ -132,3 +132,14 @@ def test_a_base_that_is_here_is_found_from_the_recipe_s_folder(
         words = ("init", "hf://clinic/xrays", "--population", "35", "--base", asked, "--out", str(path))
         assert main([*words]) == 0
         assert yaml.safe_load(path.read_text())["base"] == written
+
+
+def test_the_next_command_can_be_typed_where_a_folder_has_blanks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "our x-rays" / "recipe.yaml"
+    path.parent.mkdir()
+    assert main(["init", "hf://clinic/xrays", "--population", "35", "--out", str(path)]) == 0
+    assert f"next: dp-diffusers plan '{path}'\n" in capsys.readouterr().err
+    assert main(["pretrain", str(path), "--out", str(tmp_path / "model")]) == 2
+    assert f"`dp-diffusers train '{path}' --out DIR` runs it" in capsys.readouterr().err

@@ -27,6 +27,12 @@ def test_the_reference_is_up_to_date(generator: ModuleType, name: str) -> None:
     assert written == generator.PAGES[name](), f"docs/reference/{name} is stale: run `make docs`"
 
 
+def test_an_option_that_takes_a_value_says_of_which_kind(generator: ModuleType) -> None:
+    page = generator.command_page()
+    assert "| `--picture FILE.svg` |  | Also draw the spending against the cap. |" in page
+    assert "| `--json` |  | Print one JSON document on stdout. |" in page
+
+
 def test_every_key_and_option_has_a_meaning(generator: ModuleType) -> None:
     for page in generator.PAGES.values():
         rows = [line.split(" | ") for line in page().splitlines() if line.startswith("| `")]

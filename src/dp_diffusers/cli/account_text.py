@@ -60,7 +60,13 @@ def epsilon_of(run: Run) -> float:
 
 
 def table(runs: Sequence[Run], unit: str) -> Iterator[str]:
-    """One line for each run; an open run counts at its limit, a cancelled one not at all."""
+    """One line for each run; an open run counts at its limit, a cancelled one not at all.
+
+    Several that were cancelled, as by failures before the first charge, are one line.
+    """
+    cancelled = [run for run in runs if _status(run) == "cancelled"]
+    if len(cancelled) > 1:
+        runs = [run for run in runs if run not in cancelled]
     names = short_names([run.run_id for run in runs])
     width, per = max([NAME, *map(len, names)]), max(4, len(unit))
     if runs:
@@ -70,6 +76,8 @@ def table(runs: Sequence[Run], unit: str) -> Iterator[str]:
         whose = "-" if run.status == "cancelled" else unit  # it fixed none
         line = f"{name:<{width}}  {_status(run):<9}  {whose:<{per}}  {steps:>13}  "
         yield line + rounded_up_text(epsilon_of(run)) + _remark(run)
+    if len(cancelled) > 1:
+        yield f"{len(cancelled)} cancelled, nothing charged"
 
 
 def _status(run: Run) -> str:

@@ -13,7 +13,7 @@ import select
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -122,7 +122,7 @@ def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
         complain(error.message, error.hint)
         return error.exit_code
     if hasattr(error, "format_message"):  # a usage error of typer, whichever click it is built on
-        complain(*usage_of(error, given, [*VERBS, "ledger", "certificate"]))
+        complain(*usage_of(error, given, [*VERBS, *_of_groups()]))
         return ExitCode.BAD_INPUT
     if _disk_is_full(error):
         complain("disk is full", "free some space; " + RESUME)
@@ -131,6 +131,13 @@ def report(error: BaseException, given: Sequence[str] = ()) -> ExitCode:
         complain(f"cannot use {error.filename}: {error.strerror}", "look at its permissions, or give another")
         return ExitCode.BAD_INPUT
     return _crashed(error)
+
+
+def _of_groups() -> Iterator[str]:
+    """`ledger`, `ledger show` and so on: the groups, and their commands."""
+    for group, name in ((inspection.ledger, "ledger"), (certificates.certificate, "certificate")):
+        yield name
+        yield from (f"{name} {command.name}" for command in group.registered_commands)
 
 
 def _nobody_reads() -> bool:

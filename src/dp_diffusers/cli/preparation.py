@@ -6,6 +6,7 @@ typer and pathlib at the top. The JSON of `plan` is the design's contract.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,7 +82,7 @@ def init(
     write_starter(path, answers)
     if population is None:
         say(f"fill in mechanism.population in {path}: a public number of units, which is never counted")
-    say(f"next: dp-diffusers plan {path}")
+    say(f"next: dp-diffusers plan {shlex.quote(str(path))}")
     answer(str(path), {"recipe": str(path)})
 
 

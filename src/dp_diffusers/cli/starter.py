@@ -7,6 +7,7 @@ May import pydantic and PyYAML; the images are not opened. The keys are those of
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def write_starter(path: Path, answers: Answers) -> None:
     lines = _section(recipe, "", written, None if answers.every else written | SEEN)
     if answers.population is None:
         lines = (_BLANKS.sub(lambda found: found[1].ljust(len(found[0])), line, count=1) for line in lines)
-    text = HEAD.format(name=path.name) + "\n".join(lines) + "\n"
+    text = HEAD.format(name=shlex.quote(path.name)) + "\n".join(lines) + "\n"
     try:
         path.write_text(text + ("" if answers.every else TAIL), encoding="utf-8")
     except OSError as error:

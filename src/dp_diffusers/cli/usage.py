@@ -23,7 +23,10 @@ _EXPECTED = (
 
 
 def usage_of(error: BaseException, given: Sequence[str], verbs: Iterable[str]) -> tuple[str, str]:
-    """A usage error of typer as message and hint. `given`: the words of the command line."""
+    """A usage error of typer as message and hint. `given`: the words of the command line.
+
+    verbs: all of them, those of a group (`ledger show`) beside the group itself.
+    """
     text = str(error.format_message()).strip().rstrip(".").replace(": Value error, ", ": ")  # type: ignore[attr-defined]
     message, _, suggestion = text.partition(". Did you mean ")
     message = message.split("(Possible options")[0].strip().rstrip(".").replace("argument(s)", "argument")
@@ -81,4 +84,6 @@ def _command(error: BaseException, given: Sequence[str], verbs: Iterable[str]) -
     context = getattr(error, "ctx", None)
     if context is not None:
         return str(context.command_path)
-    return f"dp-diffusers {given[0]}" if given and given[0] in set(verbs) else "dp-diffusers"
+    known = set(verbs)
+    asked = next((words for words in (" ".join(given[:2]), *given[:1]) if words in known), None)
+    return "dp-diffusers" if asked is None else f"dp-diffusers {asked}"

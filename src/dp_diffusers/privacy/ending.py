@@ -9,6 +9,7 @@ that was stopped by choice.
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,8 @@ def find_run(ledger: Ledger, name: str) -> Run:
             f"{len(found)} runs of {ledger.path} begin with {name!r}", hint="give more of the name"
         )
     close = nearest(name, [*runs, *(run_id[: len(name)] for run_id in runs)])
-    hint = f"did you mean {close!r}?" if close else f"`dp-diffusers ledger show {ledger.path}` lists them"
+    listing = f"`dp-diffusers ledger show {shlex.quote(str(ledger.path))}` lists them"
+    hint = f"did you mean {close!r}?" if close else listing
     raise LedgerError(f"no run {name!r} in the ledger {ledger.path}", hint=hint)
 
 
@@ -51,9 +53,10 @@ def settle(ledger: Ledger, name: str, *, unseen: bool = False, stopped_elsewhere
         run.refuse_late_statement(unseen=unseen)
         return run
     if not run.charged and run.status == "open":
+        place = shlex.quote(str(ledger.path))
         raise LedgerError(
             f"run {run.run_id} has charged nothing that could be settled",
-            hint=f"`dp-diffusers ledger abandon {ledger.path} {run.run_id}` gives its whole reservation back",
+            hint=f"`dp-diffusers ledger abandon {place} {run.run_id}` gives its whole reservation back",
         )
     with _nobody_else(run, stopped_elsewhere=stopped_elsewhere):
         ledger.resume(run.run_id).give_up(unseen=unseen)

@@ -7,6 +7,7 @@ May import pydantic and PyYAML; never numpy, never torch. Source: design note, r
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,7 +170,8 @@ def _require_kind(model: type[BaseModel], source: RecipeSource) -> None:
     other, own, what, verb = kinds.get(model.__name__, (False, True, "", ""))
     if other and not own:
         message = f"{source.path.name} is the recipe of {what}"
-        raise RecipeError([(message, f"`dp-diffusers {verb} {source.path} --out DIR` runs it")])
+        command = f"dp-diffusers {verb} {shlex.quote(str(source.path))} --out DIR"
+        raise RecipeError([(message, f"`{command}` runs it")])
 
 
 def _located(problems: list[Finding], source: RecipeSource) -> list[tuple[str, str | None]]:

@@ -11,6 +11,7 @@ May import what `release` does.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -126,9 +127,10 @@ def _into_release(release: Release, *, scores: bool, audit: Any, progress: Progr
         found = None if audit is None else read_audit(audit)
         facts = Report.of(release.folder, scores=scores, audit=found)
         if scores and facts.scores is None:
+            place = shlex.quote(str(release.path / "images"))
             raise ParameterError(
                 "there are no scores of the images in this release",
-                hint=f"`dp-diffusers evaluate {release.path / 'images'} --reference PATH` measures them",
+                hint=f"`dp-diffusers evaluate {place} --reference PATH` measures them",
             )
         if facts.scores is not None:
             progress(message="the release tells scores of real images, which ε does not cover")
