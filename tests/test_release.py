@@ -31,7 +31,7 @@ from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
 from dp_diffusers.privacy import certificate
-from dp_diffusers.privacy.files import release_files
+from dp_diffusers.privacy.files import hashes, release_files
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.release import Release
 from dp_diffusers.run import running
@@ -220,6 +220,29 @@ def test_the_same_generation_again_changes_nothing(run: Path, monkeypatch: pytes
     assert (run / "release" / "certificate.json").read_bytes() == before
     with pytest.raises(ParameterError, match="is there already"):
         generate(run, images=6)
+
+
+def test_the_same_generation_elsewhere_again_changes_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    generate(run, images=3, out=out)
+    before = hashes(out)
+    with monkeypatch.context() as patched:
+        patched.setattr(image_job, "sample", _kill)
+        said: list[str] = []
+        again = generate(run, images=3, out=out, progress=lambda message="", **_: said.append(message))
+        assert (again, hashes(out)) == (out, before)
+        assert f"{out} holds these images already" in said
+        other: dict[str, Any]
+        for other in ({"images": 6}, {"format": "imagefolder"}, {"settings": {"seed": 1}}):
+            with pytest.raises(ParameterError, match="is there already"):
+                generate(run, out=out, **{"images": 3, **other})
+    (out / "README.md").write_text("mine")
+    with pytest.raises(ParameterError, match="is there already"):
+        generate(run, images=3, out=out)
+    shutil.rmtree(out)
+    assert generate(run, images=3, out=out) == out
 
 
 @pytest.mark.parametrize("format", images_out.FORMATS)

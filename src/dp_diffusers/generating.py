@@ -56,9 +56,9 @@ def generate(
 ) -> Path:
     """Makes synthetic images; returns their folder (`RUN/release/images` unless `out` says otherwise).
 
-    The same call again goes on where it stopped, or does nothing once the release holds its images. Of
-    the processes of one launcher (`torchrun`) each makes a share; the first returns when all is there, the
-    others when nothing is left to make.
+    The same call again goes on where it stopped, or does nothing once the release, or `out`, holds its
+    images. Of the processes of one launcher (`torchrun`) each makes a share; the first returns when all is
+    there, the others when nothing is left to make.
 
     Args:
         release: a release, or the run folder of one.
@@ -70,9 +70,9 @@ def generate(
             the last bits of the arithmetic; nor does `compiled`, which compiles the network first.
         progress: called with `step, steps, unit, seconds` or `message`; a step is an image.
 
-    Raises `ParameterError` for counts that make no sense, an `out` that is there already or lies elsewhere in
-    the release, or where nothing can be compiled, `ModelError` where the sampler cannot draw from the model
-    or draws values that are not finite, `RunFolderError` where someone deletes what was made.
+    Raises `ParameterError` for counts that make no sense, an `out` that holds something else or lies
+    elsewhere in the release, or where nothing can be compiled, `ModelError` where the sampler cannot draw
+    from the model or draws values that are not finite, `RunFolderError` where someone deletes what was made.
     """
     if images is not None:
         whole(images=images)
@@ -134,12 +134,12 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
     release.certificate.require_listed(release.path, replaced=[IMAGES])
     if out is None and kept.uncertified(release.certificate.files):
         _certify_images(release, secrets, progress)
-    record = {**job.request, "format": format}
-    if out is None and kept.request() == record:
-        clear_parts(release.folder)
-        progress(message=f"{kept.target} holds these images already")
-        return kept.target
     target = kept.target if out is None else out
+    record = {**job.request, "format": format, **({} if out is None else {"weights": _weights(release)})}
+    if kept.request() == record if out is None else kept.holds_elsewhere(out, record):
+        clear_parts(release.folder)
+        progress(message=f"{target} holds these images already")
+        return target
     require_writable(target, format)
     require_out_apart(target, release.settings())
     pixels = _sampled(job, ranks, progress)
@@ -163,9 +163,19 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         kept.place(built, record, card.numbers)
         _certify_images(release, secrets, progress)
     else:
-        write_images(pixels, labels, names, target, format=format, card=card.text(), check=check)
+
+        def checked(built: Path) -> None:
+            check(built)
+            kept.note_elsewhere(target, built, record)
+
+        write_images(pixels, labels, names, target, format=format, card=card.text(), check=checked)
     clear_parts(release.folder)
     return target
+
+
+def _weights(release: Release) -> dict[str, str]:
+    """Tensors of the release and their hashes: what images elsewhere were drawn and labelled by."""
+    return {name: sha for name, sha in release.certificate.files.items() if name.endswith(".safetensors")}
 
 
 def _labelled(

@@ -2,7 +2,8 @@
 
 Guarantees:
 - a folder of images appears in `release/` whole, by one rename from `private/`;
-- a folder that was placed but not certified is known by its hashes, which were on disk before it was placed.
+- a folder that was placed but not certified is known by its hashes, which were on disk before it was placed;
+- a folder outside the release is known by them too, and taken for what was asked for only while it is whole.
 May import the standard library.
 """
 
@@ -21,6 +22,7 @@ from dp_diffusers.run.folder import RunFolder
 
 FOLDER = "images"
 RECORD = "images.json"
+ELSEWHERE = "images_elsewhere.json"
 _BUILDING = "images.new"
 
 
@@ -79,6 +81,22 @@ class KeptImages:
                 hint="move the folder away, and generate again",
             )
         return True
+
+    def note_elsewhere(self, target: Path, built: Path, request: Mapping[str, Any]) -> None:
+        """Writes down what is about to get its name outside the release; forgets what is no longer there."""
+        noted = {place: entry for place, entry in self._elsewhere().items() if Path(place).exists()}
+        noted[str(target.resolve())] = {"request": dict(request), "files": hashes(built)}
+        self.folder.write(ELSEWHERE, noted)
+
+    def holds_elsewhere(self, target: Path, request: Mapping[str, Any]) -> bool:
+        """Whether a folder outside the release holds what this run made there for the same request, whole."""
+        entry = self._elsewhere().get(str(target.resolve()))
+        if entry is None or entry["request"] != dict(request) or not target.is_dir():
+            return False
+        return bool(hashes(target) == entry["files"])
+
+    def _elsewhere(self) -> dict[str, Any]:
+        return self.folder.read(ELSEWHERE) or {}
 
     def _is_whole(self, record: Mapping[str, Any]) -> bool:
         return self.target.exists() and hashes(self.target) == record["files"]
