@@ -10,9 +10,14 @@ import pytest
 
 from dp_diffusers.cli import certificates
 from dp_diffusers.cli.main import main
+from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
+from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.run.folder import RunFolder
 
 
 @pytest.fixture
@@ -89,6 +94,7 @@ def test_guarantee_the_release_that_is_named_is_the_one_that_is_verified(
     with_key = ("--public-key", tmp_path / "key.pub")
     code, out, said = called(capsys, "certificate", "verify", forged, *with_key, "--json")
     assert (code, json.loads(out)["release"]) == (4, str(forged))
+    assert not Certificate.verify(forged).valid
     assert "adapter/adapter_model.safetensors was changed" in said
     assert called(capsys, "certificate", "sign", forged, "--key", tmp_path / "key")[0] == 4
     code, out, _ = called(capsys, "certificate", "verify", forged.parent, *with_key)
@@ -100,8 +106,10 @@ def test_a_folder_that_is_no_run_is_not_looked_into(
 ) -> None:
     code, out, _ = called(capsys, "certificate", "verify", release.parent)
     assert (code, out.splitlines()[-1]) == (0, f"release: {release}")
+    assert Certificate.verify(release.parent).valid, "Python takes a run folder as well"
     (release.parent / "private").rmdir()
     assert called(capsys, "certificate", "verify", release.parent)[0] == 4
+    assert not Certificate.verify(release.parent).valid
     (release.parent / "recipe.yaml").touch()
     assert called(capsys, "certificate", "verify", release.parent)[0] == 0
     (release.parent / "certificate.json").symlink_to("nowhere")
@@ -125,6 +133,53 @@ def test_a_run_that_has_not_finished_has_no_verdict(
     (run / "private" / "run.json").write_text('{"done": true}')
     code, out, _ = called(capsys, "certificate", "verify", run)
     assert (code, out) == (4, "not valid\n"), "a certificate that was taken away is no unfinished training"
+
+
+def test_the_hint_of_a_folder_within_a_release_names_the_release(
+    release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (release / "images" / "data").mkdir(parents=True)
+    for inside in ("images", "images/data", "adapter"):
+        code, _, said = called(capsys, "certificate", "verify", release / inside)
+        assert code == 4
+        assert f"hint: {release / inside} lies in a release: verify {release}" in said
+
+
+def test_the_hint_of_a_merged_model_is_the_release_that_is_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "merged_from.json").write_text("{}")
+    code, _, said = called(capsys, "certificate", "verify", tmp_path / "merged")
+    assert code == 4
+    assert "hint: a merged model has no certificate: verify the release that it was made from" in said
+
+
+@pytest.mark.parametrize(("verb", "past"), [("settle", "settled"), ("abandon", "abandoned")])
+def test_a_run_that_was_closed_is_not_sent_to_train(
+    tmp_path: Path, verb: str, past: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run = tmp_path / "our data.ledger", RunFolder(tmp_path / "run")
+    plan = Plan.calibrate(Budget(1.0, 1e-4), DPSGD(steps=2, expected_units=500, population=1000))
+    with Ledger.open(path) as ledger:
+        account = ledger.reserve(plan, run_id="mine")
+        account.open_lane(RunKeys.fresh())
+        account.charge(0)
+    run.create()
+    run.write("run.json", {"run_id": "mine"})
+    run.recipe.write_text(f"base: b\nbudget: {{ledger: {path}}}\n")
+    assert "begins, or goes on with it" in called(capsys, "certificate", "verify", run.root)[2]
+    with Ledger.open(path) as ledger:
+        getattr(ledger, verb)("mine", stopped_elsewhere=True)
+    before = path.read_bytes()
+    code, out, said = called(capsys, "certificate", "verify", run.root)
+    assert (code, out) == (2, "")
+    assert f"was {past} in the ledger {path} after 1 of 2 steps" in said
+    assert "another --out" in said
+    assert "goes on with it" not in said
+    assert path.read_bytes() == before
+    run.recipe.write_text("base: b\n")  # of a call in Python: nobody knows its ledger
+    assert "unless it was closed in its ledger" in called(capsys, "certificate", "verify", run.root)[2]
 
 
 @pytest.mark.planted

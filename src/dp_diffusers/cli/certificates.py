@@ -15,7 +15,7 @@ import typer
 
 from dp_diffusers.cli.options import Json, Quiet, Verb
 from dp_diffusers.cli.output import answer, complain, configure
-from dp_diffusers.errors import ExitCode, InputError, RunFolderError
+from dp_diffusers.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.verification import Verification
@@ -40,6 +40,7 @@ def verify(
 ) -> None:
     """Recompute epsilon and every checksum of a release."""
     configure(json=json, quiet=quiet)
+    from dp_diffusers.cli.no_certificate import hint_without
     from dp_diffusers.privacy.certificate import Certificate
 
     folder = _release(release)
@@ -48,9 +49,7 @@ def verify(
     answer(text, {**_verdict(found), "release": str(folder)})
     absent = not (folder / "certificate.json").is_file()
     for problem in found.problems:
-        complain(
-            str(problem), "`dp-diffusers train` writes it; was the folder copied whole?" if absent else None
-        )
+        complain(str(problem), hint_without(folder) if absent else None)
     if not found.valid:
         raise typer.Exit(int(ExitCode.VERIFICATION_NEGATIVE))
 
@@ -94,19 +93,17 @@ def sign(
 
 
 def _release(path: Path) -> Path:
-    """The folder itself; that of its release, where it is a run's.
+    """The folder itself; that of its release, where it is a run's: see `release_in`.
 
-    A folder with a certificate is always taken as it is: what lies further in cannot answer for it.
     Raises: `InputError` for no folder; `RunFolderError` for a run whose training has not finished.
     """
+    from dp_diffusers.privacy.files import is_uncertified_run, release_in
+
     if not path.is_dir():
         raise InputError(f"release folder not found: {path}", hint="give a run folder, or its release/")
-    certified = os.path.lexists(path / "certificate.json")
-    is_run = (path / "private").is_dir() or (path / "recipe.yaml").is_file()
-    if not is_run or certified:
-        return path
-    _require_finished(path)
-    return path / "release" if (path / "release").is_dir() else path
+    if is_uncertified_run(path):
+        _require_finished(path)
+    return release_in(path)
 
 
 def _require_finished(run: Path) -> None:
@@ -116,10 +113,9 @@ def _require_finished(run: Path) -> None:
     folder = RunFolder(run)
     released = os.path.lexists(folder.release / "certificate.json")
     if folder.private.is_dir() and not released and not (folder.read(RUN) or {}).get("done"):
-        raise RunFolderError(
-            f"the training in {run} has not finished, or never began: there is no certificate",
-            hint="`dp-diffusers train` with its recipe and this --out begins, or goes on with it",
-        )
+        from dp_diffusers.cli.no_certificate import unfinished
+
+        raise unfinished(folder)
 
 
 def _verdict(found: Verification) -> dict[str, Any]:

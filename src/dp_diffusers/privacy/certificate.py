@@ -24,6 +24,7 @@ from dp_diffusers.privacy.files import (
     hashes,
     read_whole,
     release_files,
+    release_in,
     unlisted,
     write_whole,
 )
@@ -237,12 +238,13 @@ class Certificate:
     def verify(cls, release: str | Path, *, public_key: str | Path | None = None) -> Verification:
         """Recomputes epsilon and re-hashes the files of `release`; needs dp_accounting alone.
 
-        `public_key`: PEM file of the signer. With it, a certificate that this key has not signed is not
-        valid; without it a signature shows that nothing was changed since, and not who made it.
+        `release`: its folder, or that of its run. `public_key`: PEM file of the signer. With it, a
+        certificate that this key has not signed is not valid; without it a signature shows that nothing was
+        changed since, and not who made it.
         """
         from dp_diffusers.privacy.verification import verify_release
 
-        return verify_release(Path(release), None if public_key is None else Path(public_key))
+        return verify_release(release_in(Path(release)), None if public_key is None else Path(public_key))
 
 
 def _check_types(document: Mapping[str, Any]) -> None:

@@ -19,6 +19,20 @@ CERTIFICATE_NAME: Final = "certificate.json"
 _CHUNK: Final = 1 << 20
 
 
+def is_uncertified_run(path: Path) -> bool:
+    """Whether a folder looks like a run's and holds no certificate of its own."""
+    certified = os.path.lexists(path / CERTIFICATE_NAME)
+    return not certified and ((path / "private").is_dir() or (path / "recipe.yaml").is_file())
+
+
+def release_in(path: Path) -> Path:
+    """The folder itself; that of its release, where it is a run's.
+
+    A folder with a certificate is always taken as it is: what lies further in cannot answer for it.
+    """
+    return path / "release" if is_uncertified_run(path) and (path / "release").is_dir() else path
+
+
 def sha256_of_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     digest = hashlib.sha256()
