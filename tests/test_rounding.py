@@ -10,7 +10,7 @@ import pytest
 from dp_diffusers.auditing.results import AuditResult
 from dp_diffusers.cards import card_parts
 from dp_diffusers.evaluation.charged import price_line
-from dp_diffusers.rounding import rounded_up, rounded_up_text
+from dp_diffusers.rounding import rounded_down, rounded_up, rounded_up_text
 
 NUMBERS = random.Random(7)
 VALUES = [
@@ -64,3 +64,12 @@ def test_a_bound_is_no_less_where_it_is_shown() -> None:
     assert "epsilon 0.9997 at" in price
     assert "comes to 2," in price
     assert "<= 0.9997" in audit.explain()
+
+
+def test_guarantee_noise_never_reads_as_more_than_there_is() -> None:
+    assert rounded_down(1.23456789, 6) == 1.23456
+    assert rounded_down(2.218, 6) == 2.218
+    assert rounded_down(0.99999999, 6) == 0.999999
+    assert rounded_down(float("inf"), 6) == float("inf")
+    for value in (0.1 + 0.2, 7.000000001, 1e-9 / 3):
+        assert rounded_down(value, 6) <= value

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dp_diffusers.cards.loading_lines import loading_lines
+from dp_diffusers.cards.model_card import certified_table
 from dp_diffusers.diffusion.family import family_of
 from dp_diffusers.finetuning import train
 from dp_diffusers.recipe import Recipe
@@ -65,3 +66,11 @@ def test_lines_for_latent_models_decode(
     code = loading_lines(family_of(base), "base")
     images = _run(code, tmp_path, tmp_path / "base", monkeypatch)
     assert images.shape == (classes or 4, 1, 16, 16)
+
+
+def test_the_table_says_none_and_no_more_noise_than_there_is() -> None:
+    entry = {"name": "dpsgd", "max_units": None, "noise_multiplier": 1.2345678901, "steps_charged": 3}
+    table = certified_table({"adapter": {"trainable_parameters": 7}, "mechanisms": [entry]}).splitlines()
+    assert "| dpsgd: max_units | none |" in table
+    assert "| dpsgd: noise_multiplier | 1.23456 |" in table
+    assert "| dpsgd: steps_charged | 3 |" in table

@@ -39,9 +39,10 @@ def test_guarantee_a_refusal_says_where_and_neither_what_nor_how_often(
 
 def test_guarantee_a_class_folder_is_not_named(tmp_path: Path) -> None:
     path = folder(tmp_path, {"well/a.png": png(), "weird/b.png": png()})
-    with pytest.raises(DataError, match=r"the label in row 0 .* is not in data.classes") as caught:
+    with pytest.raises(DataError, match=r"^a class folder is not in data.classes$") as caught:
         PrivateImages.open(path, label="folder", classes=["well", "sick"])
     assert "weird" not in f"{caught.value.message} {caught.value.hint}"
+    assert "capitals too; the classes are well, sick" in str(caught.value.hint)
 
 
 def test_arrays_of_another_shape_are_refused_uncounted() -> None:

@@ -33,7 +33,7 @@ def test_files_of_another_size_are_resized_and_said(tmp_path: Path, format: str)
     scores = evaluate(tmp_path / "synthetic", tmp_path / "reference", features=None, seeds=2, passes=2560)
     assert scores.accuracy.mean > 20
     assert scores.accuracy.low <= scores.accuracy.mean <= scores.accuracy.high
-    assert any("another size are brought to 12x12" in note for note in scores.notes)
+    assert any("another size would be brought to 12x12" in note for note in scores.notes)
     assert "not covered by ε" in scores.explain()
     assert scores.reads_private
 

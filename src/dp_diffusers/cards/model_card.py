@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dp_diffusers.cards import card_parts as parts
 from dp_diffusers.cards.loading_lines import loading_lines
+from dp_diffusers.rounding import rounded_down
 
 if TYPE_CHECKING:
     from dp_diffusers.diffusion.family import Family
@@ -121,12 +122,23 @@ def _promise(certificate: Mapping[str, Any]) -> str:
 def certified_table(certificate: dict[str, Any]) -> str:
     """The numbers of a certificate as rows of a table."""
     rows = certified_rows(certificate)
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    return "\n".join(
+        [
+            "| | |",
+            "|---|---|",
+            *(f"| {name} | {'none' if value is None else value} |" for name, value in rows),
+        ]
+    )
 
 
 def certified_rows(certificate: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Name and value of each of them."""
+    """Name and value of each of them; noise by six digits, as the report has it, and never rounded up."""
     rows = [("trainable parameters", certificate["adapter"]["trainable_parameters"])]
     for entry in certificate["mechanisms"]:
-        rows += [(f"{entry['name']}: {key}", value) for key, value in entry.items() if key != "name"]
+        told = {key: _told(key, value) for key, value in entry.items() if key != "name"}
+        rows += [(f"{entry['name']}: {key}", value) for key, value in told.items()]
     return rows
+
+
+def _told(key: str, value: Any) -> Any:
+    return rounded_down(float(value), 6) if key == "noise_multiplier" and value is not None else value

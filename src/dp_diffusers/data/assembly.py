@@ -42,6 +42,8 @@ def fields_of(
     column = None if unit == "image" else unit
     raw = open_source(kind, path, label=label, unit=column, caption=caption_column)
     _require_names(raw, caption, classes, of_rows=(kind, label) != ("folder", "folder"))
+    if kind in ("folder", "dicom") and label == "folder":
+        _require_known_folders(raw, classes)
     return {**_assembled(raw, decoder, classes, caption), "unit": unit or "image"}
 
 
@@ -115,6 +117,20 @@ def _require_names(
             "the caption needs {label}, and nobody said which classes there are",
             hint="set data.classes: otherwise names from private rows would become public texts",
         )
+
+
+def _require_known_folders(raw: RawImages, classes: Sequence[str] | None) -> None:
+    """Raises: `DataError` for a class folder that no class is called as, without a word of its name.
+
+    Folders have no rows to be counted by: `labels` says what holds of a table.
+    """
+    if classes is None or raw.labels is None or set(map(str, raw.labels)) <= set(classes):
+        return
+    known = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
+    raise DataError(
+        "a class folder is not in data.classes",
+        hint=f"a class is called as its folder is, capitals too; the classes are {known}",
+    )
 
 
 def _traces(raw: RawImages) -> Traces:

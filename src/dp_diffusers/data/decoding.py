@@ -136,7 +136,7 @@ class Decoder:
         """
         target = f"{shape[1]}x{shape[0]}"
         if self.resize is not None:
-            self.notes.append(f"images of another size are brought to {target} ({self.resize})")
+            self.notes.append(f"images of another size would be brought to {target} ({self.resize})")
         elif (own := "x".join(map(str, next(iter(self._sizes))))) != target:
             self.notes.append(f"images resized from {own} to {target}")
 
