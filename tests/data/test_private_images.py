@@ -247,6 +247,25 @@ def test_a_bad_folder_is_one_clear_line(
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (
+            {"label": "verdict"},
+            "name one of these (data.label in a recipe, --label of `evaluate`), or add it",
+        ),
+        ({"unit": "owner"}, "name one of these (budget.unit in a recipe), or add it"),
+    ],
+)
+def test_the_hint_of_a_column_says_where_it_is_named(
+    tmp_path: Path, asked: dict[str, Any], says: str
+) -> None:
+    path = parquet(tmp_path / "x.parquet", {"image": structs(png()), "finding": ["a"]})
+    with pytest.raises(DataError) as caught:
+        PrivateImages.open(path, **asked)
+    assert caught.value.hint == says
+
+
 TABLES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"image": structs(png()), "label": [0]}, {"label": "labl"}, "no label column 'labl'"),
     (

@@ -309,6 +309,7 @@ def test_spending_ends_at_the_certified_epsilon_and_never_falls(shown: Path) -> 
     assert found.epsilons[-1] == found.epsilon == dpd.Certificate.read(shown / "release").epsilon
     assert list(found.epsilons) == sorted(found.epsilons)
     assert (found.epsilons[0], found.shares[-1], found.cap) == (0.0, 1.0, 3.0)
+    assert '<th scope="col" class="number">of the cap, this run alone</th>' in Report.of(shown).to_html()
 
 
 def test_guarantee_no_page_shows_less_than_the_bound(shown: Path) -> None:

@@ -105,12 +105,23 @@ class NoColumnError(DataError):
     """A column that is not there."""
 
 
+_NAMED_BY: Final = {
+    "label": " (data.label in a recipe, --label of `evaluate`)",
+    "unit": " (budget.unit in a recipe)",
+    "caption": " (data.caption_column in a recipe)",
+}
+
+
 def no_column(
     place: str | Path, kind: str, name: str, known: Sequence[str], hint: str | None = None
 ) -> NoColumnError:
     """The error for a column that is not there; it names those that are."""
     close = None if hint else nearest(name, known)
-    hint = f"did you mean {close!r}?" if close else hint or "name one of these, or add it"
+    hint = (
+        f"did you mean {close!r}?"
+        if close
+        else hint or f"name one of these{_NAMED_BY.get(kind, '')}, or add it"
+    )
     return NoColumnError(f"{place}: no {kind} column {name!r} among {', '.join(known) or 'none'}", hint=hint)
 
 
