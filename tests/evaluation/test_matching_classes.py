@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import DataError
-from dp_diffusers.evaluation.reading import LabelledImages
+from dp_diffusers.evaluation.reading import LabelledImages, read_images
 from dp_diffusers.evaluation.sets import public_images, real_images, unlearnable
 
 DIGITS = tuple("0123456789")
@@ -92,3 +94,30 @@ def test_classes_that_cannot_be_learnt_are_counted() -> None:
     assert unlearnable(reference, one) == [
         "no image of the reference of 2 classes (dog, emu) that the synthetic ones show"
     ]
+
+
+@pytest.mark.parametrize("names", [("dark", "grey", "light"), ("a/1", "b", "c"), None])
+def test_a_class_without_images_is_known_in_either_format(
+    names: tuple[str, ...] | None, tmp_path: Path
+) -> None:
+    """As a teacher may leave one: other classes keep their numbers, and names that name no folder too."""
+    labels = np.array([0, 2, 2, 0])
+    found = {}
+    for format in ("parquet", "imagefolder"):
+        write_images(np.zeros((4, 4, 4, 1), np.uint8), labels, names, tmp_path / format, format=format)
+        found[format] = read_images(tmp_path / format)
+    in_folders = found["imagefolder"]
+    if names is None or names[0] == "dark":
+        assert in_folders.class_names == found["parquet"].class_names
+    assert sorted(in_folders.labels.tolist()) == sorted(found["parquet"].labels.tolist())
+    assert len(in_folders.class_names) == 3
+
+
+def test_folders_that_hold_something_else_are_no_classes(tmp_path: Path) -> None:
+    write_images(
+        np.zeros((2, 4, 4, 1), np.uint8), np.arange(2), ("a", "b"), tmp_path / "x", format="imagefolder"
+    )
+    (tmp_path / "x" / "empty").mkdir()
+    (tmp_path / "x" / "notes").mkdir()
+    (tmp_path / "x" / "notes" / "text.txt").write_text("")
+    assert read_images(tmp_path / "x").class_names == ("a", "b")

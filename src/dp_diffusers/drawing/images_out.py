@@ -12,7 +12,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from dp_diffusers.errors import ParameterError
 
 FORMATS = ("parquet", "imagefolder")
 CARD = "README.md"
+EMPTY = ".no-images"  # `datasets` and other readers pass over names with a dot
 _TABLE = "metadata.csv"
 PARQUET = "data/train-00000-of-00001.parquet"
 
@@ -128,6 +129,17 @@ def _names_a_folder(name: str) -> bool:
     )
 
 
+def _mark_empty(folders: Iterable[Path]) -> None:
+    """Makes those that are not there, for classes without images, or others would take their numbers.
+
+    Each with a file that is none: a release holds plain files alone.
+    """
+    for folder in folders:
+        if not folder.exists():
+            folder.mkdir()
+            (folder / EMPTY).touch()
+
+
 def _write_folder(
     images: np.ndarray, labels: np.ndarray | None, names: Sequence[str] | None, folder: Path
 ) -> None:
@@ -141,6 +153,9 @@ def _write_folder(
         name = f"{index:06d}.png" if label is None else f"{place}/{index:06d}.png"
         (folder / name).write_bytes(png(image))
         rows.append([name] if label is None else [name, label])
+    if labels is not None:
+        every = range(len(names) if names else int(labels.max(initial=-1)) + 1)
+        _mark_empty(folder / (names[number] if plain and names else str(number)) for number in every)
     with (folder / _TABLE).open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file_name"] if labels is None else ["file_name", "label"])

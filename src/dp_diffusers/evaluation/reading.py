@@ -10,7 +10,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypedDict
@@ -24,6 +24,8 @@ from dp_diffusers.data.labels import label_numbers
 from dp_diffusers.data.metadata import METADATA
 from dp_diffusers.data.pixel_room import in_memory
 from dp_diffusers.data.sources import NoColumnError, RawImages, is_hub, kind_of, open_source
+from dp_diffusers.data.walking import names_in_order
+from dp_diffusers.drawing.images_out import EMPTY
 from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation.class_numbers import listed, matched
 from dp_diffusers.evaluation.places import files_of
@@ -198,7 +200,16 @@ def _opened(place: Path | str, label: str | None, own: Sequence[str]) -> RawImag
             continue
         with suppress(NoColumnError):
             return open_source(kind, place, label=name, unit=None)
-    return open_source(kind, place, label=_usual(kind, place), unit=None)
+    usual = _usual(kind, place)
+    raw = open_source(kind, place, label=usual, unit=None)
+    return _with_empty_folders(raw, Path(place)) if (kind, usual) == ("folder", "folder") else raw
+
+
+def _with_empty_folders(raw: RawImages, place: Path) -> RawImages:
+    """A class without images is a class: its folder is there, as `drawing.images_out` leaves it."""
+    folders = (item for item in place.iterdir() if item.is_dir() and not item.name.startswith("."))
+    empty = {folder.name for folder in folders if (folder / EMPTY).is_file()}
+    return replace(raw, class_names=names_in_order({*(raw.class_names or ()), *empty}))
 
 
 def _usual(kind: str, place: Path | str) -> str:
