@@ -11,9 +11,16 @@ from metric_support import PIXELS
 
 from dp_diffusers.data.drawn_digits import drawn_digits
 from dp_diffusers.errors import ParameterError
-from dp_diffusers.evaluation.distances import METRICS, figure_names, measure, require_one_extractor
+from dp_diffusers.evaluation.distances import (
+    METRICS,
+    Distances,
+    Progress,
+    figure_names,
+    measured,
+    require_one_extractor,
+)
 from dp_diffusers.evaluation.diversity import OF_REFERENCE
-from dp_diffusers.evaluation.embedding import silent
+from dp_diffusers.evaluation.embedding import embed, silent
 from dp_diffusers.evaluation.evaluating import TESTED, evaluate
 from dp_diffusers.evaluation.features import Features
 from dp_diffusers.evaluation.held_apart import IN_NO_RUN
@@ -26,6 +33,12 @@ FIGURES = ("fid", "kid", "kid_standard_error", "precision", "recall", "density",
 def digits(count: int, seed: int, size: int = 12) -> LabelledImages:
     images, labels = drawn_digits(count, size, seed, fonts=0.0)
     return LabelledImages(images=images[..., None], labels=labels, class_names=tuple("0123456789"))
+
+
+def measure(
+    of: str, images: LabelledImages, reference: HeldOut, features: Features, progress: Progress
+) -> Distances:
+    return measured(of, embed(features, images.images, progress), reference, progress)
 
 
 def test_every_figure_of_the_table_is_there_and_in_its_bounds() -> None:

@@ -11,13 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from dp_diffusers.evaluation.embedding import Embedded, embed, same_features
-from dp_diffusers.evaluation.features import Features
+from dp_diffusers.evaluation.embedding import Embedded, same_features
 from dp_diffusers.evaluation.frechet import frechet_distance
 from dp_diffusers.evaluation.held_out import HeldOut, Reader
 from dp_diffusers.evaluation.kernel_distance import kernel_distance
 from dp_diffusers.evaluation.neighbours import neighbourhood
-from dp_diffusers.evaluation.reading import LabelledImages
 
 if TYPE_CHECKING:
     from dp_diffusers.evaluation.diversity import Diversity
@@ -71,16 +69,8 @@ def figure_names() -> tuple[str, ...]:
     return tuple(name for names in METRICS for name in names)
 
 
-def measure(
-    of: str, images: LabelledImages, reference: HeldOut, features: Features, progress: Progress
-) -> Distances:
-    """All figures of `images` against the reference, each metric through a gate of its own."""
-    progress(message=f"{of}: features {features.name}")
-    return measured(of, embed(features, images.images, progress), reference, progress)
-
-
 def measured(of: str, synthetic: Embedded, reference: HeldOut, progress: Progress) -> Distances:
-    """The same of images that an extractor has seen."""
+    """All figures of images that an extractor has seen, each metric through a gate of its own."""
     features = synthetic.features
     figures: dict[str, float] = {}
     for names, metric in METRICS.items():

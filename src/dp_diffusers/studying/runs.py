@@ -56,7 +56,9 @@ def study(loaded: LoadedStudy, out: str | Path, *, progress: Progress = _silent)
     """Runs what is missing of a study in the folder `out`; writes tables (CSV, parquet, JSON) and pictures.
 
     progress: called with `message`, a line for each run. Raises what training, generation and evaluation
-    raise; `RunFolderError` for a run that was made with other settings.
+    raise, at the run that they meet; before any run `DataError` for a reference without labels,
+    `ParameterError` for images that have a ledger, `BudgetError` for a cell without a plan. Raises
+    `RunFolderError` for a run that was made with other settings or of other contents.
     """
     folder = Path(out)
     extractor = None if loaded.settings.evaluate.features is None else _extractor(loaded)
