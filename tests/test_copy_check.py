@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from asked_support import NAMES, PIXELS, Made, cheap_accounts, make_run, pictures
@@ -18,7 +19,7 @@ from dp_diffusers.copy_check import NearCopies, near_copies
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.drawing.images_out import write_images
 from dp_diffusers.errors import DataError, ParameterError
-from dp_diffusers.run.asked_run import UNCOMPARED
+from dp_diffusers.run.asked_run import UNCOMPARED, AskedRun
 
 assert cheap_accounts
 pytestmark = pytest.mark.slow
@@ -284,3 +285,18 @@ def test_questions_to_a_run_that_a_call_made(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="the ledger of"):
         near_copies(made.run, HELD_OUT, charge=2.0, private=data)
     assert near_copies(made.run, HELD_OUT, charge=2.0, private=data, ledger=made.ledger).is_copied is False
+
+
+def test_held_out_images_become_squares_as_the_run_s_own_did(tmp_path: Path) -> None:
+    """Cut, where those of the training were padded, they would lie farther off than fresh images do."""
+    made = make_run(tmp_path / "made")
+    recipe = yaml.safe_load((made.run / "recipe.yaml").read_text())
+    recipe["data"]["resize"] = "fit"
+    (made.run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    wide = np.random.default_rng(5).integers(0, 256, (24, 8, 16, 1), dtype=np.uint8)
+    write_images(wide, np.arange(24) % 2, NAMES, tmp_path / "wide", format="parquet")
+    run = AskedRun.open(made.run, private=None, ledger=None)
+    seen = copy_check._Check(run, tmp_path / "wide", PIXELS, lambda **_: None).held_out
+    assert seen.shape == (24, 8, 8, 1)
+    assert (seen[:, :2] == 0).all(), "above it is padded with black"
+    assert seen[:, 2:6].any()

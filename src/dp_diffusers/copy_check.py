@@ -29,7 +29,7 @@ from dp_diffusers.evaluation.copy_report import closest, copy_report
 from dp_diffusers.evaluation.copy_test import FALSE_ALARM, CopyTest, threshold_of
 from dp_diffusers.evaluation.embedding import silent
 from dp_diffusers.evaluation.features import DEFAULT, Features, features_named
-from dp_diffusers.evaluation.held_apart import refuse_training_images, shown_to
+from dp_diffusers.evaluation.held_apart import as_its_own, refuse_training_images, shown_to
 from dp_diffusers.evaluation.nearest import Nearest, Reached
 from dp_diffusers.evaluation.plain_images import plain_images
 from dp_diffusers.mechanisms.count import count_std
@@ -202,7 +202,16 @@ class _Check:
 
     def _opened(self, held_out: str | Path | np.ndarray) -> np.ndarray:
         if not isinstance(held_out, np.ndarray):
-            return plain_images(held_out, size=self._size, channels=self._channels)
+            how = as_its_own(
+                self.run.folder.root
+            )  # else fresh images would lie farther off than trained ones
+            return plain_images(
+                held_out,
+                size=self._size,
+                channels=self._channels,
+                resize=how["resize"],
+                window=how["window"],
+            )
         if held_out.dtype != np.uint8 or held_out.shape[1:] != self.synthetic.shape[1:]:
             raise ParameterError(
                 f"expected held-out images uint8 of shape {self.synthetic.shape[1:]}, got {held_out.dtype} "

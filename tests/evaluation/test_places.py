@@ -149,7 +149,7 @@ def test_a_data_set_of_the_hub_may_be_a_reference(tmp_path: Path, monkeypatch: p
     found = read_images(place, size=8, channels=1, label="finding")
     assert found.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
     assert found.labels.tolist() == [0, 1, 0, 1]
-    assert found.notes == (f"{place}: images of another size are brought to 8x8 (crop)",)
+    assert found.notes == (f"{place}: images of another size would be brought to 8x8 (crop)",)
     made = LabelledImages(images=DATA[0], labels=DATA[1], class_names=NAMES)
     scores = evaluate(made, place, label="finding", features=None, seeds=2, passes=8)
     assert scores.reference_images == 4

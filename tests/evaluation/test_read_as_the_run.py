@@ -79,7 +79,7 @@ def test_reference_and_real_images_are_padded_where_the_runs_were(
     for found, place in zip(gates, (tested, real), strict=True):
         asked: dict[str, Any] = {"size": 8, "channels": 1, "resize": "fit"}
         assert np.array_equal(found.images, PrivateImages.open(place, label="label", **asked).images)
-    assert "test.parquet: images of another size are brought to 8x8 (fit)" in gates[0].notes
+    assert "test.parquet: images of another size would be brought to 8x8 (fit)" in gates[0].notes
 
 
 def test_a_reference_of_dicom_is_shown_by_the_window_of_the_run(

@@ -17,13 +17,14 @@ import pytest
 from PIL import Image, PngImagePlugin
 from safetensors.numpy import save
 
+import dp_diffusers
 from dp_diffusers.data.traces import Traces, is_distinctive
 from dp_diffusers.drawing.images_out import png, write_images
 from dp_diffusers.errors import RunFolderError, VerificationError
 from dp_diffusers.leaks import byte_search
 from dp_diffusers.leaks import numbers as leak_numbers
 from dp_diffusers.leaks import scan as leak_scan
-from dp_diffusers.leaks.scan import Secrets, leaks, machine_names, paths_of, require_no_leak
+from dp_diffusers.leaks.scan import Secrets, leaks, machine_names, own_words, paths_of, require_no_leak
 
 ID, NAME, PATH = "Koskinen-0071", "scan_märz_81.png", "/data/wards/north"
 COUNT = 59_231
@@ -364,3 +365,10 @@ def test_a_plain_area_in_colour_is_nobodys_piece() -> None:
     assert len(pieces) == 4, "colours last and first, whole numbers and floats"
     assert not any(piece in everywhere for piece in pieces)
     assert any(piece in images.tobytes() for piece in pieces)
+
+
+def test_no_word_of_a_card_is_a_secret() -> None:
+    """A user called like one would have a training refused after it was paid for."""
+    root = Path(dp_diffusers.__file__).parent
+    for name in ("cards/model_card.py", "privacy/statements.py", "privacy/assumptions.py", "training.py"):
+        assert (root / name).read_text(encoding="utf-8") in own_words(), name

@@ -14,7 +14,7 @@ import numpy as np
 
 from dp_diffusers.data.apart import MANIFESTS, Shown, require_apart
 from dp_diffusers.data.sources import is_hub
-from dp_diffusers.errors import DataError, ParameterError
+from dp_diffusers.errors import ParameterError
 from dp_diffusers.evaluation.plain_images import plain_images
 from dp_diffusers.evaluation.reading import AsTheRun, as_the_run
 from dp_diffusers.run.folder import RunFolder
@@ -96,13 +96,7 @@ def shown_to(folder: RunFolder, path: str | Path | None, images: np.ndarray) -> 
     if path is None or (resize == "crop" and window is None):
         return
     _, side, channels = images.shape[1:]
-    try:
-        read = plain_images(path, size=side, channels=channels, resize=resize, window=window)
-    except DataError:  # a window is refused where nothing is DICOM, and changes nothing there
-        if window is None or resize == "crop":
-            return
-        read = plain_images(path, size=side, channels=channels, resize=resize)
-    yield Shown.by_files(None, read)
+    yield Shown.by_files(None, plain_images(path, size=side, channels=channels, resize=resize, window=window))
 
 
 def _data_settings(folder: RunFolder) -> dict[str, Any]:

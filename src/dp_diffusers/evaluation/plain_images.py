@@ -26,11 +26,12 @@ def plain_images(
     """uint8 `[N, H, W, C]`: all images at `path`, those of parquet files at any depth of a folder included.
 
     size, channels: None takes those of the first image; resize: how others become a square; window: of DICOM
-    images, see `Decoder`. Raises `DataError`.
+    images, if there are any, see `Decoder`. Raises `DataError`.
     """
     folder = not is_hub(path) and Path(path).is_dir()
     files: list[str | Path] = [*sorted(Path(path).rglob("*.parquet"))] if folder else []
-    decoder = Decoder(size=size, channels=channels, resize=None if size is None else resize, window=window)
+    squares = None if size is None else resize
+    decoder = Decoder(size=size, channels=channels, resize=squares, window=window, needs_dicom=False)
     parts = []
     for file in files or [path]:
         raw = open_source(kind_of(file), file, label=None, unit=None)

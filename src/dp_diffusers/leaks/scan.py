@@ -2,7 +2,7 @@
 
 Guarantees:
 - every file is searched for names, ids, paths of this machine, bytes of private files, pixels, whole private
-  images and private counts, packed in the ways of `leak_views`;
+  images and private counts, packed in the ways of `leaks.views`;
 - what is found is told by file and kind, of a number not even the kind; the words themselves go to
   `RUN/private/leaks.json` alone.
 May import numpy and what reads images; never torch. It finds carelessness, not a model that remembers: that
@@ -193,6 +193,6 @@ def machine_names() -> frozenset[str]:
 
 def own_words() -> str:
     """The source of this package: a word that stands in it is no secret of anyone's."""
-    place = Path(__file__).parent
+    place = Path(__file__).parents[1]
     sources = [path for path in sorted(place.rglob("*")) if path.suffix in (".py", ".html", ".css", ".js")]
     return "\n".join(path.read_text(encoding="utf-8") for path in sources)
