@@ -45,7 +45,7 @@ from transformers import (
 )
 
 SIZE = 16  # pixels
-TOKENS = 8  # of a prompt
+TOKENS = 24  # of a prompt: a short caption and the name of a class
 
 
 @lru_cache(maxsize=1)

@@ -83,6 +83,16 @@ def test_a_template_is_filled_with_declared_classes(recipe: Path) -> None:
     assert _names(dpd.generate(release)) == (["normal", "opacity"], [0, 1, 0, 1])
 
 
+def test_classes_that_mean_the_same_to_the_base_are_refused(recipe: Path) -> None:
+    """Their texts differ after the last token that is read: both classes would learn one condition."""
+    cut = "data.caption=a chest x-ray of a patient, {label}"
+    with pytest.raises(ParameterError, match=r"'normal' and 'opacity' mean the same to this base") as caught:
+        _trained(recipe, cut)
+    assert "put {label} first" in (caught.value.hint or "")
+    assert not (recipe.parent / "x.ledger").exists(), "nothing was paid"
+    _trained(recipe, "data.caption='{label}, a chest x-ray of a patient'")
+
+
 @pytest.mark.slow
 def test_one_text_for_all(recipe: Path) -> None:
     release = _trained(recipe, "data.caption=a chest x-ray", "data.classes=null")

@@ -89,6 +89,21 @@ def set_conditions(family: Family, settings: Mapping[str, Any]) -> None:
         family.set_prompts([PLACEHOLDER] if classes is None or not classes.prompts else classes.prompts)
 
 
+def require_distinct_texts(family: Family, settings: Mapping[str, Any]) -> None:
+    """Raises `ParameterError` where the public texts of two classes are one condition to the base.
+
+    The family has its public texts: `set_conditions`. Private captions are not looked at.
+    """
+    classes = classes_of(family, settings) if family.takes_text else None
+    if classes is None or classes.names is None or (same := family.alike()) is None:
+        return
+    one, other = (repr(classes.names[place]) for place in same)
+    raise ParameterError(
+        f"data.caption: {one} and {other} mean the same to this base, which reads no more of their texts",
+        hint="put {label} first, or shorten data.caption",
+    )
+
+
 def conditioned(
     family: Family, data: PrivateImages, settings: Mapping[str, Any], cache: Path | None = None
 ) -> tuple[PrivateImages, list[str]]:

@@ -137,6 +137,10 @@ class Family(ABC):
         del prompts, cache
         raise ParameterError("the base model takes no prompts", hint="leave caption and prompts out")
 
+    def alike(self) -> tuple[int, int] | None:
+        """The first two prompts that are one condition; None where all differ, or there are none."""
+        return None
+
     @abstractmethod
     def encode(self, images: np.ndarray) -> torch.Tensor:
         """uint8 `[N, H, W, C]` to what the network sees, float32 `[N, c, h, w]`, on the CPU."""

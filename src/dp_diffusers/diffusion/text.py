@@ -52,6 +52,19 @@ class TextFamily(AutoencodedFamily):
         self.prompts = tuple(prompts)
         self._table = self._encoded(cache)
 
+    def alike(self) -> tuple[int, int] | None:
+        """The first two prompts that are one condition, as where all that tells them apart is cut off.
+
+        None where all differ, and for prompts that lie in files.
+        """
+        met: dict[bytes, int] = {}
+        if isinstance(self._table, PromptTable):
+            for place in range(len(self.prompts)):
+                row = b"".join(column[place].tobytes() for column in self._table.columns.values())
+                if met.setdefault(row, place) != place:
+                    return met[row], place
+        return None
+
     def use_encoded(self, prompts: Sequence[str], table: EncodedPrompts) -> None:
         """Takes prompts that are encoded already; the last row of `table` is that of the empty prompt."""
         self.prompts, self._table = tuple(prompts), table

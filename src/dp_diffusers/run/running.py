@@ -17,7 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dp_diffusers.classes.conditions import classes_of, conditioned, require_use_of_labels, set_conditions
+from dp_diffusers.classes.conditions import (
+    classes_of,
+    conditioned,
+    require_distinct_texts,
+    require_use_of_labels,
+    set_conditions,
+)
 from dp_diffusers.classes.released_classes import declared_size
 from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
@@ -173,6 +179,7 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
         family.network.to(device)
         require_finite_latents(family)
         set_conditions(family, job.settings)
+        _require_distinct_texts(family, job, folder)
         require_sampler(family, sampling_of(job.evolution.generation))
         return Model(family=family, runtime=job.runtime, teacher=teacher)
     strategy, config, candidates = strategy_of(job.strategy), None, None
@@ -185,6 +192,7 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
     arrange(network, job.runtime, adapted=not isinstance(strategy, Sapf))
     require_finite_latents(family)
     set_conditions(family, job.settings)
+    _require_distinct_texts(family, job, folder)
     if isinstance(strategy, Sapf):
         candidates = rehearsed_candidates(family, strategy, training.seed)
     else:
@@ -199,6 +207,12 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
     model.teacher, model.moments = teacher, moments
     model.runtime = sized(job.runtime, model.largest, job.plan, training, job.progress)
     return model
+
+
+def _require_distinct_texts(family: Family, job: Job, folder: RunFolder | None) -> None:
+    """Of a run that has not begun: one that has is paid for, and goes on."""
+    if folder is None or folder.read(RUN) is None:
+        require_distinct_texts(family, job.settings)
 
 
 def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> Release:
