@@ -32,7 +32,6 @@ from dp_diffusers.run.earlier_recipe import require_same_recipe
 from dp_diffusers.run.folder import RUN, RunFolder
 from dp_diffusers.run.jobs import Job, Progress, job_of_recipe, settings_of_call, silent
 from dp_diffusers.run.ledger_place import other_ledger
-from dp_diffusers.run.out_apart import require_out_apart
 from dp_diffusers.run.plan_of_run import plan_of_first
 from dp_diffusers.run.running import require_unit, run
 from dp_diffusers.strategies import strategy_of
@@ -137,8 +136,6 @@ def finetune(
         opened, data, plan, strategy, training, runtime, evolution, base_classes, teacher, warmup
     )
     folder, together = RunFolder(Path(out)), team()
-    if data.place is not None and not folder.recipe.exists():
-        require_out_apart(folder.root, {"data": {"path": data.place}})
     _require_same_call(together, folder, settings)
     if together.first_tells(lambda: _is_done(folder, settings)):
         return _reopened(folder, opened)
@@ -150,6 +147,7 @@ def finetune(
         runtime=runtime,
         ledger=None if ledger is None else str(ledger),
         open_data=lambda _: data,
+        place=data.place,
         settings=settings,
         progress=progress if together.first else silent,
         evolution=evolution,

@@ -49,16 +49,16 @@ def test_a_folder_stands_for_all_below_it(tmp_path: Path, path: str, meets: bool
     place = path if path.startswith("hf:") else str(tmp_path / path)
     features = record(tmp_path / "features", {"source": "files", "path": place})
     (features / "features.safetensors").touch()
+    private = str(tmp_path / "a" / "x.parquet")
     settings = {
         "base": "somebody/model",
-        "data": {"path": str(tmp_path / "a" / "x.parquet")},
         "teacher": {"features": str(features / "features.safetensors") if meets else str(features)},
     }
     if meets:
         with pytest.raises(ParameterError, match=r"teacher.features: .* learnt from"):
-            require_learnt_apart(settings)
+            require_learnt_apart(settings, private)
     else:
-        require_learnt_apart(settings)
+        require_learnt_apart(settings, private)
 
 
 def test_a_run_that_has_begun_may_end(tiny_recipe: Path, tiny_base_folder: Path, tmp_path: Path) -> None:
@@ -79,14 +79,14 @@ def test_what_cannot_be_read_any_more_says_nothing(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(learnt_apart, "require_apart", unreadable)
     base = record(tmp_path / "base", {"source": "files", "path": "/elsewhere"}, {"path": "relative"})
-    require_learnt_apart({"base": str(base), "data": {"path": str(tmp_path)}})
+    require_learnt_apart({"base": str(base)}, str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"recipe": 3}', '{"recipe": {"data": [3]}}'])
 def test_a_record_that_is_none_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "pretraining.json").write_text(text)
-    require_learnt_apart({"base": str(tmp_path), "data": {"path": str(tmp_path)}, "teacher": None})
+    require_learnt_apart({"base": str(tmp_path), "teacher": None}, str(tmp_path))
 
 
-def test_a_call_in_python_names_no_place() -> None:
-    require_learnt_apart({"base": "somebody/model"})
+def test_arrays_have_no_place() -> None:
+    require_learnt_apart({"base": "somebody/model"}, None)

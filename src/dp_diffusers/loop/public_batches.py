@@ -90,16 +90,21 @@ class PublicBatches:
 
 
 def public_batches(
-    settings: PublicSettings | None, family: Family, *, seed: int, recipe: Mapping[str, Any]
+    settings: PublicSettings | None,
+    family: Family,
+    *,
+    seed: int,
+    recipe: Mapping[str, Any],
+    private: str | None,
 ) -> PublicBatches | None:
-    """Opens the public images of a run; None where it has none. recipe: the run's settings, as a document.
+    """Opens the public images of a run; None where it has none.
 
+    recipe: the run's settings, as a document. private: where its private images lie, if that is known.
     Raises `DataError` for images or labels that do not fit the model, `ParameterError` for a model that
     learns from texts, and where the public images lie where the private ones do.
     """
     if settings is None:
         return None
-    private = (recipe.get("data") or {}).get("path")  # a call in Python has none
     if private is not None:
         require_apart("training.public.path", settings.path, private, hint=UNPROTECTED)
     if family.takes_text:

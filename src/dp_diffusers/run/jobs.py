@@ -47,6 +47,8 @@ class Job:
     runtime: RuntimeSettings
     ledger: str | None
     open_data: Callable[[Family], PrivateImages]
+    place: str | None
+    """Where the private images lie; None where a call in Python was given arrays."""
     settings: dict[str, Any]
     progress: Progress = field(default=silent)
     evolution: EvolutionSettings | None = None
@@ -85,6 +87,7 @@ def job_of_recipe(
         runtime=recipe.runtime,
         ledger=recipe.budget.ledger,
         open_data=lambda family: opened(recipe, family.size, family.channels, safe),
+        place=recipe.data.path,
         settings=settings,
         progress=progress,
         evolution=settings_of_recipe(recipe),

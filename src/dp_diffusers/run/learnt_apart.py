@@ -20,12 +20,11 @@ from dp_diffusers.evaluation.features import EXTRACTORS
 from dp_diffusers.pretraining import RECORD
 
 
-def require_learnt_apart(settings: Mapping[str, Any]) -> None:
-    """settings: of a run, as a plain document; a call in Python names no place of private images.
+def require_learnt_apart(settings: Mapping[str, Any], private: str | None) -> None:
+    """settings: of a run, as a plain document. private: where its private images lie, None for arrays.
 
     Raises `ParameterError` where a model of the run learnt from them.
     """
-    private = (settings.get("data") or {}).get("path")
     if private is None:
         return
     for key, folder in _models(settings):

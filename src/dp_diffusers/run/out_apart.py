@@ -6,7 +6,7 @@ Told by place, before anything is opened or paid. May import where sources lie.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,20 @@ def require_outside_release(out: Path, release: Path) -> None:
         )
 
 
-def require_out_apart(out: Path, settings: Mapping[str, Any]) -> None:
+def require_out_apart(out: Path, settings: Mapping[str, Any], places: Iterable[str | None] = ()) -> None:
     """Raises `ParameterError` where `out` is, or lies in, the folder `data.path` of a run's settings.
 
+    places: further ones of private images, which no recipe names: those of calls in Python.
     A manifest and a table are files, and a folder of `save_to_disk` lists its own: what lies beside them is
     not read.
     """
-    path = (settings.get("data") or {}).get("path")
-    if path is None or is_hub(path) or not Path(path).is_dir() or is_saved(Path(path)):
-        return
-    private, place = Path(path).resolve(), out.resolve()
+    for path in {(settings.get("data") or {}).get("path"), *places}:
+        if path is not None and not is_hub(path) and Path(path).is_dir() and not is_saved(Path(path)):
+            _require_outside(out, Path(path))
+
+
+def _require_outside(out: Path, folder: Path) -> None:
+    private, place = folder.resolve(), out.resolve()
     if private == place or private in place.parents:
         raise ParameterError(
             f"{out} lies in data.path, the folder of the private images: the next training would read it too",

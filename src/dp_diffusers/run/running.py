@@ -114,12 +114,12 @@ def run(job: Job, folder: RunFolder) -> Release:
 def _refused_first(job: Job, folder: RunFolder, together: Team) -> None:
     """The cheapest refusals."""
     if folder.read(RUN) is None and not folder.recipe.exists():  # one that has begun goes on where it is
-        require_out_apart(folder.root, job.settings)
+        require_out_apart(folder.root, job.settings, [job.place])
     if not job.plan.not_private:
         _ = job.ledger_file
         require_bounded(job.base.merged_from)
         if folder.read(RUN) is None:  # one that has begun is reserved, and may end
-            require_learnt_apart(job.settings)
+            require_learnt_apart(job.settings, job.place)
     if together.several and job.evolution is not None:
         raise ParameterError(
             f"Private Evolution works in one process, and {together.ranks.count} were started",
@@ -202,7 +202,9 @@ def _prepared(job: Job, together: Team, folder: RunFolder | None = None) -> Mode
     if job.settings.get("generation") or (teacher is not None and teacher.after_the_steps):
         with uncompiled(job.runtime.compile):  # drawing would compile it once more, for nothing
             require_sampler(family, sampling_of(generation_of(job.settings)))
-    public = public_batches(training.public, family, seed=training.seed, recipe=job.settings)
+    public = public_batches(
+        training.public, family, seed=training.seed, recipe=job.settings, private=job.place
+    )
     model = Model(family=family, runtime=job.runtime, config=config, public=public, candidates=candidates)
     model.teacher, model.moments = teacher, moments
     model.runtime = sized(job.runtime, model.largest, job.plan, training, job.progress)

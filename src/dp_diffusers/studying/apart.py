@@ -46,7 +46,7 @@ def require_public(sources: Sequence[Mapping[str, Any]], key: str, recipes: Sequ
             if not is_hub(public) and not is_hub(private) and _same_files(Path(public), Path(private)):
                 raise ParameterError(f"{setting} {public} is where the private images are", hint=ANYONE)
     for recipe in recipes:
-        require_learnt_apart(recipe.model_dump(mode="json"))
+        require_learnt_apart(recipe.model_dump(mode="json"), recipe.data.path)
 
 
 def _same_files(public: Path, private: Path) -> bool:

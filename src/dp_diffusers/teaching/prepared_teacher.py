@@ -144,14 +144,16 @@ def prepared_teacher(
     family: Family,
     recipe: Mapping[str, Any],
     *,
+    private: str | None,
     folder: RunFolder | None,
     progress: Callable[..., None],
 ) -> PreparedTeacher:
     """Features and how they scale, from public images; draws them with the base, if it is to.
 
-    family: before anything is adapted, on its device. folder: of the run, whose earlier start may have
-    scaled them. Raises `ParameterError`, `DataError`, `ModelError` for what cannot be used, `RunFolderError`
-    where that start had other features or public images.
+    family: before anything is adapted, on its device. private: where the private images lie, if that is
+    known. folder: of the run, whose earlier start may have scaled them. Raises `ParameterError`, `DataError`,
+    `ModelError` for what cannot be used, `RunFolderError` where that start had other features or public
+    images.
     """
     features = features_named(settings.features)
     if settings.dimensions > features.dim:
@@ -161,7 +163,7 @@ def prepared_teacher(
         )
     images, public, shown = None, None, None
     if settings.public is not None:
-        images = _opened(settings.public, family, recipe)
+        images = _opened(settings.public, family, private)
         shown = Shown.by(settings.public, images)
         digest = hashlib.sha256(images.tobytes()).hexdigest()
         public = {"name": Path(settings.public).name, "sha256": digest, "images": len(images)}
@@ -214,8 +216,7 @@ def _labels(prepared: PreparedTeacher, family: Family, count: int) -> np.ndarray
     return balanced_labels(count, family.classes)
 
 
-def _opened(path: str, family: Family, recipe: Mapping[str, Any]) -> np.ndarray:
-    private = (recipe.get("data") or {}).get("path")  # a call in Python has none
+def _opened(path: str, family: Family, private: str | None) -> np.ndarray:
     if private is not None:
         require_apart("teacher.public", path, private, hint=UNPROTECTED)
     source = {"source": "files", "path": path, "label": None}

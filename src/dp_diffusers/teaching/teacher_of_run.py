@@ -46,7 +46,13 @@ def teacher_of(
         if job.teacher.public is None and job.teacher.drawn_by == "base":
             family.network.to(device)
         return prepared_teacher(
-            job.teacher, classes, family, job.settings, folder=folder, progress=job.progress
+            job.teacher,
+            classes,
+            family,
+            job.settings,
+            private=job.place,
+            folder=folder,
+            progress=job.progress,
         )
     finally:
         family.network.to(home)
