@@ -35,6 +35,7 @@ from dp_diffusers.release import Progress, Release, certify_again, known_secrets
 from dp_diffusers.reporting.facts import FILE as REPORT
 from dp_diffusers.run.call_checks import settings_of
 from dp_diffusers.run.out_apart import require_out_apart, require_outside_release
+from dp_diffusers.run.place_of_run import places_of
 from dp_diffusers.run.run_secrets import has_traces
 from dp_diffusers.runtime.devices import device_of
 from dp_diffusers.teaching.chosen_images import chosen_images
@@ -141,7 +142,7 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         progress(message=f"{target} holds these images already")
         return target
     require_writable(target, format)
-    require_out_apart(target, release.settings())
+    require_out_apart(target, release.settings(), places_of(release.folder))
     pixels = _sampled(job, ranks, progress)
     names = None if job.classes is None else job.classes.names
     pixels, labels, as_asked = _labelled(job, pixels, progress)

@@ -11,7 +11,13 @@ import pytest
 from PIL import Image
 
 import dp_diffusers as dpd
+from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.leaks.scan import leaks
+from dp_diffusers.release import known_secrets
+from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.run.out_apart import require_out_apart
+from dp_diffusers.run.run_secrets import secrets_of
 from dp_diffusers.teaching import prepared_teacher
 from loop_support import cheap_trainings
 
@@ -77,3 +83,58 @@ def test_a_run_among_the_images_of_a_call_is_refused(tiny_base_folder: Path, tmp
     with pytest.raises(ParameterError, match=r"lies in data\.path, the folder of the private images"):
         _finetuned(tiny_base_folder, _opened(private), out=private / "class 0" / "run")
     assert not (private / "class 0" / "run").exists()
+
+
+def test_the_place_of_the_images_of_a_call_is_looked_for_in_its_release(
+    tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    private = _images(tmp_path / "st_mary_xrays")
+    run = _finetuned(tiny_base_folder, _opened(private))
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    (fake / "README.md").write_text(f"trained on {private}\n")
+    assert str(private) in known_secrets(run).paths
+    assert [name for name, _, _ in leaks(fake, known_secrets(run))]
+
+
+def test_a_path_in_the_recipe_makes_nothing_public(tmp_path: Path) -> None:
+    """The folder of a teacher's features says where something lies, as that of a base does."""
+    folder, fake = RunFolder(tmp_path / "run"), tmp_path / "fake"
+    folder.create()
+    fake.mkdir()
+    place = "/srv/hospital_north/xrays"
+    folder.recipe.write_text(f"base: b\ndata: {{path: {place}}}\nteacher: {{features: {place}_network}}\n")
+    (fake / "README.md").write_text(f"trained on {place}\n")
+    assert list(leaks(fake, secrets_of(folder, Traces(), [])))
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_guarantee_no_image_is_drawn_into_the_private_images_of_a_call(
+    link: bool, tiny_base_folder: Path, tmp_path: Path
+) -> None:
+    private = _images(tmp_path / "films")
+    if link:
+        (private / "class 0").rename(tmp_path / "elsewhere")
+        (private / "class 0").symlink_to(tmp_path / "elsewhere")
+    run = _finetuned(tiny_base_folder, _opened(private))
+    out = (tmp_path / "elsewhere" if link else private / "class 0") / "new"
+    with pytest.raises(ParameterError, match=r"lies in data\.path, the folder of the private images"):
+        dpd.generate(run, images=3, out=out, settings={"steps": 1})
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["out", "linked/class 0/run", "deep/run"])
+def test_nothing_is_written_behind_a_link_among_the_private_images(name: str, tmp_path: Path) -> None:
+    private, out = tmp_path / "films" / "class 1", tmp_path / name
+    private.mkdir(parents=True)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "more").symlink_to(tmp_path / "deep")
+    (tmp_path / "films" / "class 0").symlink_to(tmp_path / "linked")
+    (private / "back").symlink_to(tmp_path / "films")
+    settings = {"data": {"path": str(tmp_path / "films")}}
+    if name == "out":
+        require_out_apart(out, settings)
+    else:
+        with pytest.raises(ParameterError, match=r"lies in data\.path"):
+            require_out_apart(out, settings)

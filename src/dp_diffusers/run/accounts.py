@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from dp_diffusers import checkpoint
 from dp_diffusers.errors import RunFolderError
-from dp_diffusers.run import base_of_run
+from dp_diffusers.run import base_of_run, place_of_run
 from dp_diffusers.run.folder import RUN, RunFolder
 from dp_diffusers.run.jobs import Job
 from dp_diffusers.run.ledger_place import require_first
@@ -44,6 +44,7 @@ def account_of(job: Job, folder: RunFolder) -> Any:
         ledger.require_head(saved["head"])
     run_id = known["run_id"] if known else uuid.uuid4().hex
     named = {"run_id": run_id, "plan": job.plan.to_json(), **base_of_run.noted(job)}
+    named |= place_of_run.noted(job.place, folder)
     if not known:
         folder.write(RUN, named)
     if known:

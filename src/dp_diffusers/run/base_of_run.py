@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from dp_diffusers.errors import RunFolderError
+from dp_diffusers.run import place_of_run
 from dp_diffusers.run.folder import RUN, RunFolder
 from dp_diffusers.run.jobs import Job
 
@@ -23,7 +24,7 @@ def noted(job: Job) -> dict[str, Any]:
 def require_base_of_run(job: Job, folder: RunFolder) -> None:
     """Raises `RunFolderError` where the run began on another base than the job's.
 
-    A run without privacy has no account that notes its base: it is noted here.
+    A run without privacy has no account that notes its base, and its place: they are noted here.
     """
     known = folder.read(RUN) or {}
     if known.get(BASE) not in (None, job.base.sha256):
@@ -32,4 +33,4 @@ def require_base_of_run(job: Job, folder: RunFolder) -> None:
             hint="restore the base as it was (and the diffusers that opened it), or give another --out",
         )
     if job.plan.not_private:
-        folder.write(RUN, {**known, **noted(job)})
+        folder.write(RUN, {**known, **noted(job), **place_of_run.noted(job.place, folder)})

@@ -6,7 +6,8 @@ Told by place, before anything is opened or paid. May import where sources lie.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,22 @@ def require_out_apart(out: Path, settings: Mapping[str, Any], places: Iterable[s
 
 
 def _require_outside(out: Path, folder: Path) -> None:
-    private, place = folder.resolve(), out.resolve()
-    if private == place or private in place.parents:
+    place = out.resolve()
+    if any(private == place or private in place.parents for private in _read_whole(folder)):
         raise ParameterError(
             f"{out} lies in data.path, the folder of the private images: the next training would read it too",
             hint="give an --out elsewhere",
         )
+
+
+def _read_whole(folder: Path) -> Iterator[Path]:
+    """The folder, and where links to folders below it lead: a training follows them. Looks at no file."""
+    yield folder.resolve()
+    seen: set[Path] = set()
+    for place, folders, _ in os.walk(folder, followlinks=True):
+        here = Path(place).resolve()
+        if here in seen:  # a link back: walked already
+            folders.clear()
+            continue
+        seen.add(here)
+        yield from (Path(place, name).resolve() for name in folders if os.path.islink(Path(place, name)))

@@ -14,9 +14,10 @@ from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.leaks.scan import Secrets, machine_names, own_words, paths_of
 from dp_diffusers.run.folder import RunFolder
+from dp_diffusers.run.place_of_run import places_of
 
 TRACES = "traces.npz"
-_PLACES = ("path", "ledger", "base", "public")  # recipe keys that say where something lies
+_PLACES = ("path", "ledger", "base", "public", "features")  # recipe keys that say where something lies
 
 
 def note_traces(folder: RunFolder, data: PrivateImages, *, ledger: str | Path | None) -> Traces:
@@ -53,7 +54,7 @@ def secrets_of(folder: RunFolder, traces: Traces, public: Iterable[str]) -> Secr
     words = [value for value in _values(settings) if isinstance(value, str)]
     return Secrets(
         traces=traces,
-        paths=paths_of([folder.root, *places, *traces.paths]),
+        paths=paths_of([folder.root, *places, *places_of(folder), *traces.paths]),
         machine=machine_names(),
         public_text="\n".join([own_words(), *words, *public]),
         public_numbers=frozenset(value for value in _values(settings) if isinstance(value, int)),
