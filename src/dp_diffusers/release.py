@@ -38,7 +38,7 @@ from dp_diffusers.privacy.files import CERTIFICATE_NAME
 from dp_diffusers.reporting.facts import Report
 from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.run.held_base import require_unchanged, take_up
-from dp_diffusers.run.run_secrets import kept_traces, note_traces, secrets_of
+from dp_diffusers.run.run_secrets import has_traces, kept_traces, note_traces, secrets_of
 from dp_diffusers.runtime.devices import device_of
 from dp_diffusers.strategies.diffusers_file import save_diffusers_lora
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
@@ -223,9 +223,10 @@ def write_release(
         lost_queries=lost_queries,
     )
     (folder.release / "README.md").write_text(card(certificate.to_dict(), family), encoding="utf-8")
-    traces = note_traces(folder, data, ledger=None if account is None else account.ledger.path)
+    if not has_traces(folder):  # a run notes them before its first charge
+        note_traces(folder, data, ledger=None if account is None else account.ledger.path)
     (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)
-    secrets = secrets_of(folder, traces, _public_words(certificate))
+    secrets = secrets_of(folder, kept_traces(folder), _public_words(certificate))
     certificate = certificate.issue(folder.release, check=_scan(folder, secrets))
     try:
         verify_in_a_fresh_process(folder.release)

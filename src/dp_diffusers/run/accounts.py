@@ -9,6 +9,7 @@ May import the ledger and the run's files.
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from dp_diffusers.run import base_of_run, place_of_run
 from dp_diffusers.run.folder import RUN, RunFolder
 from dp_diffusers.run.jobs import Job
 from dp_diffusers.run.ledger_place import require_first
+from dp_diffusers.run.run_secrets import forget_traces
 from dp_diffusers.whole_files import sync_folder
 
 OWNERSHIP: Final = "ownership.json"
@@ -106,5 +108,8 @@ def forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:
         account.cancel()
     elif not fresh:
         return  # an earlier start may hold a reservation that this one could not open
+    for store in (folder.cache, folder.captions):  # made of private images, and another recipe's would differ
+        shutil.rmtree(store, ignore_errors=True)
+    forget_traces(folder)
     for path in (folder.private / RUN, folder.private / OWNERSHIP, folder.recipe):
         path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import hashes
 from dp_diffusers.queries.class_histogram import takes_part
 from dp_diffusers.run.folder import RUN, RunFolder
-from dp_diffusers.run.run_secrets import kept_traces
+from dp_diffusers.run.run_secrets import last_traces
 
 UNCOMPARED = (
     "whether these are the images that the run was trained on cannot be told: its private folder knows none"
@@ -119,7 +119,7 @@ class AskedRun:
 
             require_unit(self.plan, data)
             self.plan.sampler(data.unit_count, self.plan.fresh_keys())  # refuses units without a slot
-        same = kept_traces(self.folder).are_of(data.images, data.unit_count)
+        same = last_traces(self.folder).are_of(data.images, data.unit_count)
         if same is False:
             raise ParameterError(
                 f"the images at {self.source} are not those that the run was trained on",

@@ -61,6 +61,7 @@ from dp_diffusers.run.learnt_apart import require_learnt_apart
 from dp_diffusers.run.out_apart import require_out_apart
 from dp_diffusers.run.paying import Paying
 from dp_diffusers.run.plan_of_run import plan_of_first
+from dp_diffusers.run.run_secrets import note_traces
 from dp_diffusers.runtime.arrangement import arrange, rehearse_arranged, undone
 from dp_diffusers.runtime.compiled_parts import uncompiled
 from dp_diffusers.runtime.devices import device_of_process
@@ -302,8 +303,7 @@ def _data(job: Job, folder: RunFolder, model: Model, keys: Any, together: Team) 
     data = together.all_do(lambda: _opened(job, model))
     require_same_images(together, data)
     data, notes = together.in_turn(lambda: _checked(job, family, data, folder, keys))
-    if together.first:
-        _note_ownership(job.plan, data, folder)
+    together.first_does(lambda: _noted(job, data, folder))
     for note in [*data.notes, *notes]:
         job.progress(message=note)
     return data
@@ -380,8 +380,10 @@ def require_unit(plan: Plan, data: PrivateImages) -> None:
         )
 
 
-def _note_ownership(plan: Plan, data: PrivateImages, folder: RunFolder) -> None:
-    """Writes down, in the safe alone, which images take no part: dropped ones, and units without a slot."""
+def _noted(job: Job, data: PrivateImages, folder: RunFolder) -> None:
+    """Notes in the safe what would betray the images, and which take no part: dropped, or without a slot."""
+    plan = job.plan
+    note_traces(folder, data, ledger=None if plan.not_private else job.ledger)
     fixed = getattr(plan.mechanism, "max_units", None) is not None
     if data.multi_owner or fixed:
         population = plan.mechanism.population if fixed else None
