@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import dp_diffusers as dpd
-from dp_diffusers.errors import ParameterError
+from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evaluation.held_apart import refuse_training_images
+from dp_diffusers.run import running
 from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.run.run_secrets import kept_traces, last_traces
 from dp_diffusers.training import Loop
@@ -66,6 +67,25 @@ def test_guarantee_images_of_every_start_are_training_images(tiny_base_folder: P
             refuse_training_images(folder.root, "reference", None, _data(seed).images[:3])
     assert refuse_training_images(folder.root, "reference", None, _data(2).images) == ()
     assert last_traces(folder).are_of(_data(1).images, 30), "those that a charged question is asked with"
+
+
+def test_guarantee_two_recipes_never_share_a_folder(
+    tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second was checked before the first began, and finds its folder free again afterwards."""
+    real = running._prepared
+
+    def meanwhile(*args: Any) -> Any:
+        found = real(*args)
+        monkeypatch.setattr(running, "_prepared", real)
+        with pytest.raises(KilledError):
+            _start(tiny_base_folder, stop=1)
+        return found
+
+    monkeypatch.setattr(running, "_prepared", meanwhile)
+    with pytest.raises(RunFolderError, match=r"another recipe: training\.learning_rate differs"):
+        _start(tiny_base_folder, rate=1e-2)
+    assert (tmp_path / "run" / "private" / "checkpoint.pt").exists()
 
 
 def test_what_charged_nothing_leaves_nothing_of_the_images(

@@ -13,6 +13,7 @@ from dp_diffusers.plan import Plan
 from dp_diffusers.recipe.yaml_lines import dump
 from dp_diffusers.run.accounts import account_of, forget_unspent
 from dp_diffusers.run.base_of_run import require_base_of_run
+from dp_diffusers.run.earlier_recipe import require_same_recipe
 from dp_diffusers.run.folder import RUN, RunFolder
 from dp_diffusers.run.jobs import Job
 from dp_diffusers.run.plan_of_run import plan_of_run
@@ -32,8 +33,12 @@ class Paying:
     fresh: bool = field(default=False, init=False)
 
     def begin(self, job: Job) -> Plan:
-        """The plan that the run began with. Raises `RunFolderError` for another plan or base."""
+        """The plan that the run began with. Raises `RunFolderError` for another plan, base or recipe.
+
+        The recipe is looked at once more: another process may have begun here since the first look.
+        """
         folder = self.folder
+        require_same_recipe(folder, job.settings)
         if not folder.recipe.exists():
             write_text(folder.recipe, dump(job.settings))
         self.fresh = folder.read(RUN) is None
