@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from dp_diffusers.data import hub
+from dp_diffusers.data import hub, tables, unit_ids
 from dp_diffusers.data.hub import HubName, parsed
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.errors import DataError
@@ -96,6 +96,49 @@ def test_a_damaged_folder_is_one_clear_line(
     with pytest.raises(DataError, match=message) as caught:
         PrivateImages.open(tmp_path)
     assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def _replaced(folder: Path, rows: Sequence[Row]) -> None:
+    """As another process writes a data set anew: whole files take the places of those that are mapped."""
+    (folder / "new").mkdir()
+    saved(folder / "new", rows)
+    for file in (folder / "new").glob("*.arrow"):
+        os.replace(file, folder / file.name)
+
+
+def _in_place(folder: Path, rows: Sequence[Row]) -> None:
+    """The same, into the files themselves; they keep their length, and so the mapping its pages."""
+    (folder / "new").mkdir()
+    saved(folder / "new", rows)
+    for file in (folder / "new").glob("*.arrow"):
+        with (folder / file.name).open("r+b") as stream:
+            stream.write(file.read_bytes())
+
+
+@pytest.mark.parametrize("rewrite", [_replaced, _in_place])
+@pytest.mark.parametrize("rows", [ROWS[::-1], ROWS[:2]], ids=["other order", "fewer"])
+def test_guarantee_a_data_set_written_anew_while_it_is_read_gives_nobody_the_images_of_others(
+    rows: list[Row],
+    rewrite: Callable[[Path, Sequence[Row]], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if rewrite is _in_place and len(rows) < len(ROWS):
+        rows = [*rows[::-1], *rows]  # fewer people, as many rows
+    saved(tmp_path, ROWS)
+    for file in tmp_path.glob("*.arrow"):
+        os.utime(file, (0, 0))  # the clock of files stands still for some milliseconds
+    ids = unit_ids.checked_ids
+
+    def then_rewritten(*given: Any) -> list[object]:
+        found = ids(*given)
+        rewrite(tmp_path, rows)
+        return found
+
+    monkeypatch.setattr(tables, "checked_ids", then_rewritten)
+    with pytest.raises(DataError, match="was changed while it was read") as caught:
+        PrivateImages.open(tmp_path, unit="person")
     assert caught.value.hint
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from dp_diffusers.data.caption_template import needs_label, require_known_fields
-from dp_diffusers.data.decoding import Decoder
+from dp_diffusers.data.decoding import Decoder, exactly
 from dp_diffusers.data.labels import label_numbers, typed_labels
 from dp_diffusers.data.ownership import owners_of
 from dp_diffusers.data.sources import RawImages, open_source
@@ -68,7 +68,9 @@ def _assembled(
     owners = owners_of(raw.units, raw.count)
     kept = owners.kept.tolist()
     traces = _traces(raw)
-    images = decoder.decode(compress(traces.watching(raw.encoded()), kept), len(owners.owner))
+    # counted before some are left out: `compress` stops where the shorter of both ends
+    encoded = exactly(traces.watching(raw.encoded()), raw.count)
+    images = decoder.decode(compress(encoded, kept), len(owners.owner))
     return {
         "images": images,
         "labels": None if labels is None else labels[owners.kept],

@@ -1,14 +1,15 @@
 """From encoded images to one uint8 array of one size and one number of channels.
 
-Guarantees that every image has the same shape, that a size or colour change is said, and that an image which
-cannot be read is named. May import numpy and PIL, and pydicom through `dicom_pixels`; never torch.
+Guarantees that every image has the same shape, that there are as many as were counted, that a size or colour
+change is said, and that an image which cannot be read is named. May import numpy and PIL, and pydicom through
+`dicom_pixels`; never torch.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -63,9 +64,9 @@ class Decoder:
         self._met_dicom = False
 
     def decode(self, encoded: Iterable[tuple[str, bytes]], count: int) -> np.ndarray:
-        """Returns: uint8 `[count, H, W, C]`. Raises: `DataError` naming the image."""
+        """Returns: uint8 `[count, H, W, C]`. Raises: `DataError` naming the image, or for another count."""
         images: np.ndarray | None = None
-        for index, (name, data) in enumerate(encoded):
+        for index, (name, data) in enumerate(exactly(encoded, count)):
             image = self._shaped(self._coloured(self._open(name, data), name), name)
             pixels = np.asarray(image, np.uint8).reshape(image.height, image.width, -1)
             if images is None:
@@ -139,6 +140,21 @@ class Decoder:
             self.notes.append(f"images of another size would be brought to {target} ({self.resize})")
         elif (own := "x".join(map(str, next(iter(self._sizes))))) != target:
             self.notes.append(f"images resized from {own} to {target}")
+
+
+def exactly(encoded: Iterable[tuple[str, bytes]], count: int) -> Iterator[tuple[str, bytes]]:
+    """The same images. Raises: `DataError` unless they are `count`: owners would be those of others."""
+    came = 0
+    for image in encoded:
+        came += 1
+        if came > count:
+            break
+        yield image
+    if came != count:
+        raise DataError(
+            f"the source yields {'fewer' if came < count else 'more'} images than it had when it was opened",
+            hint="read it again once nobody writes to it",
+        )
 
 
 def _open(name: str, data: bytes) -> Image.Image:

@@ -1,12 +1,14 @@
 """Images of a Hugging Face data set: a folder of `save_to_disk`, or parquet files of the Hub.
 
 Guarantees that nothing is cached or copied on disk: the Arrow files are mapped where they lie, and no caching
-loader is used. May import pyarrow. Layout: Arrow's streaming format, the files named in `state.json`.
+loader is used; and that all columns are of one writing of a file: one that changes meanwhile is refused.
+May import pyarrow. Layout: Arrow's streaming format, the files named in `state.json`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,9 @@ class ArrowTable:
         self.place = str(path)
         self._path = path
         try:
+            self._written = _state(path)
+            # mapped once: ids and pixels of two writings of a file would give images to other people
+            self._content = pa.memory_map(str(path)).read_buffer()
             with self._stream() as stream:
                 self.schema = stream.schema
                 self.rows = sum(batch.num_rows for batch in stream)
@@ -54,13 +59,23 @@ class ArrowTable:
         return [{inner: value} for value in values] if inner else values
 
     def batches(self, name: str) -> Iterator[list[Any]]:
-        """The values of a column, some at a time."""
+        """The values of a column, some at a time. Raises: `DataError` at the end of a file that changed."""
         with self._stream() as stream:
             for batch in stream:
                 yield batch.column(name).to_pylist()
+        if _state(self._path) != self._written:  # what is written in place shows through the mapping
+            raise DataError(
+                f"{self.place} was changed while it was read", hint="read it again once it is written"
+            )
 
     def _stream(self) -> Any:
-        return pa.ipc.open_stream(pa.memory_map(str(self._path)))
+        return pa.ipc.open_stream(pa.BufferReader(self._content))
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What tells one writing of a file from the next."""
+    found = os.stat(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @source("hf")
