@@ -84,3 +84,10 @@ def test_a_hint_for_each_cause_of_a_missing_column(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             PrivateImages.from_csv(written(tmp_path, f"{header}\nfilms/1.png,1\n"))
         assert hint in str(caught.value.hint)
+
+
+def test_guarantee_a_link_gives_no_image_a_second_owner(tmp_path: Path) -> None:
+    path = written(tmp_path, "path,person\nfilms/1.png,p1\nagain.png,p2\n")
+    (tmp_path / "again.png").symlink_to(tmp_path / "films" / "1.png")
+    with pytest.raises(DataError, match=r"films/1\.png and again\.png are one file"):
+        PrivateImages.from_csv(path, label=None, unit="person")

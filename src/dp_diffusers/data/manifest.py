@@ -54,10 +54,10 @@ def read_manifest(path: Path, *, label: str | None, unit: str | None, caption: s
 
 
 def _require_distinct(path: Path, images: list[str]) -> None:
-    """Raises: `DataError` for one file under two names: its rows could give it two owners."""
+    """Raises: `DataError` for one file under two names, links too: its rows could give it two owners."""
     seen: dict[str, str] = {}
     for name in images:
-        first = seen.setdefault(os.path.normpath(path.parent / name), name)
+        first = seen.setdefault(os.path.realpath(path.parent / name), name)
         if first != name:
             raise DataError(
                 f"{path}: {first} and {name} are one file", hint="an image has one owner: keep one row"

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from dp_diffusers.data.sources import RawImages, source
 from dp_diffusers.data.tables import read_tables
+from dp_diffusers.data.walking import is_hidden
 from dp_diffusers.errors import DataError
 
 _AT_ONCE = 1024  # rows
@@ -56,8 +57,13 @@ def read_parquet(path: Path, *, label: str | None, unit: str | None, caption: st
 
 
 def parquet_files(path: Path) -> list[Path]:
-    """`path` itself, or the parquet files below a folder, sorted. Raises: `DataError` where there is none."""
-    found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    """`path` itself, or the parquet files below a folder, sorted, hidden ones left out.
+
+    Raises: `DataError` where there is none.
+    """
+    found = [path]
+    if path.is_dir():
+        found = [file for file in sorted(path.rglob("*.parquet")) if not is_hidden(file, path)]
     if not found:
         raise DataError(f"no parquet file in {path}")
     return found

@@ -1,6 +1,7 @@
 """The files of a folder of images: flat or one folder per class, pictures or DICOM.
 
-Guarantees a fixed order (sorted names), so that a resumed run sees the same units; hidden files are not seen.
+Guarantees a fixed order (sorted names), so that a resumed run sees the same units; hidden files are not seen,
+nor is what lies in hidden folders: copies and previews there would be units of their own.
 May import the standard library. A DICOM file is known by its ending, or by its mark where it has none (DICOM
 PS3.10, section 7.1).
 """
@@ -42,14 +43,20 @@ def is_dicom_data(data: bytes) -> bool:
     return data[_MARK_AT : _MARK_AT + len(_MARK)] == _MARK
 
 
+def is_hidden(file: Path, path: Path) -> bool:
+    """Whether a part of the way from the source at `path` begins with a dot."""
+    return any(part.startswith(".") for part in file.relative_to(path).parts)
+
+
 def holds_dicom(folder: Path) -> bool:
     """Whether any file below `folder` is DICOM."""
-    return any(is_dicom(Path(place, name)) for place, _, names in os.walk(folder) for name in names)
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return any(not is_hidden(file, folder) and is_dicom(file) for file in found)
 
 
 def flat(path: Path, belongs: Member) -> list[tuple[Path, str]]:
     """Every file below `path` that `belongs`, with no class."""
-    return [(file, "") for file in sorted(path.rglob("*")) if belongs(file)]
+    return [(file, "") for file in _files_of(path, path, belongs)]
 
 
 def by_class(path: Path, belongs: Member) -> list[tuple[Path, str]]:
@@ -58,7 +65,7 @@ def by_class(path: Path, belongs: Member) -> list[tuple[Path, str]]:
     if any(belongs(item) for item in path.iterdir()):
         hint = "one folder per class, or data.label: null for images without labels"
         raise DataError(f"{path}: an image lies outside the class folders", hint=hint)
-    return [(file, folder.name) for folder in folders for file in sorted(folder.rglob("*")) if belongs(file)]
+    return [(file, folder.name) for folder in folders for file in _files_of(folder, path, belongs)]
 
 
 def names_in_order(names: set[str]) -> tuple[str, ...]:
@@ -90,6 +97,10 @@ def file_bytes(file: Path) -> bytes:
         raise DataError(
             f"image cannot be read: {file}: {error.strerror}", hint=hint or "put it there, or remove its row"
         ) from error
+
+
+def _files_of(folder: Path, path: Path, belongs: Member) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if not is_hidden(file, path) and belongs(file)]
 
 
 def _is_marked(file: Path) -> bool:
