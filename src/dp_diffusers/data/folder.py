@@ -19,6 +19,7 @@ from dp_diffusers.data.walking import (
     is_picture,
     names_in_order,
     require_folder,
+    telling_folders,
 )
 from dp_diffusers.errors import DataError
 
@@ -54,6 +55,7 @@ def read_folder(path: Path, *, label: str | None, unit: str | None, caption: str
         class_names=class_names,
         units=units,
         captions=found.get("caption"),
+        ids=telling_folders(names),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -22,6 +23,7 @@ from dp_diffusers.whole_files import replacing
 
 WINDOW = 16  # bytes
 SHORTEST_TEXT = 6
+_DIGITS = 6  # numbers up to a million stand anywhere
 SHORTEST_CAPTION = 12  # `normal` or `chest x-ray` stands in texts that nobody's caption made
 _LONGEST_CAPTION = 200
 _DIGEST = 16
@@ -30,6 +32,7 @@ _FEWEST_VALUES = 10  # among the bytes of a window of a file
 _FEWEST_CHANGES_OF_AN_IMAGE = 16  # an empty picture is nobody's
 _HEADER, _TRAILER = 48, 40  # bytes of a file that all of its kind share
 _CHUNK = 4096
+_ROW = re.compile(r", row \d+$")  # what `tables` calls an image: it has no file of its own
 
 
 @dataclass(kw_only=True, repr=False)
@@ -61,11 +64,11 @@ class Traces:
         """Passes encoded images on, (name, bytes) each, and notes names and two windows of their bytes."""
         found = []
         for name, data in encoded:
-            if ", row " not in name:
-                self.add_name(os.path.basename(name))
+            if not _ROW.search(file := os.path.basename(name)):
+                self.add_name(file)
             found += _windows_of_file(data)
             yield name, data
-        self._add(found)
+        self._add(np.frombuffer(b"".join(found), np.uint8).reshape(-1, WINDOW))
 
     def add_name(self, name: str) -> None:
         """A file's name, with its ending and without, if it is distinctive."""
@@ -76,7 +79,7 @@ class Traces:
         """Ids of units, those that are distinctive, in both writings of Unicode; a tuple holds several."""
         for unit in set(units):
             people = unit if isinstance(unit, tuple) else (unit,)
-            texts = [str(person) for person in people if is_distinctive(str(person))]
+            texts = [text for person in people for text in _writings(person) if is_distinctive(text)]
             self.ids |= {normalize(form, text) for text in texts for form in ("NFC", "NFD")}
 
     def add_captions(self, captions: Iterable[str]) -> None:
@@ -86,6 +89,7 @@ class Traces:
 
     def add_pixels(self, images: np.ndarray) -> None:
         """uint8 `[N, H, W, C]` images: digests of all that are not empty, and windows of their pixels."""
+        found: list[np.ndarray] = []
         for start in range(0, len(images), _CHUNK):
             part = np.ascontiguousarray(images[start : start + _CHUNK])
             telling = part[_is_telling(part)]
@@ -93,8 +97,8 @@ class Traces:
                 continue
             self.pictures |= {picture_digest(image) for image in telling}
             for layout, colours in _layouts(telling):
-                self._add(_windows_of_pixels(layout, colours))
-                self._add(_windows_of_floats(layout, colours))
+                found += [_windows_of_pixels(layout, colours), _windows_of_floats(layout, colours)]
+        self._add(*found)
 
     def are_of(self, images: np.ndarray, units: int) -> bool | None:
         """Whether `add_pixels` saw these images, uint8 `[N, H, W, C]` of so many units, and no others.
@@ -146,15 +150,25 @@ class Traces:
             pictures={row.tobytes() for row in pictures},
         )
 
-    def _add(self, windows: list[bytes] | np.ndarray) -> None:
-        if isinstance(windows, list):
-            windows = np.frombuffer(b"".join(windows), np.uint8).reshape(-1, WINDOW)
-        self.windows = np.concatenate([self.windows, windows])
+    def _add(self, *windows: np.ndarray) -> None:
+        """Once for many: each time copies all that are there."""
+        self.windows = np.concatenate([self.windows, *windows])
 
 
 def is_distinctive(text: str) -> bool:
-    """Whether a text is long enough and no plain number below a million, so that chance does not make it."""
-    return len(text) >= SHORTEST_TEXT and not (text.isdecimal() and int(text) < 10**6)
+    """Whether a text is long enough and no number of six digits or less, so that chance does not make it.
+
+    Long enough in UTF-8: a name of two or three characters is rare where an alphabet has thousands. Longer
+    numbers that begin with zeros are those of records.
+    """
+    if text.isdecimal():
+        return len(text) > _DIGITS and int(text) > 0
+    return len(text.encode("utf-8", "surrogatepass")) >= SHORTEST_TEXT
+
+
+def _writings(unit: object) -> set[str]:
+    """An id as a text would have it: of 1234567.0, as pandas writes what had gaps once, also 1234567."""
+    return {str(unit), str(int(unit))} if isinstance(unit, float) and unit.is_integer() else {str(unit)}
 
 
 def _is_telling(images: np.ndarray) -> np.ndarray:

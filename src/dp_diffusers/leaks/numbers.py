@@ -25,8 +25,11 @@ def numbers_in(name: str, text: str) -> set[int]:
 
 
 def is_number(text: str) -> bool:
-    """Whether a name or an id is a plain number, which only free text can betray."""
-    return text.isascii() and text.isdecimal()
+    """Whether a name or an id is a plain number, which only free text can betray.
+
+    A small one that begins with zeros is text: no number is written so, and 123456 alone is not `00123456`.
+    """
+    return text.isascii() and text.isdecimal() and (text[0] != "0" or int(text) >= 10**6)
 
 
 def _strings_of(text: str) -> Iterator[str]:

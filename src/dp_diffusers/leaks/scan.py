@@ -159,7 +159,8 @@ def _stands_out(view: View, place: int, written: bytes) -> bool:
     if len(written) < _SURE and not all(32 <= byte < 127 or byte in b"\t\n\r\0" for byte in before + after):
         return False
     if written.isalnum() and len(written) < 2 * _SURE:
-        return not (before[-1:].isalnum() or after[:1].isalnum())
+        fraction = written.isdigit() and before[-1:] == b"."  # of 0.00012345
+        return not (fraction or before[-1:].isalnum() or after[:1].isalnum())
     return True
 
 
