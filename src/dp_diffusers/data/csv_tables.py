@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from dp_diffusers.data.sources import is_missing, no_column
-from dp_diffusers.data.unit_ids import joined, same_id, several_in_one
+from dp_diffusers.data.unit_ids import require_single, same_id
 from dp_diffusers.errors import DataError
 
 Line: TypeAlias = tuple[int, list[str]]  # number in the file, cells
@@ -31,7 +31,7 @@ class CsvTable:
         """One value of the column `name` for each of `images`.
 
         kind: `label`, `unit` or `caption`. Raises: `DataError` for an unknown column, a missing value,
-        several ids in one cell.
+        several ids or unseen characters in one cell.
         """
         if name not in self.columns:
             raise no_column(self.path, kind, name, self.columns)
@@ -44,10 +44,10 @@ class CsvTable:
                 f"{self.path}: {kind} column {name!r} is empty for {missing}",
                 hint="fill in the value, or remove the image and its row",
             )
-        several = (image for image, value in zip(images, values) if kind == "unit" and joined(value))
-        if (image := next(several, None)) is not None:
-            raise several_in_one(self.path, name, f"for {image}")
-        return [same_id(value) for value in values] if kind == "unit" else values
+        if kind != "unit":
+            return values
+        require_single(self.path, name, [[value] for value in values], lambda row: f"for {images[row]}")
+        return [same_id(value) for value in values]
 
 
 def read_csv(path: Path, image_columns: Sequence[str]) -> CsvTable:

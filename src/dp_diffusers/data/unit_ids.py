@@ -1,15 +1,16 @@
 """Ids of the units in a column: one per image, or a list of them where an image shows several people.
 
 Guarantees: a missing id is refused (an unknown owner cannot be protected); ids are of one type; several ids
-in one text are refused instead of becoming one person; one id written in two ways of Unicode, or with blanks,
-is one person; no error repeats an id. May import the standard library. Source: Unicode Standard Annex 15,
-normalisation form C.
+in one text are refused instead of becoming one person, where it can be told; so are characters that nobody
+sees; one id written in two ways of Unicode, or with blanks, is one person; no error repeats an id. May import
+the standard library. Source: Unicode Standard Annex 15, normalisation form C.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _FILL_IN = "an image of unknown owner cannot be protected: fill in the id, or re
 _AS_LIST = (
     "several people of one image are a list column of a parquet file; a single id has no `;` and no [ ]"
 )
+_BETWEEN = re.compile(r"[,|/\n]")
 
 
 def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
@@ -29,7 +31,8 @@ def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
     Blanks around a text belong to no id, here as in a CSV file: `p1` and `p1 ` are one person. So are two
     writings of one text in Unicode; bytes are compared as they are.
 
-    Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id.
+    Raises: `DataError` for missing ids, an empty list, ids of several types or of a kind that is no id,
+    a text that holds several or an unseen character.
     """
     values = [[_text(item) for item in each] if isinstance(each, list) else _text(each) for each in values]
     missing = next((row for row, value in enumerate(values) if _has_gap(value)), None)
@@ -52,19 +55,42 @@ def same_id(value: Any) -> Any:
     return unicodedata.normalize("NFC", value).strip() if isinstance(value, str) else value
 
 
-def joined(value: object) -> bool:
-    """Whether a text holds several ids: `p1;p2`, or a list written out."""
+def require_single(
+    path: str | Path, name: str, values: Sequence[Sequence[object]], place: Callable[[int], str]
+) -> None:
+    """Raises: `DataError` for a text that holds several ids, or a character that nobody sees.
+
+    values: the ids of each image. place: what an error calls the image of a number.
+    """
+    known = {same_id(value) for each in values for value in each}
+    for row, each in enumerate(values):
+        if any(_is_joined(value, known) for value in each):
+            raise DataError(
+                f"{path}: unit column {name!r} holds several ids in one text, first {place(row)}",
+                hint=_AS_LIST,
+            )
+        if any(map(_has_unseen, each)):
+            raise DataError(
+                f"{path}: unit column {name!r} holds a character that nobody sees, first {place(row)}",
+                hint="take it out: ids that look alike would be two people",
+            )
+
+
+def _is_joined(value: object, known: set[object]) -> bool:
+    """Whether a text holds several ids: `p1;p2`, a list written out, or others of `known` in a row."""
     if not isinstance(value, str):
         return False
     text = value.strip()
-    return ";" in text or (text.startswith("[") and text.endswith("]"))
+    if ";" in text or (text.startswith("[") and text.endswith("]")):
+        return True
+    parts = [same_id(part) for part in _BETWEEN.split(text)]
+    return len(parts) > 1 and known.issuperset(parts)
 
 
-def several_in_one(path: str | Path, name: str, place: str) -> DataError:
-    """The error for texts that hold several ids, the first of them at `place`."""
-    return DataError(
-        f"{path}: unit column {name!r} holds several ids in one text, first {place}", hint=_AS_LIST
-    )
+def _has_unseen(value: object) -> bool:
+    """Whether a text holds control or zero-width characters: of Unicode's categories Cc and Cf."""
+    text = same_id(value)
+    return isinstance(text, str) and any(unicodedata.category(sign) in ("Cc", "Cf") for sign in text)
 
 
 def _text(value: Any) -> Any:
@@ -92,6 +118,4 @@ def _whole_ids(path: str | Path, name: str, values: Sequence[Sequence[object]]) 
             f"{path}: expected unit column {name!r} to hold numbers or text, or lists of them",
             hint="one level of lists: an image has an id, or a list of ids",
         )
-    several = next((row for row, value in enumerate(values) if any(map(joined, value))), None)
-    if several is not None:
-        raise several_in_one(path, name, f"in row {several} (counted from 0)")
+    require_single(path, name, values, lambda row: f"in row {row} (counted from 0)")
