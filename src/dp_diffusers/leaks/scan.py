@@ -6,7 +6,8 @@ Guarantees:
 - what is found is told by file and kind, of a number not even the kind; the words themselves go to
   `RUN/private/leaks.json` alone.
 May import numpy and what reads images; never torch. It finds carelessness, not a model that remembers: that
-is what the noise is for.
+is what the noise is for. Of pixels it does not find other forms than bytes and float32 in [-1, 1] (such as
+float32 in [0, 1], float16, wider integers), nor a piece, a turned or a changed copy of an image in a picture.
 """
 
 from __future__ import annotations
