@@ -5,6 +5,7 @@ Guarantees:
 - several processes make the parts between them, the first one alone puts them together, and the files are
   those of one process (up to the last bits of the arithmetic; where images are chosen, a last bit may move
   which ones);
+- no part is drawn by other weights than those of the certificate, whichever process draws it;
 - images are looked through before they get their name; making them reads nothing private and costs nothing.
 May import torch, peft and diffusers.
 """
@@ -29,6 +30,7 @@ from dp_diffusers.drawing.requested_images import labels_of
 from dp_diffusers.drawing.shares import make_rest, make_share
 from dp_diffusers.errors import RunFolderError, counted, whole
 from dp_diffusers.leaks.scan import Secrets
+from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.processes.ranks import Ranks, ranks_of_environment
 from dp_diffusers.recipe import GenerationSettings
 from dp_diffusers.release import Progress, Release, certify_again, known_secrets, leak_check, silent
@@ -114,29 +116,40 @@ def _place(device: str, ranks: Ranks) -> str:
 
 def _share_of(job: ImageJob, target: Path | None, ranks: Ranks) -> Path:
     """Makes parts for the first process, which writes, certifies and speaks."""
-    kept = KeptImages(job.release.folder)
+    place = KeptImages(job.release.folder).target if target is None else target
+    if not place.exists():
+        _require_certified(job.release)  # the first one refuses too, but what is drawn here outlives that
     try:
         parts = job.parts()
-        if (kept.target if target is None else target).exists():  # the first one had ended, or will refuse
+        if place.exists():  # the first one had ended, or will refuse
             parts.abandon()
         else:
             make_share(parts, job.draw, ranks)
     except GoneError:  # the first process had all of them, and ended
         pass
-    return kept.target if target is None else target
+    return place
+
+
+def _require_certified(release: Release) -> None:
+    """Raises `VerificationError` unless the release is, but for images, what its certificate lists.
+
+    The certificate is read again: since the release was opened another command may have written it anew.
+    """
+    release.certificate = Certificate.read(release.path)
+    release.certificate.require_listed(release.path, replaced=[IMAGES])
 
 
 def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress: Progress) -> Path:
     """Makes what is missing, and puts the images where they belong."""
     release, kept = job.release, KeptImages(job.release.folder)
+    _require_certified(release)
     if not has_traces(release.folder):
         progress(message="nothing private was noted beside this release, so the scan knows less")
     secrets = known_secrets(release, job.settings.prompts or ())
-    release.certificate.require_listed(release.path, replaced=[IMAGES])
     if out is None and kept.uncertified(release.certificate.files):
         _certify_images(release, secrets, progress)
     target = kept.target if out is None else out
-    record = {**job.request, "format": format, **({} if out is None else {"weights": _weights(release)})}
+    record = {**job.request, "format": format, **({} if out is None else {"weights": job.weights})}
     if kept.request() == record if out is None else kept.holds_elsewhere(out, record):
         clear_parts(release.folder)
         progress(message=f"{target} holds these images already")
@@ -164,6 +177,7 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         kept.place(built, record, card.numbers)
         _certify_images(release, secrets, progress)
     else:
+        _require_certified(release)  # drawing takes long, and no certificate looks at these images after it
 
         def checked(built: Path) -> None:
             check(built)
@@ -172,11 +186,6 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         write_images(pixels, labels, names, target, format=format, card=card.text(), check=checked)
     clear_parts(release.folder)
     return target
-
-
-def _weights(release: Release) -> dict[str, str]:
-    """Tensors of the release and their hashes: what images elsewhere were drawn and labelled by."""
-    return {name: sha for name, sha in release.certificate.files.items() if name.endswith(".safetensors")}
 
 
 def _labelled(

@@ -102,7 +102,13 @@ class ImageJob:
     def parts(self) -> Parts:
         """Those of this job that were made before."""
         _ = self.classes
-        return Parts(self.release.folder, self.request, size=self.sampling.batch)
+        return Parts(self.release.folder, self.request, size=self.sampling.batch, weights=self.weights)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Tensors of the release and their certified hashes: what images are drawn and labelled by."""
+        files = self.release.certificate.files
+        return {name: sha for name, sha in files.items() if name.endswith(".safetensors")}
 
     @cached_property
     def _drawing(self) -> Family:

@@ -41,13 +41,20 @@ def drawn_for(request: Mapping[str, Any]) -> int:
 class Parts:
     """The parts of one request, in `private/`; part `n` holds images `n * size` and on.
 
-    size: images in a part; parts of another request, or of another size, lie in a folder of their own. Raises
-    `GoneError` where that is taken away meanwhile.
+    size: images in a part. weights: hashes of what they are drawn by. Parts of another request, another size
+    or other weights lie in a folder of their own. Raises `GoneError` where that is taken away meanwhile.
     """
 
-    def __init__(self, folder: RunFolder, request: Mapping[str, Any], *, size: int) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        request: Mapping[str, Any],
+        *,
+        size: int,
+        weights: Mapping[str, str] | None = None,
+    ) -> None:
         self._all = folder.private / PARTS
-        note = {"request": dict(request), "size": size}
+        note = {"request": dict(request), "size": size, "weights": dict(weights or {})}
         self._folder = self._all / fingerprint(note)[:16]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
