@@ -51,7 +51,7 @@ def write_images(
     try:
         build_images(images, labels, names, temporary, format=format, card=card)
         check(temporary)
-    except Exception:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     temporary.rename(folder)
