@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from dp_diffusers import release as release_module
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.finetuning import train
 from dp_diffusers.generating import generate
+from dp_diffusers.merging import merge
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.whole_files import write_text
 
@@ -53,3 +56,14 @@ def test_beside_it_is_as_good_as_anywhere(run: Path) -> None:
 def test_what_is_released_others_may_read(run: Path) -> None:
     modes = {path.stat().st_mode & 0o777 for path in (run / "release").rglob("*") if path.is_file()}
     assert len(modes) == 1
+
+
+@pytest.mark.parametrize("below", ["more", "images/more"])
+def test_guarantee_nothing_is_written_into_the_release_of_another_run(
+    run: Path, tmp_path: Path, below: str
+) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other")) / "release"
+    for writes in (partial(generate, images=3), merge):
+        with pytest.raises(ParameterError, match="lies in a release, whose certificate would not list"):
+            writes(run, out=other / below)
+    assert not dpd.Certificate.verify(other).problems

@@ -26,6 +26,7 @@ from dp_diffusers.errors import ModelError, ParameterError, VerificationError
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, sha256_of_file
 from dp_diffusers.run.folder import RunFolder, make_folder
+from dp_diffusers.run.out_apart import lies_in_release
 from dp_diffusers.whole_files import sync_folder
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def merge(release: Release | str | Path, out: str | Path, *, base: str | Path | 
 
     Raises:
         VerificationError: the certificate of the release does not verify.
-        ParameterError: `out` is not free, the release holds no adapter, or no base is known.
+        ParameterError: `out` is not free or lies in a release, the release holds no adapter, or no base is known.
         ModelError: the base is not the one that the certificate names, or the adapter cannot be merged.
     """
     from dp_diffusers.diffusion.family import family_of
@@ -87,6 +88,10 @@ def _require_free(target: Path, release: Path) -> None:
         raise ParameterError(
             f"{target} lies in the release, which holds what is certified and nothing else",
             hint="give another --out",
+        )
+    if lies_in_release(target):
+        raise ParameterError(
+            f"{target} lies in a release, whose certificate would not list it", hint="give another --out"
         )
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ParameterError(f"{target} is there already", hint="give another --out, or delete it")

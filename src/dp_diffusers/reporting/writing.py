@@ -21,11 +21,12 @@ from dp_diffusers.errors import InputError, ParameterError, VerificationError
 from dp_diffusers.leaks.scan import FOUND, require_no_leak
 from dp_diffusers.privacy.canonical import sha256_of_text
 from dp_diffusers.privacy.certificate import Certificate
-from dp_diffusers.privacy.files import CERTIFICATE_NAME, sha256_of_file
+from dp_diffusers.privacy.files import sha256_of_file
 from dp_diffusers.release import Release, certify_again, known_secrets
 from dp_diffusers.reporting.audits import read_audit
 from dp_diffusers.reporting.comparing import compared
 from dp_diffusers.reporting.facts import FILE, Report
+from dp_diffusers.run.out_apart import lies_in_release
 from dp_diffusers.whole_files import write_text
 
 Progress = Callable[..., None]
@@ -96,7 +97,7 @@ def _require_elsewhere(out: Path) -> None:
     """Raises `ParameterError` for a place that is no page's, or lies in a release, whosever it is."""
     if out.suffix.lower() not in (".html", ".htm"):
         raise ParameterError(f"expected --out to end in .html, got {out.name!r}")
-    if any((folder / CERTIFICATE_NAME).exists() for folder in out.resolve().parents):
+    if lies_in_release(out):
         raise ParameterError(
             f"{out} lies in a release, whose certificate would not list it",
             hint="leave --out out to write report.html into the run's own release, or choose another place",

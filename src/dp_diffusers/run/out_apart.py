@@ -1,7 +1,8 @@
-"""What a command writes, kept out of the folder of private images.
+"""What a command writes, kept out of the folder of private images, and of releases.
 
-Guarantee: what was made is never taken for private images by a later training, which reads the folder whole.
-Told by place, before anything is opened or paid. May import where sources lie.
+Guarantees: what was made is never taken for private images by a later training, which reads the folder whole;
+nothing is written into a release, whosever it is, whose certificate would not list it. Told by place, before
+anything is opened or paid. May import where sources lie.
 """
 
 from __future__ import annotations
@@ -13,16 +14,26 @@ from typing import Any
 
 from dp_diffusers.data.sources import is_hub, is_saved
 from dp_diffusers.errors import ParameterError
+from dp_diffusers.privacy.files import CERTIFICATE_NAME
+
+
+def lies_in_release(out: Path) -> bool:
+    """Whether a place is in a release, whosever it is."""
+    return any((folder / CERTIFICATE_NAME).exists() for folder in out.resolve().parents)
 
 
 def require_outside_release(out: Path, release: Path) -> None:
-    """Raises `ParameterError` where `out` lies in a release, whose certificate would not list it."""
-    whole, place = release.resolve(), out.resolve()
-    if whole == place or whole in place.parents:
+    """Raises `ParameterError` where `out` is this release, or lies in any: no certificate would list it."""
+    if release.resolve() == out.resolve() or lies_in_release(out):
+        whose = "the" if _is_within(out, release) else "a"
         raise ParameterError(
-            f"{out} lies in the release, whose certificate would not list what is written there",
+            f"{out} lies in {whose} release, whose certificate would not list what is written there",
             hint="leave --out out: the images then become part of the release; or give one elsewhere",
         )
+
+
+def _is_within(place: Path, folder: Path) -> bool:
+    return place.resolve().is_relative_to(folder.resolve())
 
 
 def require_out_apart(out: Path, settings: Mapping[str, Any], places: Iterable[str | None] = ()) -> None:
@@ -38,8 +49,7 @@ def require_out_apart(out: Path, settings: Mapping[str, Any], places: Iterable[s
 
 
 def _require_outside(out: Path, folder: Path) -> None:
-    place = out.resolve()
-    if any(private == place or private in place.parents for private in _read_whole(folder)):
+    if any(_is_within(out, private) for private in _read_whole(folder)):
         raise ParameterError(
             f"{out} lies in data.path, the folder of the private images: the next training would read it too",
             hint="give an --out elsewhere",
