@@ -50,7 +50,7 @@ def merge(release: Release | str | Path, out: str | Path, *, base: str | Path | 
 
     Raises:
         VerificationError: the certificate of the release does not verify.
-        ParameterError: `out` is not free or lies in a release, the release holds no adapter, or no base is known.
+        ParameterError: `out` is not free or lies in a release, there is no adapter, or no base is known.
         ModelError: the base is not the one that the certificate names, or the adapter cannot be merged.
     """
     from dp_diffusers.diffusion.family import family_of
