@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import IO, Final
 _MACHINE: Final = secrets.token_hex(
     4
 )  # processes of two machines on one file system may have the same number
+_TEMPORARY: Final = re.compile(r".+\.(?P<process>\d+)-(?P<start>[0-9a-f]{8})\.tmp")
 
 
 @contextlib.contextmanager
@@ -47,6 +49,27 @@ def write_text(path: Path, text: str) -> None:
 def temporary_of(path: Path) -> Path:
     """Where this process writes before it renames; two processes never write into one file."""
     return path.with_name(f"{path.name}.{os.getpid()}-{_MACHINE}.tmp")
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Deletes what `replacing` left in `folder` when its process died; what a living one writes stays."""
+    for path in folder.glob("*.tmp"):
+        named = _TEMPORARY.fullmatch(path.name)
+        if named is not None and not _is_written(int(named["process"]), named["start"]):
+            path.unlink(missing_ok=True)
+
+
+def _is_written(process: int, start: str) -> bool:
+    """Whether the process that made a temporary may still write it; of another one of its number, never."""
+    if process == os.getpid():
+        return start == _MACHINE
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's, or no number of a process
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -22,7 +22,7 @@ from typing import IO, Any, Final
 import yaml
 
 from dp_diffusers.errors import RunFolderError
-from dp_diffusers.whole_files import write_text
+from dp_diffusers.whole_files import forget_unfinished, write_text
 
 RUN: Final = "run.json"  # in `private/`: what a training knows of itself
 ANSWERS: Final = "answers"  # in `private/`: of charged questions
@@ -109,6 +109,7 @@ class RunFolder:
                 ) from error
             except OSError:
                 pass
+            self._sweep_release()
             yield
             self.sweep()
 
@@ -127,16 +128,25 @@ class RunFolder:
             ) from error
 
     def sweep(self) -> None:
-        """Removes what processes that died were writing.
+        """Removes what processes that died were writing, at the end of every command that had the lock.
 
-        Only at the end of a run: where a file system knows no locks, an older process may write until then.
+        What another process of this machine is writing stays: `near-copies` and `evaluate` have no lock.
         """
         for folder in (self.root, self.private, self.private / ANSWERS):
-            for path in folder.glob("*.tmp"):
-                path.unlink(missing_ok=True)
+            forget_unfinished(folder)
+
+    def _sweep_release(self) -> None:
+        """The same of the release, before anyone looks at it: what lies there is certified, or refused."""
+        for folder in {path.parent for path in self.release.rglob("*.tmp")}:
+            forget_unfinished(folder)
 
     def settings(self) -> dict[str, Any]:
-        """The resolved recipe as a plain document. Raises `RunFolderError` for one that was cut."""
+        """The resolved recipe as a plain document. Raises `RunFolderError` for none, or one that was cut."""
+        if not self.recipe.exists():
+            raise RunFolderError(
+                f"{self.root} holds no {self.recipe.name}, which names the base model of its release",
+                hint="copy it from where the run was made",
+            )
         text = self.recipe.read_text(encoding="utf-8", errors="replace")
         with contextlib.suppress(yaml.YAMLError):
             found = yaml.safe_load(text)
