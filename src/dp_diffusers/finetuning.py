@@ -50,7 +50,7 @@ def train(recipe: Recipe, out: Path, progress: Progress = silent) -> Release:
 
     Raises the errors of `plan` and `finetune`; `RunFolderError` when `out` belongs to another recipe.
     """
-    folder = RunFolder(Path(out))
+    folder = RunFolder(Path(out).absolute())
     settings = recipe.model_dump(mode="json")
     together = team()
     progress = progress if together.first else silent
@@ -135,7 +135,7 @@ def finetune(
     settings = settings_of_call(
         opened, data, plan, strategy, training, runtime, evolution, base_classes, teacher, warmup
     )
-    folder, together = RunFolder(Path(out)), team()
+    folder, together = RunFolder(Path(out).absolute()), team()
     _require_same_call(together, folder, settings)
     if together.first_tells(lambda: _is_done(folder, settings)):
         return _reopened(folder, opened)

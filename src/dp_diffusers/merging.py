@@ -73,7 +73,7 @@ def merge(release: Release | str | Path, out: str | Path, *, base: str | Path | 
 
 def _folder_of(release: Release | str | Path) -> Path:
     """The release folder of what was named. Raises `RunFolderError` where no training has finished."""
-    path = Path(release) if isinstance(release, str | Path) else release.path
+    path = Path(release if isinstance(release, str | Path) else release.path).resolve()  # `.` has no name
     certified = (path / CERTIFICATE_NAME).exists()
     in_run = certified and path.name == "release" and RunFolder(path.parent).recipe.exists()
     if certified and not in_run:

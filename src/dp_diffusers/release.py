@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 from safetensors.torch import load_file
@@ -30,20 +30,28 @@ from dp_diffusers.diffusion.base import Base
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.drawing.kept_images import KeptImages
-from dp_diffusers.errors import ModelError, VerificationError, of_kind
+from dp_diffusers.errors import ModelError, RunFolderError, VerificationError, of_kind
 from dp_diffusers.evolution.population import Population, saved_population
 from dp_diffusers.leaks.scan import FOUND, Secrets, require_no_leak
-from dp_diffusers.privacy.certificate import Certificate
-from dp_diffusers.privacy.files import CERTIFICATE_NAME
+from dp_diffusers.privacy.certificate import ADAPTER_FILE, POPULATION_FILE, TEACHER_FILE, Certificate
+from dp_diffusers.privacy.files import CERTIFICATE_NAME, release_files
 from dp_diffusers.reporting.facts import Report
 from dp_diffusers.run.folder import RunFolder
 from dp_diffusers.run.held_base import require_unchanged, take_up
 from dp_diffusers.run.run_secrets import has_traces, kept_traces, note_traces, secrets_of
 from dp_diffusers.runtime.devices import device_of
-from dp_diffusers.strategies.diffusers_file import save_diffusers_lora
+from dp_diffusers.strategies.diffusers_file import DIFFUSERS_FILE, save_diffusers_lora
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
 from dp_diffusers.teaching.teacher import Teacher, saved_teacher
 
+_WRITTEN: Final = (
+    "README.md",
+    ADAPTER_FILE,
+    "adapter/adapter_config.json",
+    f"adapter/{DIFFUSERS_FILE}",
+    POPULATION_FILE,
+    TEACHER_FILE,
+)
 Progress = Callable[..., None]
 
 
@@ -74,7 +82,7 @@ class Release:
         """
         if base is not None:
             of_kind(Base, base=base, hint="`finetune` called again with a pipeline gives the release with it")
-        folder = RunFolder(Path(run))
+        folder = RunFolder(Path(run).absolute())  # the same one after a change of the working directory
         folder.require_finished()
         return cls(folder=folder, certificate=Certificate.read(folder.release), base=base)
 
@@ -184,7 +192,8 @@ def write_release(
     level of more variations. teacher: released beside it; taught_by: what the certificate says of what made
     it, and warmed_by of a warm-up. lost_queries: names of those that were charged and have no answer. Raises
     `VerificationError` if the files hold anything private word for word, or numbers that are not finite:
-    nothing is certified then.
+    nothing is certified then; and
+    `RunFolderError` where files lie in the release that no training writes.
     """
     network, base = family.network, family.base
     trainable, card = 0, population_card
@@ -227,6 +236,7 @@ def write_release(
         note_traces(folder, data, ledger=None if account is None else account.ledger.path)
     (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)
     secrets = secrets_of(folder, kept_traces(folder), _public_words(certificate))
+    require_no_strays(folder)
     certificate = certificate.issue(folder.release, check=_scan(folder, secrets))
     try:
         verify_in_a_fresh_process(folder.release)
@@ -234,6 +244,22 @@ def write_release(
         (folder.release / CERTIFICATE_NAME).unlink(missing_ok=True)  # nobody may take it for a valid one
         raise
     return Release(folder=folder, certificate=certificate)
+
+
+def require_no_strays(folder: RunFolder) -> None:
+    """Raises `RunFolderError` for files in the release that no training writes: they would be certified."""
+    found = release_files(folder.release)
+    strays = [name for name in found if name not in _WRITTEN and not _is_folder(found[name])]
+    if strays:
+        raise RunFolderError(
+            f"{folder.release} holds what no training wrote: {', '.join(strays)}",
+            hint="move it away, and run the same command again",
+        )
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder, which a training that died may have left empty."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _require_finite(release: Path) -> None:

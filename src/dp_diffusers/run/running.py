@@ -53,7 +53,7 @@ from dp_diffusers.queries.saliency_choice import (
 )
 from dp_diffusers.queries.warming import Warmup
 from dp_diffusers.recipe import RuntimeSettings
-from dp_diffusers.release import Release, write_release
+from dp_diffusers.release import Release, require_no_strays, write_release
 from dp_diffusers.run.accounts import OWNERSHIP
 from dp_diffusers.run.folder import RUN, RunFolder
 from dp_diffusers.run.jobs import Job
@@ -137,6 +137,7 @@ def _to_itself(folder: RunFolder) -> Iterator[None]:
             raise RunFolderError(
                 f"another process has just finished {folder.root}", hint="run the same again"
             )
+        require_no_strays(folder)
         yield
 
 
