@@ -7,7 +7,8 @@ Guarantees:
   `RUN/private/leaks.json` alone.
 May import numpy and what reads images; never torch. It finds carelessness, not a model that remembers: that
 is what the noise is for. Of pixels it does not find other forms than bytes and float32 in [-1, 1] (such as
-float32 in [0, 1], float16, wider integers), nor a piece, a turned or a changed copy of an image in a picture.
+float32 in [0, 1], float16, float64, wider integers, lists of numbers), nor every copy that is turned, cut or
+changed.
 """
 
 from __future__ import annotations
