@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from dp_diffusers.classes.conditions import (
@@ -33,7 +33,7 @@ from dp_diffusers.diffusion.merged_from import require_bounded
 from dp_diffusers.errors import ParameterError, RunFolderError
 from dp_diffusers.evolution.evolving import Evolution, require_evolvable
 from dp_diffusers.evolution.population import Population, sampling_of
-from dp_diffusers.loop.public_batches import PublicBatches, public_batches
+from dp_diffusers.loop.public_batches import public_batches
 from dp_diffusers.loop.rehearsal import require_finite_latents, require_float32
 from dp_diffusers.loop.row_store import forget
 from dp_diffusers.mechanisms.moments import Gaussians
@@ -43,21 +43,20 @@ from dp_diffusers.processes import ALONE, Team, team
 from dp_diffusers.processes.one_folder import require_one_folder, require_same_images
 from dp_diffusers.processes.ranks import Ranks
 from dp_diffusers.processes.sharding import require_shardable, shard_frozen
-from dp_diffusers.queries.asked_moments import Moments, released_moments, require_moments
+from dp_diffusers.queries.asked_moments import released_moments, require_moments
 from dp_diffusers.queries.class_histogram import released_proportions, require_classes
 from dp_diffusers.queries.saliency_choice import (
     chosen_layers,
     rehearsed_candidates,
     require_query,
-    with_network,
 )
 from dp_diffusers.queries.warming import Warmup
-from dp_diffusers.recipe import RuntimeSettings
 from dp_diffusers.release import Release, require_no_strays, write_release
 from dp_diffusers.run.accounts import OWNERSHIP
 from dp_diffusers.run.folder import RUN, RunFolder
 from dp_diffusers.run.jobs import Job
 from dp_diffusers.run.learnt_apart import require_learnt_apart
+from dp_diffusers.run.model_of_run import Model
 from dp_diffusers.run.out_apart import require_out_apart
 from dp_diffusers.run.paying import Paying
 from dp_diffusers.run.plan_of_run import plan_of_first
@@ -69,34 +68,10 @@ from dp_diffusers.runtime.out_of_memory import told_in_one_line
 from dp_diffusers.runtime.pass_size import PassSize, pass_size, sized
 from dp_diffusers.strategies import strategy_of
 from dp_diffusers.strategies.sapf import Sapf
-from dp_diffusers.teaching.prepared_teacher import PreparedTeacher, generation_of
+from dp_diffusers.teaching.prepared_teacher import generation_of
 from dp_diffusers.teaching.teacher import Teacher
 from dp_diffusers.teaching.teacher_of_run import Asking, teacher_of
 from dp_diffusers.training import Loop
-
-
-@dataclass(kw_only=True)
-class Model:
-    """What is trained: the family, peft's configuration of its adapter, and public images mixed in.
-
-    config: None where nothing is trained. candidates: where private images choose the layers, a copy of the
-    network with all that may be chosen; nothing is adapted until they have. runtime: the job's, with the rows
-    of a pass in numbers. teacher: all of it that is public, in the process that asks. moments: what a
-    warm-up asks about.
-    """
-
-    family: Family
-    runtime: RuntimeSettings
-    config: Any = None
-    public: PublicBatches | None = None
-    candidates: Any = None
-    teacher: PreparedTeacher | None = None
-    moments: Moments | None = None
-
-    @property
-    def largest(self) -> Family:
-        """With all that a pass may have to take the gradient of."""
-        return self.family if self.candidates is None else with_network(self.family, self.candidates)
 
 
 def run(job: Job, folder: RunFolder) -> Release:
