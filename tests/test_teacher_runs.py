@@ -286,6 +286,7 @@ def test_guarantee_the_whole_path_with_clusters(recipe: Path, tmp_path: Path) ->
         classes=ReleasedClasses(labels=(0, 1, 2)),
         family=base,
         recipe=keys,
+        private=keys["data"]["path"],
         folder=RunFolder(tmp_path / "run"),
         progress=lambda **_: None,
     )

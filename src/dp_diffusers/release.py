@@ -42,7 +42,7 @@ from dp_diffusers.run.run_secrets import has_traces, kept_traces, note_traces, s
 from dp_diffusers.runtime.devices import device_of
 from dp_diffusers.strategies.diffusers_file import DIFFUSERS_FILE, save_diffusers_lora
 from dp_diffusers.strategies.lora import load_adapter, save_adapter
-from dp_diffusers.teaching.teacher import Teacher, saved_teacher
+from dp_diffusers.teaching.teacher import NETWORK, Teacher, saved_teacher
 
 _WRITTEN: Final = (
     "README.md",
@@ -51,6 +51,7 @@ _WRITTEN: Final = (
     f"adapter/{DIFFUSERS_FILE}",
     POPULATION_FILE,
     TEACHER_FILE,
+    NETWORK,
 )
 Progress = Callable[..., None]
 
