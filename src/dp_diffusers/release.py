@@ -193,8 +193,7 @@ def write_release(
     level of more variations. teacher: released beside it; taught_by: what the certificate says of what made
     it, and warmed_by of a warm-up. lost_queries: names of those that were charged and have no answer. Raises
     `VerificationError` if the files hold anything private word for word, or numbers that are not finite:
-    nothing is certified then; and
-    `RunFolderError` where files lie in the release that no training writes.
+    nothing is certified then; and `RunFolderError` where files lie in the release that no training writes.
     """
     network, base = family.network, family.base
     trainable, card = 0, population_card

@@ -61,8 +61,11 @@ def forget_unfinished(folder: Path) -> None:
 
 def _is_written(process: int, start: str) -> bool:
     """Whether the process that made a temporary may still write it; of another one of its number, never."""
-    if process == os.getpid():
-        return start == _MACHINE
+    return start == _MACHINE if process == os.getpid() else is_alive(process)
+
+
+def is_alive(process: int) -> bool:
+    """Whether this machine may still run the process of that number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

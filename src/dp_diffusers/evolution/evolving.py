@@ -89,11 +89,6 @@ class Evolution:
         assert self.images is not None
         return Population(images=self.images, classes=self.kinds)
 
-    @property
-    def last_level(self) -> float:
-        """How far the last variations go, and those that are made later."""
-        return self.settings.variation[1]
-
     def base_numbers(self, places: np.ndarray) -> np.ndarray:
         """int64: classes as the base counts them, from their places among the released ones."""
         assert self.classes is not None

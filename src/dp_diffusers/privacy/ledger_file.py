@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from dp_diffusers.errors import LedgerError
 from dp_diffusers.privacy.canonical import canonical_json, sha256_of_text
+from dp_diffusers.whole_files import is_alive
 
 MEMORY: Final = ":memory:"
 EMPTY_HEAD: Final = "0" * 64
@@ -274,18 +275,8 @@ def _forget_unfinished(path: Path) -> None:
     """Deletes what processes left that died while they made this ledger."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.new*"):
         number = left.name.removeprefix(f".{path.name}.").partition(".")[0]
-        if number.isdigit() and not _is_alive(int(number)):
+        if number.isdigit() and not is_alive(int(number)):
             left.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):  # it is another user's, or no number of a process
-        return True
-    return True
 
 
 def _put_in_place(new: Path, path: Path) -> None:
