@@ -10,6 +10,7 @@ import pytest
 from dp_diffusers.data.parquet import parquet_files
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.data.walking import Member, by_class, flat, holds_dicom, is_dicom, is_picture
+from dp_diffusers.errors import DataError
 from source_support import Row, dicom_file, parquet
 
 HIDDEN = (".ipynb_checkpoints/copy", "class 0/.thumbnails/small", "class 0/.old/deep/x", ".copy")
@@ -56,3 +57,16 @@ def test_copies_in_hidden_folders_are_no_parquet_files(tmp_path: Path) -> None:
         place.mkdir()
         parquet(place, [Row(name="a.png")])
     assert [file.parent for file in parquet_files(folder)] == [folder]
+
+
+@pytest.mark.parametrize("place", [".", "data"])
+def test_parquet_beside_pictures_is_refused_as_either_may_be_a_stray(place: str, tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "scans", ".png")
+    (folder / place).mkdir(exist_ok=True)
+    parquet(folder / place, [Row(name="z.png")])
+    (table,) = (folder / place).glob("*.parquet")
+    with pytest.raises(DataError, match="parquet files and pictures"):
+        PrivateImages.open(folder, label=None)
+    assert PrivateImages.open(table, label=None).unit_count == 1
+    table.unlink()
+    assert PrivateImages.open(folder, label=None).unit_count == 2

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-from dp_diffusers.data.walking import holds_dicom
+from dp_diffusers.data.walking import holds_dicom, holds_pictures
 from dp_diffusers.errors import DataError, nearest, unknown_name
 
 
@@ -156,9 +156,17 @@ def is_saved(folder: Path) -> bool:
 
 
 def _kind_of_folder(folder: Path) -> str:
-    """Hugging Face's `save_to_disk`; parquet files in it or in its `data/`; DICOM files; else pictures."""
+    """Hugging Face's `save_to_disk`; parquet files in it or in its `data/`; DICOM files; else pictures.
+
+    Raises: `DataError` for parquet files beside pictures.
+    """
     if is_saved(folder):
         return "hf"
     if any(any(place.glob("*.parquet")) for place in (folder, folder / "data")):
+        if holds_pictures(folder):  # either could be the stray
+            raise DataError(
+                f"{folder} holds parquet files and pictures, and only one of the two can be meant",
+                hint="name the parquet file itself, or move it out of the folder of pictures",
+            )
         return "parquet"
     return "dicom" if holds_dicom(folder) else "folder"

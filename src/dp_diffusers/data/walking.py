@@ -50,8 +50,12 @@ def is_hidden(file: Path, path: Path) -> bool:
 
 def holds_dicom(folder: Path) -> bool:
     """Whether any file below `folder` is DICOM."""
-    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
-    return any(not is_hidden(file, folder) and is_dicom(file) for file in found)
+    return _holds(folder, is_dicom)
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether any file below `folder` is a picture."""
+    return _holds(folder, is_picture)
 
 
 def flat(path: Path, belongs: Member) -> list[tuple[Path, str]]:
@@ -97,6 +101,11 @@ def file_bytes(file: Path) -> bytes:
         raise DataError(
             f"image cannot be read: {file}: {error.strerror}", hint=hint or "put it there, or remove its row"
         ) from error
+
+
+def _holds(folder: Path, belongs: Member) -> bool:
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return any(not is_hidden(file, folder) and belongs(file) for file in found)
 
 
 def _files_of(folder: Path, path: Path, belongs: Member) -> list[Path]:
