@@ -22,6 +22,7 @@ from dp_diffusers.engine.postponed import Gradient, Postponed
 from dp_diffusers.errors import GuaranteeError, positive
 
 _ROUNDING = 1e-9  # of float64, in factors and norms
+_EDGE = 1e-3  # of the clip norm, beyond it, where the count of `take` goes from one half to minus one half
 
 
 @dataclass(kw_only=True)
@@ -134,8 +135,8 @@ class ClippedSum:
 
     def take(self) -> tuple[list[Tensor], float]:
         """The clipped sums, float64 in parameter order, and the sum over owners of +1/2 for each that was no
-        longer than the clip norm and -1/2 for each that was; the state is cleared for the next step, also
-        after an error: what one step has added never reaches another."""
+        longer than the clip norm, -1/2 for each that was, and what is between up to 0.1 % above; the state is
+        cleared for the next step, also after an error: what one step has added never reaches another."""
         try:
             self.finish()
             return self._totals or self._zeros(), self._surplus
@@ -196,8 +197,16 @@ class ClippedSum:
         self._contract(batch, factors, usable)
         for place, gradient in batch.postponed.items():
             self._totals[place] += gradient.weighted_sum(factors[:, self._groups[place]])
-        below = norms.square().sum(1) <= self._clip_norm**2
-        self._surplus += float((below[closing].to(torch.float64) - 0.5).sum())
+        self._surplus += float(self._below(norms[closing].square().sum(1).sqrt()).sum())
+
+    def _below(self, lengths: Tensor) -> Tensor:
+        """+1/2 at the clip norm and less, -1/2 at C (1 + edge) and more, a line between.
+
+        At a step, the rounding of a length, which differs with who else is in the pass, would move others'
+        counts by a whole one.
+        """
+        beyond = lengths / self._clip_norm - 1.0
+        return 0.5 - (beyond / _EDGE).clamp(0.0, 1.0)
 
     def _bounded_factors(self, norms: Tensor) -> Tensor:
         """The rule's factors `[U, G]`. Raises `GuaranteeError` where an owner would exceed the clip norm."""

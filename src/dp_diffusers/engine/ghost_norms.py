@@ -24,28 +24,25 @@ _GRAM: Final = 0.06  # a product of a float64 Gram matrix
 _SHIFTED: Final = 0.8  # to add an entry of a shifted Gram matrix
 _CAST: Final = 0.5  # to read an entry as float64
 _OVERHEAD: Final = 1e5  # of the operations themselves, whatever their size
+_OWNERS: Final = 32  # in a pass, as if it were always so: who else comes must not decide for anyone
 
 
-def linear_pays(owners: RowOwners, positions: int, outgoing: int, incoming: int) -> bool:
+def linear_pays(positions: int, outgoing: int, incoming: int) -> bool:
     """Whether lengths first are cheaper for a linear layer. positions: of one owner."""
-    if not positions:  # owners of unequal rows, or none
-        return False
     gram = positions * (outgoing + incoming) * (_GRAM * positions + _CAST)
-    return owners.count * (_WRITTEN * outgoing * incoming - gram) > _OVERHEAD
+    return _OWNERS * (_WRITTEN * outgoing * incoming - gram) > _OVERHEAD
 
 
 def conv2d_pays(
-    owners: RowOwners, weight: Tensor, inputs: Tensor, padding: tuple[int, int], backprop: Tensor
+    fold: int, weight: Tensor, inputs: Tensor, padding: tuple[int, int], backprop: Tensor
 ) -> bool:
-    """Whether lengths first are cheaper for a convolution."""
-    if not owners.fold:
-        return False
-    pixels = owners.fold * (inputs.shape[2] + 2 * padding[0]) * (inputs.shape[3] + 2 * padding[1])
-    positions = owners.fold * backprop.shape[2] * backprop.shape[3]
+    """Whether lengths first are cheaper for a convolution. fold: rows of one owner."""
+    pixels = fold * (inputs.shape[2] + 2 * padding[0]) * (inputs.shape[3] + 2 * padding[1])
+    positions = fold * backprop.shape[2] * backprop.shape[3]
     gram = _GRAM * (pixels**2 * inputs.shape[1] + positions**2 * backprop.shape[1])
     shifted = _SHIFTED * positions**2 * weight.shape[2] * weight.shape[3]
     cast = _CAST * (pixels * inputs.shape[1] + positions * backprop.shape[1])
-    return owners.count * (_WRITTEN * weight.numel() - gram - shifted - cast) > _OVERHEAD
+    return _OWNERS * (_WRITTEN * weight.numel() - gram - shifted - cast) > _OVERHEAD
 
 
 def linear_lengths(outgoing: Tensor, incoming: Tensor) -> tuple[Tensor, Tensor]:

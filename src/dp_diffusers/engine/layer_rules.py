@@ -7,8 +7,9 @@ owners. Source: Goodfellow,
 *Efficient Per-Example Gradient Computations* (2015, arXiv 1510.01799); Rochette et al. (2019, arXiv
 1912.06015) for the grouped convolution.
 
-A rule is `f(layer, inputs [R, ...], backprop [R, ...], owners) -> {parameter name: [U, *parameter.shape]}`,
-written out or, where `ghost_norms` says that it is cheaper, `Postponed`. A new one needs `@rule(LayerType)`
+A rule is `f(layer, inputs [R, ...], backprop [R, ...], owners) -> {parameter name: [U, *parameter.shape]}`
+for owners of equally many rows (`applied` takes others apart), written out or, where `ghost_norms` says
+that it is cheaper, `Postponed`. A new one needs `@rule(LayerType)`
 and nothing else; the batch-of-one oracle in the tests picks it up.
 """
 
@@ -29,7 +30,7 @@ from dp_diffusers.engine.ghost_norms import (
     linear_pays,
 )
 from dp_diffusers.engine.owners import RowOwners
-from dp_diffusers.engine.postponed import Gradient, Postponed
+from dp_diffusers.engine.postponed import Gradient, Postponed, written_out
 from dp_diffusers.engine.precision import exact_products, precise
 
 UnitGradients = dict[str, Gradient]
@@ -57,6 +58,27 @@ def rule_for(layer: nn.Module) -> Rule | None:
             inherited = all(getattr(type(layer), name) is getattr(kind, name) for name in methods)
             return function if inherited else None
     return None
+
+
+def applied(
+    function: Rule, layer: nn.Module, inputs: Tensor, backprop: Tensor, owners: RowOwners
+) -> UnitGradients:
+    """What a rule finds; owners with other numbers of rows than each other are no business of each other.
+
+    Those of equally many rows are a pass of their own. So how an owner's gradient is computed, and with that
+    how it is rounded, follows from its own rows: where its positions cancel, the rounding is all there is,
+    and it would be clipped to a direction of its own.
+    """
+    if owners.fold:
+        return function(layer, inputs, backprop, owners)
+    found: dict[str, Tensor] = {}
+    for alike in owners.alike():
+        part = function(layer, inputs[alike.rows], backprop[alike.rows], alike.owners)
+        for name, gradient in part.items():
+            written = written_out(gradient)
+            whole = found.setdefault(name, written.new_zeros(owners.count, *written.shape[1:]))
+            whole[alike.positions] = written
+    return dict(found)
 
 
 def rule_kinds() -> list[type[nn.Module]]:
@@ -100,7 +122,7 @@ def _positions(inputs: Tensor, backprop: Tensor) -> tuple[Tensor, Tensor]:
 
 def _linear_weight(outgoing: Tensor, incoming: Tensor, owners: RowOwners) -> Gradient:
     positions, wide, narrow = owners.fold * outgoing.shape[1], outgoing.shape[2], incoming.shape[2]
-    if not (linear_pays(owners, positions, wide, narrow) and exact_products(incoming.device)):
+    if not (linear_pays(positions, wide, narrow) and exact_products(incoming.device)):
         return _linear_written(incoming, outgoing, owners)
     lengths, cancels = linear_lengths(owners.merge(outgoing), owners.merge(incoming))
     return Postponed(
@@ -153,7 +175,7 @@ def _conv2d_weight(layer: nn.Conv2d, inputs: Tensor, backprop: Tensor, owners: R
     write = partial(conv2d_written, layer, padding)
     if not (
         layer.groups == 1
-        and conv2d_pays(owners, layer.weight, inputs, padding, backprop)
+        and conv2d_pays(owners.fold, layer.weight, inputs, padding, backprop)
         and exact_products(inputs.device)
     ):
         return write(inputs, backprop, owners)

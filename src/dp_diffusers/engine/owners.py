@@ -75,8 +75,36 @@ class RowOwners:
         if self.fold:
             return values.reshape(self.count, self.fold, *values.shape[1:]).sum(1)
         total = values.new_zeros(self.count, *values.shape[1:])
-        return total.index_add_(0, self.index, values)
+        for alike in self.alike():
+            total[alike.positions] = alike.owners.sum_rows(values[alike.rows])
+        return total
+
+    def alike(self) -> list[Alike]:
+        """The owners in groups of equally many rows, each of which folds; their rows stay in order."""
+        counts = torch.bincount(self.index, minlength=self.count)
+        order, firsts = torch.argsort(self.index, stable=True), counts.cumsum(0) - counts
+        return [
+            self._alike(fold, torch.nonzero(counts == fold)[:, 0], order, firsts)
+            for fold in counts.unique().tolist()
+        ]
+
+    def _alike(self, fold: int, positions: Tensor, order: Tensor, firsts: Tensor) -> Alike:
+        each = torch.arange(fold, device=order.device)
+        index = torch.arange(len(positions), device=order.device).repeat_interleave(fold)
+        ids = [self.ids[position] for position in positions.tolist()]
+        rows = order[(firsts[positions][:, None] + each).flatten()]
+        return Alike(positions=positions, rows=rows, owners=RowOwners(ids=ids, index=index, fold=fold))
 
     def all_rows(self, flags: Tensor) -> Tensor:
         """`[R]` booleans to `[U]`: whether every row of the owner is flagged."""
         return self.sum_rows((~flags).to(torch.int64)) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alike:
+    """Some owners of a pass, all with as many rows: their positions in it, their rows, and these as a pass
+    of their own."""
+
+    positions: Tensor  # [V] int64, rising
+    rows: Tensor  # [V * fold] int64
+    owners: RowOwners

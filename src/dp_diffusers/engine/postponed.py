@@ -46,8 +46,11 @@ class Postponed:
     add_up: Callable[[Tensor, Tensor], Tensor]  # inputs, backprop -> [*shape], over all rows
 
     def written_out(self) -> Tensor:
-        """`[U, *shape]`"""
-        return self.write(self.inputs, self.backprop, self.owners)
+        """`[U, *shape]`; that of owners whose positions cancel is rounded once, from float64."""
+        written = self.write(self.inputs, self.backprop, self.owners)
+        for owner in torch.nonzero(self.cancels)[:, 0]:
+            written[owner] = self._alone(owner).to(written.dtype)
+        return written
 
     def of(self, positions: Tensor) -> Postponed:
         """Those of some owners, by their positions (int64)."""

@@ -24,7 +24,7 @@ from dp_diffusers.engine.generic_rule import Call, by_vmap, tensors_of
 from dp_diffusers.engine.graph_checks import refuse_mixing, refuse_use_outside
 from dp_diffusers.engine.laid_out import lay_out
 from dp_diffusers.engine.layer_checks import check_layers, owns_trainable, trainable
-from dp_diffusers.engine.layer_rules import linear, rule_for
+from dp_diffusers.engine.layer_rules import applied, linear, rule_for
 from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.postponed import Gradient, written_out
 from dp_diffusers.errors import GuaranteeError, ModelError
@@ -199,7 +199,7 @@ class HookedUnitGradients:
         if rule is None or first is None or backprops[0] is None:
             found = by_vmap(capture.name, capture.call, backprops, owners)
         else:
-            found = rule(layer, first, backprops[0], owners)
+            found = applied(rule, layer, first, backprops[0], owners)
         for name, gradient in found.items():
             place = self._place[id(layer._parameters[name])]
             so_far = totals[place]
