@@ -85,7 +85,7 @@ class RowOwners:
         order, firsts = torch.argsort(self.index, stable=True), counts.cumsum(0) - counts
         return [
             self._alike(fold, torch.nonzero(counts == fold)[:, 0], order, firsts)
-            for fold in counts.unique().tolist()
+            for fold in sorted(set(counts.tolist()))
         ]
 
     def _alike(self, fold: int, positions: Tensor, order: Tensor, firsts: Tensor) -> Alike:
