@@ -65,6 +65,7 @@ def test_guarantee_a_closed_run_trains_no_further_and_loses_nothing(
     assert ledger.read_bytes() == entries
 
 
+@pytest.mark.slow
 def test_a_training_that_was_complete_is_released_after_settle(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

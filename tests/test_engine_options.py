@@ -67,6 +67,7 @@ def test_guarantee_a_certificate_of_adaptive_clipping_without_noise_for_the_grad
     assert any("quantile_noise above half the noise multiplier" in problem for problem in problems), problems
 
 
+@pytest.mark.slow
 def test_guarantee_a_resumed_run_goes_on_with_the_clip_norm_that_was_released(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,6 +166,7 @@ def test_the_non_private_run_says_so_everywhere(tiny_recipe: Path, tmp_path: Pat
     assert not (tmp_path / "tiny.ledger").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cheap")
 def test_python_api(tiny_base: Any, tmp_path: Path) -> None:
     from diffusers import DDPMPipeline

@@ -36,6 +36,7 @@ def test_they_are_known_to_be_the_files(file: Path) -> None:
     assert not dpd.PrivateImages.from_parquet(file, label=None).names_in_file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [None, NAMES])
 def test_guarantee_the_certificate_says_where_names_come_from(
     file: Path,

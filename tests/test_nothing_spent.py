@@ -77,6 +77,7 @@ def _stopped(recipe: Path, out: Path) -> dict[str, Any]:
     return json.loads((out / "private" / "run.json").read_text())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_plan_it_began_with(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ WINDOWS: dict[str, tuple[Any, str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", WINDOWS)
 def test_guarantee_a_generation_killed_anywhere_is_made_whole_by_the_next(
     run: Path, window: str, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +177,7 @@ def test_guarantee_a_certificate_that_does_not_verify_is_taken_away(
     generate(tmp_path / "run", images=3)
 
 
+@pytest.mark.slow
 def test_guarantee_no_image_is_made_before_the_training_is_done(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +224,7 @@ def test_the_same_generation_again_changes_nothing(run: Path, monkeypatch: pytes
         generate(run, images=6)
 
 
+@pytest.mark.slow
 def test_the_same_generation_elsewhere_again_changes_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

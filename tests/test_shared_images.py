@@ -131,6 +131,7 @@ def _recipe(tiny_recipe: Path, photos: Path, adjacency: str) -> Recipe:
     return Recipe.load(tiny_recipe, sets)
 
 
+@pytest.mark.slow
 def test_guarantee_a_release_says_that_ownership_is_public_and_nothing_else_about_it(
     tiny_recipe: Path,
     photos: Path,
@@ -251,6 +252,7 @@ def _one_large_unit(base: Any, limit: int) -> Loop:
     return loop
 
 
+@pytest.mark.slow
 def test_guarantee_a_large_unit_adds_the_same_however_its_rows_are_cut(tiny_base: Callable[..., Any]) -> None:
     whole = clipped_sum(_one_large_unit(tiny_base(), 256), [0, 1, 2])
     for limit in (5, 16):

@@ -379,6 +379,7 @@ def world(folder: Path) -> None:
     table()(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_bad_data(row: Row, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     cheap_trainings(monkeypatch.setattr)

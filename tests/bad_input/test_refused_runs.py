@@ -47,6 +47,7 @@ def trained(tiny_recipe: Path, tmp_path: Path) -> Path:
     return _TRAINED[0]
 
 
+@pytest.mark.slow
 def test_resume_with_another_recipe_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = spent(trained)
     code, said = called(

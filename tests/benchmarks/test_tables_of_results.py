@@ -318,6 +318,7 @@ def test_options_are_those_of_the_command_line() -> None:
     assert tables.options(asked) == ["--with-public", "--teacher", "off", "--images", "7"]
 
 
+@pytest.mark.slow
 def test_a_command_that_is_told_to_stop_ends_in_its_own_time(tmp_path: Path) -> None:
     """SIGTERM goes on to the command, which has the time to save; its seconds are kept."""
     child = (
@@ -342,6 +343,7 @@ def test_a_command_that_is_told_to_stop_ends_in_its_own_time(tmp_path: Path) -> 
     assert not (tmp_path / "done.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_a_table_of_this_repository_has_recipes_that_can_be_planned(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,7 @@ def _run(code: str, folder: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -
     return images
 
 
+@pytest.mark.slow
 def test_the_card_of_a_release_loads_it_and_puts_patches_back(
     tiny_recipe: Path, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

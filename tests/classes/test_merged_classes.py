@@ -66,6 +66,7 @@ def test_a_model_without_names_gets_none(tmp_path: Path) -> None:
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("model_index.json", "{}")]
 
 
+@pytest.mark.slow
 def test_a_second_training_names_what_the_first_learnt(
     tiny_base: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -226,6 +226,7 @@ def recipe(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_plan_needs_neither_torch_nor_the_images(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom dp_diffusers.cli.main import main\ncode = main(sys.argv[1:])\n"

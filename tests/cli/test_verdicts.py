@@ -220,6 +220,7 @@ def test_the_demo_is_summed_up_in_readable_lines(
     assert {"epsilon", "accuracy", "public_accuracy", "picture"} <= set(document)
 
 
+@pytest.mark.slow
 def test_a_killed_demo_goes_on(
     tiny_base_folder: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

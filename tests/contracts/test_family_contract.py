@@ -113,6 +113,7 @@ def test_a_dropped_label_is_the_null_class(family: Any, images: Any) -> None:
     assert torch.equal(dropped, family.row_losses(clean, null, kept))
 
 
+@pytest.mark.slow
 def test_its_folder_is_an_ordinary_one(base: Any, family: Any, images: Any, tmp_path: Path) -> None:
     base.save(tmp_path)
     assert fingerprint(load_base(tmp_path)) == fingerprint(base)
@@ -139,6 +140,7 @@ def test_a_prompt_means_the_same_beside_any_other(base: Any) -> None:
     assert any(not torch.equal(value, null[name]) for name, value in alone.items())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_a_rehearsal_reaches_everything(base: Any) -> None:
     family = prepared(base)

@@ -65,6 +65,7 @@ def test_a_full_disk_is_exit_2_and_resumable(
     assert len(charges(tiny_recipe.parent / "tiny.ledger")) == 12
 
 
+@pytest.mark.slow
 def test_a_ledger_on_a_full_disk_is_exit_2_and_resumable(
     tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ def test_planted_one_stream_for_all_calls_is_noticed(monkeypatch: pytest.MonkeyP
         _check_image_depends_on_seed_and_index_alone()
 
 
+@pytest.mark.slow
 def test_workers_change_nothing() -> None:
     alone = drawn_digits(BLOCK * 2, 12, 1, fonts=0.0)
     together = drawn_digits(BLOCK * 2, 12, 1, fonts=0.0, workers=2)

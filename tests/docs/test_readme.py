@@ -59,6 +59,7 @@ def test_the_same_images_have_one_ledger_on_every_page() -> None:
         assert set(named) <= {default_ledger("xrays.parquet")}, page.name  # the other page is of the Hub
 
 
+@pytest.mark.slow
 def test_the_example_runs(
     tiny_base: Callable[..., Any],
     tmp_path: Path,

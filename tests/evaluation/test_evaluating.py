@@ -26,6 +26,7 @@ def _digits(count: int, size: int, seed: int, fonts: float = 0.0) -> tuple[np.nd
     return images[..., None], labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["parquet", "imagefolder"])
 def test_files_of_another_size_are_resized_and_said(tmp_path: Path, format: str) -> None:
     write_images(*_digits(500, 12, 0), NAMES, tmp_path / "synthetic", format=format)

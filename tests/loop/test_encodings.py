@@ -201,6 +201,7 @@ def test_guarantee_no_image_is_encoded_in_the_loop(
     assert not (tmp_path / "run" / "private" / "cache").exists()
 
 
+@pytest.mark.slow
 def test_what_a_dying_process_left_of_the_cache_is_removed(latent_recipe: Recipe, tmp_path: Path) -> None:
     train(latent_recipe, tmp_path / "run")
     left = [tmp_path / "run" / "private" / name for name in ("cache", "captions")]

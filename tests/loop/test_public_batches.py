@@ -154,6 +154,7 @@ def _with_public(recipe: Path, path: Path) -> None:
     recipe.write_text(recipe.read_text().replace("training: {", f"training: {{{public}, "))
 
 
+@pytest.mark.slow
 def test_a_training_mixes_them_in_and_its_certificate_says_so(
     tiny_recipe: Path, public_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

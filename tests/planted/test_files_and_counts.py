@@ -62,6 +62,7 @@ def _pictured(content: bytes, images: np.ndarray) -> bool:
     return shown.shape == images.shape[1:3] and any((shown == image[..., 0]).all() for image in images)
 
 
+@pytest.mark.slow
 def test_guarantee_no_image_is_written_outside_the_safe(tiny_recipe: Path, images: np.ndarray) -> None:
     assert outside_the_safe(tiny_recipe, images) == []
 

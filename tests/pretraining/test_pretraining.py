@@ -60,6 +60,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_a_latent_model_is_an_ordinary_folder(
     kind: str, recipe: Any, tmp_path: Path, tiny_images: Any

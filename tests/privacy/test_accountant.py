@@ -58,6 +58,7 @@ def test_planted_two_per_cent_off_is_visible(scale):
     assert not any(follows_the_integral(*case, scale=scale) for case in ONE_STEP[1:3])
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     st.floats(1e-3, 1.0),

@@ -148,6 +148,7 @@ def test_the_prefix_table_begins_with_the_queries():
     assert 0 < table.after(0) < table.after(1) < table.after(50) == certified
 
 
+@pytest.mark.slow
 def test_few_units_of_very_many_are_planned_with_little_memory():
     """Of the losses of one step, which go far where the noise is small; a coarser grid is a bound as well."""
     record = GaussianMechanism(

@@ -126,6 +126,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_guarantee_a_mechanism_that_cannot_have_run_is_not_valid(release: Path, name: str) -> None:
     change, says = WRONG[name]

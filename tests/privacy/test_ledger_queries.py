@@ -295,6 +295,7 @@ def test_a_query_that_the_steps_left_no_room_for_again_is_lost(ledger, two, new_
     assert account.has_lost("teacher"), "also once the run is closed"
 
 
+@pytest.mark.slow
 def test_a_query_that_is_cheap_may_be_asked_again_after_the_last_step(ledger, new_keys) -> None:
     cheap = TeacherQuery(classes=3, dimensions=16, noise_multiplier=500.0)
     plan = Plan.calibrate(Budget(2.0, 1e-4, cap={"epsilon": 2.5, "delta": 1e-4}), DPSGD(**SIZES), [cheap])

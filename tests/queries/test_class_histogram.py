@@ -152,6 +152,7 @@ def test_guarantee_a_result_that_this_ledger_did_not_see_paid_is_not_used(
     assert _entries(recipe).count(("query", "histogram")) == 1
 
 
+@pytest.mark.slow
 def test_an_abandoned_run_asks_nothing_more(recipe: Path, tmp_path: Path) -> None:
     _train_and_die(Recipe.load(recipe, [ASK]), tmp_path / "run", class_histogram, "noisy_counts")
     with Ledger.open(tmp_path / "tiny.ledger") as ledger:

@@ -47,6 +47,7 @@ def test_layers_are_chosen_paid_for_and_certified(recipe: Recipe, tmp_path: Path
     assert generate(release, images=3).exists()
 
 
+@pytest.mark.slow
 def test_a_resume_uses_what_was_kept_and_pays_nothing_for_it(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

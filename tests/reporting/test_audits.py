@@ -40,6 +40,7 @@ def test_an_audit_is_shown_with_the_training_that_it_attacked(shown: Path, tmp_p
     assert "does not hold" in report(shown, out=tmp_path / "b.html", audit=broken).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

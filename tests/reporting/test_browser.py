@@ -85,6 +85,7 @@ def test_details_are_open_on_paper(tab: Browser, pages: dict[str, Path]) -> None
     assert all(tab.evaluate(opened))
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_requests_and_errors_are_seen(tab: Browser, pages: dict[str, Path], tmp_path: Path) -> None:
     text = pages["release"].read_text()

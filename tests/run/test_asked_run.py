@@ -28,6 +28,7 @@ def question(folder: Path, plan: Plan, epsilon: float) -> Budget:
     return run.budget_of_question(epsilon)
 
 
+@pytest.mark.slow
 def test_after_a_run_that_wrote_no_cap_it_is_the_ledgers(tmp_path):
     sizes = DPSGD(steps=1, expected_units=20, population=200)
     first = Plan.calibrate(Budget(0.5, 1e-4, cap=Cap(10.0, 1e-4)), sizes)

@@ -65,6 +65,7 @@ def _scaled(base: Base) -> None:
 CHANGES = [_other_weights, _other_adapter, _switched_off, _scaled]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_guarantee_a_changed_pipeline_draws_nothing_for_a_release(
     change: Callable[[Base], None], tuned: Callable[..., tuple[Base, dpd.Release]]
@@ -91,6 +92,7 @@ def test_planted_a_release_that_does_not_look(
     assert dpd.Certificate.verify(release.path).problems == (), "images of another model would be certified"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -114,6 +116,7 @@ def test_guarantee_a_finished_run_takes_up_its_own_base_alone(
         tuned("run", base)
 
 
+@pytest.mark.slow
 def test_a_pipeline_as_it_was_is_taken_up_again(tuned: Callable[..., tuple[Base, dpd.Release]]) -> None:
     base, release = tuned("run")
     assert torch.is_tensor(next(iter(release.family().network.parameters())))
@@ -122,6 +125,7 @@ def test_a_pipeline_as_it_was_is_taken_up_again(tuned: Callable[..., tuple[Base,
     assert again.family().network is fresh.network
 
 
+@pytest.mark.slow
 def test_a_pipeline_in_memory_is_told_of_before_anything_is_paid(
     tuned: Callable[..., tuple[Base, dpd.Release]],
 ) -> None:

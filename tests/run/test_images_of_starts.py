@@ -56,6 +56,7 @@ def _start(base: Path, seed: int = 0, stop: int | None = None, rate: float = 1e-
     )
 
 
+@pytest.mark.slow
 def test_guarantee_images_of_every_start_are_training_images(tiny_base_folder: Path, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(KilledError):
@@ -69,6 +70,7 @@ def test_guarantee_images_of_every_start_are_training_images(tiny_base_folder: P
     assert last_traces(folder).are_of(_data(1).images, 30), "those that a charged question is asked with"
 
 
+@pytest.mark.slow
 def test_guarantee_two_recipes_never_share_a_folder(
     tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_run_among_the_images_of_a_call_is_refused(tiny_base_folder: Path, tmp
     assert not (private / "class 0" / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_place_of_the_images_of_a_call_is_looked_for_in_its_release(
     tiny_base_folder: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_path_in_the_recipe_makes_nothing_public(tmp_path: Path) -> None:
     assert list(leaks(fake, secrets_of(folder, Traces(), [])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", [False, True])
 def test_guarantee_no_image_is_drawn_into_the_private_images_of_a_call(
     link: bool, tiny_base_folder: Path, tmp_path: Path

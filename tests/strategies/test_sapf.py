@@ -30,6 +30,7 @@ def test_the_most_salient_layers_are_chosen(
     assert choose(saliency, fraction) == chosen
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.dictionaries(st.text(min_size=1), NUMBERS, min_size=1), st.floats(0.01, 1))
 def test_the_choice_is_a_fraction_and_beats_the_rest(saliency: dict[str, float], fraction: float) -> None:
