@@ -20,6 +20,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline
 import dp_diffusers as dpd
 from certificate_support import forge, read
 from dp_diffusers import merging
+from dp_diffusers.cards.merging_card import merged_card
 from dp_diffusers.cli.main import main
 from dp_diffusers.diffusion import merged_from
 from dp_diffusers.diffusion.base import Base, fingerprint
@@ -168,6 +169,9 @@ def test_a_merged_folder_says_where_it_comes_from(made: Path, tmp_path: Path) ->
     }
     card = (merged / "README.md").read_text()
     assert f"epsilon = {rounded_up_text(certificate['epsilon'])}" in card
+    assert "differ by a factor of at most e^epsilon, plus delta." in card
+    several = merged_card({**certificate, "not_private": False}, [{**origin, "delta": 0.000123444}])
+    assert several.count(", 0.0001235) per") == 2, "in the promise and among the releases"
     assert origin["certificate_sha256"] in card
     assert "NOT PRIVATE" not in card
     assert not (merged / "certificate.json").exists()

@@ -20,6 +20,7 @@ from dp_diffusers.privacy.accountant import epsilon
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.canonical import fingerprint
 from dp_diffusers.privacy.events import HistogramQuery
+from dp_diffusers.rounding import rounded_up, rounded_up_text
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +209,8 @@ def test_explanation_speaks_to_both(plan):
     text = plan.explain()
     for part in ("For the engineer", "For the data protection officer", "noise multiplier", "RDP", "odds"):
         assert part in text
-    assert f"{plan.noise_multiplier:.4f}" in text
-    assert f"{math.exp(plan.epsilon):.3g}" in text
+    assert f"{math.floor(1e4 * plan.noise_multiplier) / 1e4:.4f}" in text
+    assert rounded_up_text(math.exp(rounded_up(plan.epsilon)), 3) in text
 
 
 def test_without_privacy():

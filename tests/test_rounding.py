@@ -10,6 +10,7 @@ import pytest
 from dp_diffusers.auditing.results import AuditResult
 from dp_diffusers.cards import card_parts
 from dp_diffusers.evaluation.charged import price_line
+from dp_diffusers.privacy.verification import Verification
 from dp_diffusers.rounding import rounded_down, rounded_up, rounded_up_text
 
 NUMBERS = random.Random(7)
@@ -60,6 +61,10 @@ def test_a_bound_is_no_less_where_it_is_shown() -> None:
     )
     assert "0.9997" in card_parts.headline(certificate)
     assert "0.9997" in card_parts.promise(certificate, "these images")
+    assert "0.0001235) per" in card_parts.promise({**certificate, "delta": 0.000123444}, "these images")
+    assert "by a factor of at most e^epsilon, plus delta." in card_parts.promise(certificate, "these images")
+    valid = Verification(valid=True, problems=(), **{**numbers, "delta": 0.000123444})
+    assert "epsilon 0.9997 at delta 0.0001235 per image" in valid.explain()
     price = price_line({**numbers, "not_private": False, "ledger": ledger})
     assert "epsilon 0.9997 at" in price
     assert "comes to 2," in price

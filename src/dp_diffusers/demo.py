@@ -66,9 +66,10 @@ class DemoResult:
     def explain(self) -> str:
         """Readable lines for a terminal."""
         lines = [f"release: {self.release} (certificate valid)"]
-        if self.epsilon is not None:
+        if self.epsilon is not None and self.delta is not None:
             lines.append(
-                f"epsilon {rounded_up_text(self.epsilon)} at delta {self.delta:g} for each private image"
+                f"epsilon {rounded_up_text(self.epsilon)} at delta {rounded_up_text(self.delta)} for each "
+                "private image"
             )
         lines.append(
             "accuracy on held-out real digits, trained on private synthetic images: "

@@ -26,6 +26,11 @@ def rounded_down(value: float, digits: int) -> float:
     return float(Context(prec=digits, rounding=ROUND_FLOOR).create_decimal(Decimal(value)))
 
 
+def rounded_down_text(value: float, digits: int = 4) -> str:
+    """`rounded_down` as a text, without zeros at its end."""
+    return f"{rounded_down(value, digits):.{digits}g}"
+
+
 def rounded_up_text(value: float, digits: int = 4) -> str:
     """`rounded_up` as a text, without zeros at its end."""
     return f"{rounded_up(value, digits):.{digits}g}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import HistogramQuery
 from dp_diffusers.privacy.explanation import explain
 from dp_diffusers.privacy.theorems import theorem_of
+from dp_diffusers.rounding import rounded_up_text
 
 RECORD = DPSGD(steps=20, expected_units=100, population=1000).record(1.2)
 
@@ -57,14 +61,41 @@ def certified(**changed: str) -> dict[str, Any]:
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 2.0, 4.0])
 def test_a_bound_that_says_something_is_a_percentage(epsilon: float) -> None:
     right = 100 * math.exp(epsilon) / (1 + math.exp(epsilon))
-    assert f"can be right at most {right:.1f} % of the time" in _words(epsilon)
+    assert f"is right at most {rounded_up_text(right, 3)} % of the time, plus at most delta" in _words(
+        epsilon
+    )
     assert "near certainty" not in _words(epsilon)
+
+
+def test_guarantee_no_number_of_a_plan_promises_more_than_there_is() -> None:
+    """e^0.6999 is 2.0135, and e^1.1 to 1 is 75.026 %: no text says 2.01 or 75.0."""
+    record = replace(RECORD, noise_multiplier=1.23456)
+    query = HistogramQuery(classes=2, noise_multiplier=12.3459)
+    text = explain(Budget(0.6999, 1.23444e-5), record, 0.6999, 0.7, queries=[query])
+    assert "e^0.6999 = 2.02, plus delta" in text
+    assert text.count("elta 1.235e-05") == text.count("elta = 1.235e-05") == 1
+    assert "noise of 1.2345 x that" in text
+    assert "noise of 12.34 x what" in text
+    assert "right at most 75.1 %" in _words(1.1)
+    assert "e^12 = 162,755," in _words(12.0), "162,754.79"
+    assert "e^30 = 1.1e+13," in _words(30.0), "1.069e13"
+
+
+def test_guarantee_delta_is_no_probability_that_the_factor_fails() -> None:
+    """P[privacy loss > epsilon] may exceed delta: in one Gaussian step with noise 1 it does."""
+    epsilon, normal = 4.0, NormalDist()
+    delta = normal.cdf(0.5 - epsilon) - math.exp(epsilon) * normal.cdf(-0.5 - epsilon)
+    assert 1 - normal.cdf(epsilon - 0.5) > 2 * delta
+    text = explain(Budget(epsilon, 1e-5), RECORD, epsilon, None)
+    assert "changes through one image being in the data by a factor of at most" in text
+    assert "plus delta" in text
+    assert not re.search(r"fail|except with", text)
 
 
 @pytest.mark.parametrize(
     ("epsilon", "words"),
     [
-        (8.0, "2,981. In the worst case"),
+        (8.0, "2,981, plus delta. In the worst case"),
         (8.0, "right in 99.97 % of cases"),
         (12.0, "in more than 99.99 % of cases"),
     ],

@@ -80,9 +80,9 @@ class AuditResult:
             if self.refuted
             else "the claim stands: no attack got more than it allows"
         )
+        delta = rounded_up_text(self.delta)
         lines = [
-            f"claimed  epsilon <= {rounded_up_text(self.epsilon_claimed)} (delta {self.delta:g}, "
-            f"{self.adjacency})",
+            f"claimed  epsilon <= {rounded_up_text(self.epsilon_claimed)} (delta {delta}, {self.adjacency})",
             f"attacked epsilon >= {self.epsilon_lower_bound:.4g} ({100 * self.confidence:g} % confidence, "
             f"{self.canaries} canaries{self.condition})",
             verdict,

@@ -94,14 +94,20 @@ def unprotected(certificate: Mapping[str, Any], what: str) -> str:
     return f"**NOT PRIVATE.** Made {why}: {what} may reveal the private images."
 
 
+def bound(promised: Mapping[str, Any]) -> str:
+    """Epsilon, delta, unit and adjacency of a certificate, or of what a merged model keeps of one."""
+    epsilon, delta = rounded_up_text(promised["epsilon"]), rounded_up_text(promised["delta"])
+    unit, adjacency = plain(promised["unit"]), promised["adjacency"]
+    return f"(epsilon, delta) = ({epsilon}, {delta}) per {unit}, adjacency {adjacency}"
+
+
 def promise(certificate: Mapping[str, Any], what: str) -> str:
     """The bound in words. what: this adapter or its images, these images."""
     unit = plain(certificate["unit"])
     return (
-        f"(epsilon, delta) = ({rounded_up_text(certificate['epsilon'])}, {certificate['delta']:.3g}) per "
-        f"{unit}, adjacency {certificate['adjacency']}. Whatever anyone does with {what}, the odds of "
-        f"telling whether one {unit} was among the private data change by a factor of at most e^epsilon, "
-        "except with probability delta."
+        f"{bound(certificate)}. Whatever anyone does with {what}: with one {unit} among the private data or "
+        "without it, the probabilities of anything that they could see or conclude differ by a factor of at "
+        "most e^epsilon, plus delta."
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from dp_diffusers.cards import card_parts as parts
 from dp_diffusers.cards.model_card import pipeline_tag
 from dp_diffusers.diffusion.merged_from import SIDECAR, Origin
-from dp_diffusers.rounding import rounded_up_text
 
 _CARD = """{head}{alarm}# {base} with an adapter merged into it, {headline}
 
@@ -86,24 +85,17 @@ def _head(certificate: Mapping[str, Any], takes_text: bool) -> str:
 
 
 def _promise(origins: Sequence[Origin]) -> str:
-    bounds = "; and ".join(_bound(origin) for origin in origins)
+    bounds = "; and ".join(parts.bound(origin) for origin in origins)
     several = " Whoever is in the data of several is protected by the sum." if len(origins) > 1 else ""
     return (
-        f"Trained with differential privacy: {bounds}.{several} Whatever anyone does with these weights, the "
-        "odds of telling whether one unit was among the training data change by a factor of at most "
-        "e^epsilon, except with probability delta."
-    )
-
-
-def _bound(origin: Origin) -> str:
-    return (
-        f"(epsilon, delta) = ({rounded_up_text(origin['epsilon'])}, {origin['delta']:.3g}) per "
-        f"{parts.plain(origin['unit'])}, adjacency {origin['adjacency']}"
+        f"Trained with differential privacy: {bounds}.{several} Whatever anyone does with these "
+        "weights: with one unit among the training data or without it, the probabilities of anything that "
+        "they could see or conclude differ by a factor of at most e^epsilon, plus delta."
     )
 
 
 def _origin(origin: Origin) -> str:
-    bound = "NOT PRIVATE" if origin["not_private"] else _bound(origin)
+    bound = "NOT PRIVATE" if origin["not_private"] else parts.bound(origin)
     return (
         f"- Release with `certificate.json` of sha256 `{origin['certificate_sha256']}` and adapter of sha256 "
         f"`{origin['adapter_sha256']}`: {bound}"

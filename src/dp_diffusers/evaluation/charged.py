@@ -84,10 +84,10 @@ def price_line(price: dict[str, Any]) -> str:
     cap = "no cap" if ledger["cap_epsilon"] is None else f"cap {ledger['cap_epsilon']:g}"
     if price["not_private"]:
         return "NOT PRIVATE: the noise was drawn with test keys"
+    epsilon, delta = rounded_up_text(price["epsilon"]), rounded_up_text(price["delta"])
     return (
-        f"charged: epsilon {rounded_up_text(price['epsilon'])} at delta {price['delta']:g} for each "
-        f"{price['unit']} ({price['adjacency']}); the ledger comes to "
-        f"{rounded_up_text(ledger['spent_epsilon'])}, {cap}"
+        f"charged: epsilon {epsilon} at delta {delta} for each {price['unit']} ({price['adjacency']}); "
+        f"the ledger comes to {rounded_up_text(ledger['spent_epsilon'])}, {cap}"
     )
 
 

@@ -18,8 +18,8 @@ def earlier_releases(certificate: Mapping[str, Any]) -> str | None:
     if not origins:
         return None
     bounds = "; ".join(
-        f"epsilon {rounded_up_text(origin['epsilon'])} at delta {origin['delta']:g} per {origin['unit']}, "
-        f"adjacency {origin['adjacency']} (certificate {origin['certificate_sha256'][:16]})"
+        f"epsilon {rounded_up_text(origin['epsilon'])} at delta {rounded_up_text(origin['delta'])} per "
+        f"{origin['unit']}, adjacency {origin['adjacency']} (certificate {origin['certificate_sha256'][:16]})"
         for origin in origins
     )
     return (
@@ -36,4 +36,4 @@ def _sum(certificate: Mapping[str, Any], origins: list[Mapping[str, Any]]) -> st
     epsilon, delta = (
         certificate[name] + sum(item[name] for item in origins) for name in ("epsilon", "delta")
     )
-    return f", epsilon {rounded_up_text(epsilon)} at delta {delta:g}"
+    return f", epsilon {rounded_up_text(epsilon)} at delta {rounded_up_text(delta)}"

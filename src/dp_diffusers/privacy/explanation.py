@@ -15,7 +15,7 @@ from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 from dp_diffusers.privacy.theorems import theorem_of
-from dp_diffusers.rounding import rounded_up, rounded_up_text
+from dp_diffusers.rounding import rounded_down_text, rounded_up, rounded_up_text
 
 _ABOUT: Final = {"add_remove": "the presence", "zero_out": "the images", "replace": "the images"}
 BELIEF: Final = {
@@ -68,7 +68,7 @@ def _engineer(
         *_step_sentences(budget, record),
         *further,
         f"Epsilon is {rounded_up_text(epsilon, 6)} of a budget of {budget.epsilon:g} at delta "
-        f"{budget.delta:g}, an upper bound by {_bound_words(epsilon, epsilon_rdp)}.",
+        f"{rounded_up_text(budget.delta)}, an upper bound by {_bound_words(epsilon, epsilon_rdp)}.",
         f"Theorem: {theorem_of(record, budget.adjacency)}.",
         _cap_sentence(budget),
     ]
@@ -85,15 +85,15 @@ def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
     if record.name == "count":
         yield (
             f"One number is asked, to which every {_name(budget)} adds a part of at most 1; Gaussian noise "
-            f"of {record.noise_multiplier:.4f} (noise multiplier) is added to it."
+            f"of {_noise(record.noise_multiplier)} (noise multiplier) is added to it."
         )
         return
     if record.name == "pe":
         yield (
             f"In {_each_of(record.steps, 'iteration')} every {_name(budget)} has one vote for the synthetic "
             "images nearest to it, shared among its images; Gaussian noise of "
-            f"{record.noise_multiplier:.4f} votes (noise multiplier) is added to the count of each synthetic "
-            "image."
+            f"{_noise(record.noise_multiplier)} votes (noise multiplier) is added to the count of each "
+            "synthetic image."
         )
         return
     yield (
@@ -102,7 +102,7 @@ def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
     )
     yield (
         f"One {_name(budget)} moves the sum of a step by at most {record.clip_norm:g} (clip norm); Gaussian "
-        f"noise of {record.noise_multiplier:.4f} x that (noise multiplier) is added to the sum."
+        f"noise of {_noise(record.noise_multiplier)} x that (noise multiplier) is added to the sum."
     )
     if record.noise_multiplier:
         signal = math.sqrt(record.steps) * record.expected_units / record.noise_multiplier
@@ -113,6 +113,12 @@ def _step_sentences(budget: Budget, record: GaussianMechanism) -> Iterator[str]:
         )
 
 
+def _noise(multiplier: float) -> str:
+    """Four decimals, rounded down."""
+    nearest = round(multiplier, 4)
+    return f"{nearest if nearest <= multiplier else nearest - 1e-4:.4f}"
+
+
 def _each_of(times: int, what: str) -> str:
     return f"each of {times:,} {what}s" if times > 1 else f"the one {what}"
 
@@ -121,11 +127,11 @@ def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
     shown = rounded_up(epsilon)
     lines = [
         f"Protected is each {_unit(budget)}: {_adjacency_sentence(budget)}",
-        f"Whatever anyone believed beforehand about one {_name(budget)} {BELIEF[budget.adjacency]}, the "
-        f"model and its images can change the odds by a factor of at most e^{shown:g} = {_factor(shown)}. "
-        + _odds_sentence(epsilon),
-        f"This may fail with a probability of at most about delta = {budget.delta:g}; one in the "
-        f"{record.population:,} of the data would be {1 / record.population:.1g}.",
+        "Whatever anyone does with the model and its images: the probability of anything that they could see "
+        f"or conclude changes through one {_name(budget)} {BELIEF[budget.adjacency]} by a factor of at most "
+        f"e^{shown:g} = {_factor(shown)}, plus delta. {_odds_sentence(epsilon)}",
+        f"Delta = {rounded_up_text(budget.delta)} is added to every probability, that of a right guess "
+        f"included; one in the {record.population:,} of the data would be {1 / record.population:.1g}.",
         f"Assumed public, and not protected: that the data hold {_how_many(budget, record)} (declared, not "
         "counted), the names of the classes, the settings of the run, the public model and data it starts "
         "from. Not covered: who can reach the private images, logs and memory while the run is on.",
@@ -148,15 +154,20 @@ def _name(budget: Budget) -> str:
 
 def _factor(epsilon: float) -> str:
     factor = math.exp(epsilon)
-    return f"{factor:.3g}" if factor < 100 else f"{factor:,.0f}" if factor < 1e9 else f"{factor:.1e}"
+    if factor < 100:
+        return rounded_up_text(factor, 3)
+    return f"{math.ceil(factor):,}" if factor < 1e9 else f"{rounded_up(factor, 2):.1e}"
 
 
 def _odds_sentence(epsilon: float) -> str:
-    """The bound as the share of right guesses: e^epsilon / (1 + e^epsilon) for even odds beforehand."""
+    """The share of right guesses from even odds, up to delta: e^epsilon / (1 + e^epsilon), rounded up."""
     right = 100.0 / (1.0 + math.exp(-epsilon))
     if right < 99.0:
-        return f"Someone who begins at even odds can be right at most {right:.1f} % of the time."
-    share = f"in {right:.2f} % of cases" if right < 99.99 else "in more than 99.99 % of cases"
+        return (
+            f"Someone who begins at even odds is right at most {rounded_up_text(right, 3)} % of the time, "
+            "plus at most delta."
+        )
+    share = f"in {rounded_up_text(right)} % of cases" if right < 99.99 else "in more than 99.99 % of cases"
     return (
         f"In the worst case that is near certainty: someone who begins at even odds could be right {share}. "
         "At an epsilon this large the bound by itself promises little; a smaller one promises more."
@@ -196,7 +207,7 @@ def _query_sentence(query: Record, alone: float | None) -> str:
     times = "once" if query.steps == 1 else f"{query.steps:,} times"
     return (
         f"Besides, and paid from the same budget: {query.name}, {times}, with Gaussian noise of "
-        f"{query.noise_multiplier:.4g} x what one unit adds at most."
+        f"{rounded_down_text(query.noise_multiplier)} x what one unit adds at most."
         + ("" if alone is None else f" By itself it would cost epsilon {rounded_up_text(alone)}.")
     )
 
@@ -206,9 +217,10 @@ def _quantile_sentences(record: GaussianMechanism) -> Iterator[str]:
         return
     yield (
         "The clip norm only starts there: it follows a noisy count of the units whose gradients are shorter, "
-        f"towards a share of {record.target_quantile:g}. The count has noise {record.quantile_noise:.4g}, "
-        f"the sum {gradient_noise(record.noise_multiplier, record.quantile_noise):.4f} x the clip norm of "
-        f"its step; together they cost what {record.noise_multiplier:.4f} alone would."
+        f"towards a share of {record.target_quantile:g}. The count has noise "
+        f"{rounded_down_text(record.quantile_noise)}, the sum "
+        f"{_noise(gradient_noise(record.noise_multiplier, record.quantile_noise))} x the clip norm of "
+        f"its step; together they cost what {_noise(record.noise_multiplier)} alone would."
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from dp_diffusers.privacy.earlier_releases import earlier_releases
 from dp_diffusers.privacy.events import record_from_dict
 from dp_diffusers.privacy.theorems import theorem_of
-from dp_diffusers.rounding import rounded_up_text
+from dp_diffusers.rounding import rounded_down_text, rounded_up_text
 
 _QUESTIONS: Final = {
     "scope": "What does the claim cover?",
@@ -146,12 +146,14 @@ def _neighbours(unit: str, adjacency: str, multi_owner: bool) -> str:
 
 
 def _strength(certificate: Mapping[str, Any]) -> str:
-    epsilon, delta, unit = certificate["epsilon"], certificate["delta"], certificate["unit"]
+    """Right guesses from even odds: (e^epsilon + delta) / (e^epsilon + 1), told as a sum that is above it."""
+    epsilon, unit = certificate["epsilon"], certificate["unit"]
     right, bound = rounded_up_text(100.0 / (1.0 + math.exp(-epsilon))), rounded_up_text(epsilon)
     return (
-        f"Epsilon {bound} at delta {delta:g}. Whatever one believed of {_a(unit)} being in the data, the "
-        f"release changes the odds by a factor of at most e^{bound}: from even odds, to being right at most "
-        f"{right} % of the time. The bound may fail with a probability of about delta."
+        f"Epsilon {bound} at delta {rounded_up_text(certificate['delta'])}. Anything that somebody could see "
+        f"in the release or conclude from it has with {_a(unit)} in the data at most e^{bound} times the "
+        "probability that it has without, plus delta, and the other way round. So whoever begins at even "
+        f"odds on {_a(unit)} being in the data is right at most {right} % of the time, plus at most delta."
     )
 
 
@@ -181,10 +183,11 @@ def _sensitivities(certificate: Mapping[str, Any]) -> Iterator[str]:
 def _mechanisms(certificate: Mapping[str, Any]) -> Iterator[str]:
     for entry in certificate["mechanisms"]:
         record = record_from_dict({**entry, "steps": entry["steps_charged"]})
-        noise = f"noise multiplier {entry['noise_multiplier']:.4g}"
+        noise = f"noise multiplier {rounded_down_text(entry['noise_multiplier'])}"
         theorem = theorem_of(record, certificate["adjacency"])
         if entry.get("quantile_noise") is not None:
-            noise += f", shared by the sum and a count with noise {entry['quantile_noise']:.4g}"
+            count = rounded_down_text(entry["quantile_noise"])
+            noise += f", shared by the sum and a count with noise {count}"
         yield f"{entry['name']}, {entry['steps_charged']} times, {noise}. {theorem}."
 
 

@@ -69,8 +69,9 @@ class Verification:
         if self.not_private:
             return NOT_PRIVATE
         assert self.epsilon is not None  # what is valid has one
-        promise = f"epsilon {rounded_up_text(self.epsilon)} at delta {self.delta:g} per {self.unit}"
-        return f"{promise}, adjacency {self.adjacency}"
+        assert self.delta is not None
+        promise = f"epsilon {rounded_up_text(self.epsilon)} at delta {rounded_up_text(self.delta)}"
+        return f"{promise} per {self.unit}, adjacency {self.adjacency}"
 
 
 def verify_release(folder: Path, public_key: Path | None = None) -> Verification:

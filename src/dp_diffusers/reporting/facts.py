@@ -110,7 +110,11 @@ class Report:
 
     @property
     def beliefs(self) -> list[tuple[float, float]]:
-        """(probability believed before, the most it can become), but for a probability of about delta."""
+        """(probability believed before, the most it can become): exceeded by at most delta on average.
+
+        With prior p and ceiling m the mean excess is at most (1 - m) p (P[S] - e^epsilon Q[S]) over the set S
+        of releases that exceed it, P and Q with and without the unit, and so at most delta.
+        """
         if self.not_private:
             return []
         epsilon = float(self.certificate["epsilon"])
