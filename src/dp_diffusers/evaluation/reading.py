@@ -32,7 +32,7 @@ from dp_diffusers.evaluation.places import files_of
 
 LABEL: Final = "label"  # the column, where nobody names another
 ON_DISK_FROM: Final = 1 << 30  # bytes
-TOLD_EVERY: Final = 1000  # images
+TOLD_FROM: Final = 1000  # images
 SQUARES: Final = "cut or pad the images to squares of one size first"
 
 
@@ -182,11 +182,16 @@ def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 def _told(
     encoded: Iterator[tuple[str, bytes]], count: int, progress: Callable[..., None] | None
 ) -> Iterator[tuple[str, bytes]]:
-    """The same images, with `progress` told of every `TOLD_EVERY`."""
+    """The same images; of `TOLD_FROM` and more `progress` is told, in whole per cent alone.
+
+    The images may be private ones, whose number nobody may read off a screen.
+    """
+    shown = 0
     for place, item in enumerate(encoded, 1):
         yield item
-        if progress is not None and place % TOLD_EVERY == 0:
-            progress(step=place, steps=count, unit="images")
+        if progress is not None and count >= TOLD_FROM and (percent := 100 * place // count) > shown:
+            shown = percent
+            progress(step=percent, steps=100, unit="% of images")
 
 
 def _opened(place: Path | str, label: str | None, own: Sequence[str]) -> RawImages:
