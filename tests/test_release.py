@@ -203,6 +203,27 @@ def test_a_run_without_its_safe_makes_images(run: Path, tmp_path: Path) -> None:
     for out in ("once", "again"):
         generate(run, images=3, out=tmp_path / out, progress=lambda message="", **_: said.append(message))
     assert len([message for message in said if "the scan knows less" in message]) == 2
+    assert "they were not compared with them" in (tmp_path / "once" / "README.md").read_text()
+    made = generate(run, images=3)
+    assert "they were not compared with them" in (made / "README.md").read_text()
+    assert dpd.Certificate.verify(run).valid
+    assert Release.open(run).certificate.to_dict()["scanned_without_traces"] == ["images"]
+
+
+def test_images_that_a_scan_with_traces_saw_are_not_named(run: Path) -> None:
+    made = generate(run, images=3)
+    assert "scanned_without_traces" not in Release.open(run).certificate.to_dict()
+    assert "not compared" not in (made / "README.md").read_text()
+
+
+def test_guarantee_what_cannot_be_certified_is_not_drawn(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without traces, and in the words of another version, which this one cannot put right."""
+    document = read(run / "release")
+    forge(run / "release", {**document, "assumptions": ["Other: words."]})
+    shutil.rmtree(run / "private")
+    monkeypatch.setattr(image_job, "sample", _kill)
+    with pytest.raises(VerificationError, match="no traces of the private images are left"):
+        generate(run, images=3)
 
 
 @pytest.mark.parametrize("out", [None, "elsewhere"])

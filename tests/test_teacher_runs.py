@@ -32,6 +32,7 @@ from dp_diffusers.mechanisms.teacher import teacher_query
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.reservation import Reservation
+from dp_diffusers.privacy.teacher_features import is_own
 from dp_diffusers.recipe import GenerationSettings, Recipe
 from dp_diffusers.recipe.sections import TeacherSettings
 from dp_diffusers.release import Release
@@ -584,7 +585,10 @@ def test_a_network_of_ones_own_comes_with_the_release(recipe: Path, tmp_path: Pa
     assert NETWORK in release.certificate.to_dict()["files"]
     teacher = saved_teacher(release.path)
     assert teacher is not None
-    assert teacher.features.startswith("features-")
+    assert is_own({"features": teacher.features})
+    (said,) = [line for line in release.certificate.assumptions if line.startswith("Public data")]
+    assert f"the network '{teacher.features}' ({NETWORK} of this release)" in said
+    assert "that scaled the features of the classifier" in said
     assert set(teacher.judged(drawn(LABELS[:9], 7))[0]) <= {0, 1, 2}
     moved = shutil.move(release.path, tmp_path / "elsewhere")
     again = saved_teacher(Path(moved))

@@ -38,7 +38,6 @@ from dp_diffusers.reporting.facts import FILE as REPORT
 from dp_diffusers.run.call_checks import settings_of
 from dp_diffusers.run.out_apart import require_out_apart, require_outside_release
 from dp_diffusers.run.place_of_run import places_of
-from dp_diffusers.run.run_secrets import has_traces
 from dp_diffusers.runtime.devices import device_of
 from dp_diffusers.teaching.chosen_images import chosen_images
 
@@ -143,9 +142,9 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
     """Makes what is missing, and puts the images where they belong."""
     release, kept = job.release, KeptImages(job.release.folder)
     _require_certified(release)
-    if not has_traces(release.folder):
-        progress(message="nothing private was noted beside this release, so the scan knows less")
     secrets = known_secrets(release, job.settings.prompts or ())
+    if not secrets.has_traces:
+        progress(message="nothing private was noted beside this release, so the scan knows less")
     if out is None and kept.uncertified(release.certificate.files):
         _certify_images(release, secrets, progress)
     target = kept.target if out is None else out
@@ -156,6 +155,8 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         return target
     require_writable(target, format)
     require_out_apart(target, release.settings(), places_of(release.folder))
+    if out is None:  # what cannot be certified is refused before it is drawn
+        release.certificate.after_scan(IMAGES, with_traces=secrets.has_traces)
     pixels = _sampled(job, ranks, progress)
     names = None if job.classes is None else job.classes.names
     pixels, labels, as_asked = _labelled(job, pixels, progress)
@@ -167,6 +168,7 @@ def _all_of(job: ImageJob, out: Path | None, format: str, ranks: Ranks, progress
         size=pixels.shape[1:],
         format=format,
         certified=out is None,
+        compared=secrets.has_traces,
     )
     secrets = secrets.but_for(card.numbers)
     check = leak_check(release, secrets)

@@ -327,9 +327,13 @@ def leak_check(release: Release, secrets: Secrets) -> Callable[[Path], None]:
 def certify_again(release: Release, secrets: Secrets, progress: Progress, added: str) -> None:
     """Issues the certificate again with what is at `added` now, once the whole release was looked through.
 
+    It says where there were no traces of the private images to look for (see `Certificate.after_scan`).
     Raises `VerificationError` where anything else was changed, or something private is in it.
     """
     if release.certificate.signature is not None:
-        progress(message=f"the signature of the certificate did not cover this {added}: sign it again")
+        progress(
+            message=f"the signature of the certificate did not cover what is new ({added}): sign it again"
+        )
     check = _scan(release.folder, secrets)
-    release.certificate = release.certificate.reissue(release.path, replaced=[added], check=check)
+    scanned = release.certificate.after_scan(added, with_traces=secrets.has_traces)
+    release.certificate = scanned.reissue(release.path, replaced=[added], check=check)

@@ -112,6 +112,18 @@ def test_a_text_is_one_line_that_the_leak_scan_reads() -> None:
     assert "\n" not in card_parts.plain(HOSTILE)
 
 
+def test_a_card_of_images_that_were_compared_with_nothing_says_so() -> None:
+    said = "they were not compared with them: a copy of one would not have been noticed"
+    assert said in card(compared=False).text()
+    assert said not in card().text()
+
+
+def test_a_card_speaks_of_its_own_scores_alone() -> None:
+    """`evaluate` may score the images later, and changes no card."""
+    assert "This card holds no score of them on real images." in card().text()
+    assert "obody scored" not in card().text()
+
+
 def test_numbers_of_the_card_are_those_of_the_images() -> None:
     assert set(card().numbers) == {8, 1, 4, 3, 7, 25}
 

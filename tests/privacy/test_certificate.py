@@ -225,6 +225,39 @@ def test_reissue_adds_and_refuses_changes(release):
         added.reissue(release, replaced=["images"])
 
 
+def test_guarantee_what_was_scanned_without_traces_is_said_until_a_scan_with_them(release):
+    certificate = Certificate.read(release)
+    (promise,) = [line for line in certificate.assumptions if line.startswith("Leak scan: ")]
+    assert "the release was compared with the private images before it was certified" in promise
+    for name in ("images", "report.html"):
+        (release / name).write_bytes(b"more")
+        certificate = certificate.after_scan(name, with_traces=False).reissue(release, replaced=[name])
+    assert certificate.to_dict()["scanned_without_traces"] == ["images", "report.html"]
+    (said,) = [line for line in certificate.assumptions if line.startswith("Leak scan: ")]
+    assert said.startswith("Leak scan: images and report.html were certified when no traces of the private")
+    assert Certificate.verify(release).problems == ()
+    forge(release, {**certificate.to_dict(), "scanned_without_traces": ["images"]})
+    assert "do not follow" in " ".join(Certificate.verify(release).problems)
+    for wrong in (["adapter.zip"], "images", [1], None, {}):
+        forge(release, {**certificate.to_dict(), "scanned_without_traces": wrong})
+        assert "scanned_without_traces names what" in " ".join(Certificate.verify(release).problems)
+    again = certificate.after_scan("images", with_traces=True)
+    assert "scanned_without_traces" not in again.to_dict()
+    assert promise in again.assumptions
+
+
+def test_guarantee_sentences_of_another_version_are_not_put_right(release):
+    """It still says what it said, and nothing is issued that no version verifies."""
+    document = read(release)
+    other = Certificate.from_dict(
+        {**document, "software": "dp-diffusers 0.0.9", "assumptions": ["Other: words."]}
+    )
+    assert other.after_scan("images", with_traces=True) == other
+    with pytest.raises(VerificationError, match=r"it names dp-diffusers 0\.0\.9") as refused:
+        other.after_scan("images", with_traces=False)
+    assert "private folder" in refused.value.hint
+
+
 STRAYS = ("notes.txt", "adapter/patients.csv", "images2/0.png", "images.txt", ".hidden", "empty/")
 
 

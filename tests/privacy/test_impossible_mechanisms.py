@@ -18,9 +18,11 @@ from dp_diffusers.mechanisms.saliency import record_of
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy import accountant
 from dp_diffusers.privacy.budget import Budget
-from dp_diffusers.privacy.certificate import Certificate
+from dp_diffusers.privacy.certificate import TEACHER_FILE, Certificate
 from dp_diffusers.privacy.events import record_from_dict
+from dp_diffusers.privacy.files import hashes
 from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.privacy.teacher_features import NETWORK_FILE
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -79,6 +81,58 @@ def beside(**fields: Any) -> Change:
     return lambda document: document["mechanisms"].append({**document["mechanisms"][0], **fields})
 
 
+def side(
+    warmup: dict[str, Any] | None = None,
+    lost: list[str] | None = None,
+    labels: list[int] | None = [0, 1, 2],  # noqa: B006 - never changed
+    **fields: Any,
+) -> Change:
+    """A query beside the steps, of a release with three classes or none."""
+
+    def change(document: dict[str, Any]) -> None:
+        document["mechanisms"].append(
+            {"steps_planned": 1, "steps_charged": 1, "noise_multiplier": 50.0, **fields}
+        )
+        document["classes"] = None if labels is None else {"labels": labels, "names": None, "declared": True}
+        document |= ({"warmup": warmup} if warmup else {}) | ({"lost_queries": lost} if lost else {})
+
+    return change
+
+
+@pytest.mark.parametrize(("labels", "classes"), [([0, 1, 2], 3), (None, 1)])
+def test_queries_about_the_classes_of_the_release_are_no_problem(
+    release: Path, labels: list[int] | None, classes: int
+) -> None:
+    asked = side({"dimensions": 6}, labels=labels, name="moments", classes=classes, dimensions=6)
+    assert problems(release, asked) == ""
+
+
+def test_guarantee_a_network_of_features_is_the_one_that_the_teacher_names(release: Path) -> None:
+    """One of the user's own is released, and its hash is that of the teacher's features."""
+    for name in (TEACHER_FILE, NETWORK_FILE):
+        (release / name).write_bytes(name.encode())
+    teacher = {"features": "features-0123456789ab", "dimensions": 6, "public": None}
+    query = {"name": "teacher", "classes": 3, "dimensions": 6}
+    released, before = hashes(release), read(release)
+
+    def change(sha256: str, files: dict[str, str], **features: str) -> str:
+        def changed(document: dict[str, Any]) -> None:
+            side(**query)(document)
+            document["teacher"] = {**teacher, "sha256": sha256, **features}
+            document["files"] = files
+
+        forge(release, before)
+        return problems(release, changed)
+
+    says, right = f"the hash of the teacher's features is not that of {NETWORK_FILE}", released[NETWORK_FILE]
+    assert change(right, released) == ""
+    assert says in change("1" * 64, released)
+    without = {name: digest for name, digest in released.items() if name != NETWORK_FILE}
+    assert says in change(right, without)
+    (release / NETWORK_FILE).unlink()
+    assert change("1" * 64, without, features="efficientnet-lite0-64") == ""
+
+
 SMALL = {"expected_units": 1, "sampling_probability": 1 / 1000}
 WRONG = {
     "votes of a sample": (first(name="pe", **SMALL), "pe samples nobody"),
@@ -122,6 +176,22 @@ WRONG = {
     "a million steps planned": (first(steps_planned=10**6), "dpsgd was charged 30 of 1000000 steps"),
     "planned to go back": (first(steps_planned=-7), "steps_planned -7 is not in"),
     "half a step planned": (first(steps_planned=0.5), "steps_planned 0.5 is not in"),
+    "a histogram of other classes": (
+        side(name="histogram", classes=4),
+        "histogram asked about 4 classes, the release has 3",
+    ),
+    "moments of other classes": (
+        side({"dimensions": 6}, name="moments", classes=2, dimensions=6),
+        "moments asked about 2 classes, the release has 3",
+    ),
+    "a lost query of other classes": (
+        side(None, ["teacher"], name="teacher", classes=4, dimensions=6),
+        "teacher asked about 4 classes, the release has 3",
+    ),
+    "moments without classes": (
+        side({"dimensions": 6}, labels=None, name="moments", classes=3, dimensions=6),
+        "moments asked about 3 classes, the release has 1",
+    ),
     "a limit below the mean": (first(max_units=1), r"max_units 1 is not in"),
 }
 

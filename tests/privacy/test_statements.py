@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.statements import statements_of
 
 TOPICS = [
@@ -132,6 +133,49 @@ def test_guarantee_delta_and_noise_are_not_said_to_be_better_than_they_are() -> 
     assert "noise multiplier 1.234, shared by the sum and a count with noise 9.876." in said
     assert "% of the time, plus at most delta" in said
     assert "fail" not in said, "delta is not the probability that the factor is exceeded"
+
+
+PUBLIC = {"name": "faces.parquet", "sha256": "1" * 64, "images": 70}
+TEACHER = {"features": "efficientnet-lite0-64", "sha256": "2" * 64, "dimensions": 16, "public": None}
+
+
+@pytest.mark.parametrize(
+    ("changed", "words", "not_said"),
+    [
+        ({}, [], ["classifier", "network"]),
+        ({"teacher": TEACHER}, ["the network 'efficientnet-lite0-64'"], ["faces", "safetensors"]),
+        (
+            {"teacher": {**TEACHER, "public": PUBLIC}},
+            ["70 images 'faces.parquet'", "scaled"],
+            ["safetensors"],
+        ),
+        (
+            {"teacher": {**TEACHER, "features": "features-0123456789ab"}},
+            ["the network 'features-0123456789ab' (teacher-features.safetensors of this release)"],
+            ["faces"],
+        ),
+        (
+            {
+                "teacher": {**TEACHER, "public": PUBLIC},
+                "public_images": {**PUBLIC, "batch_size": 8, "images": 9},
+            },
+            ["9 images 'faces.parquet'", "70 images 'faces.parquet'", "the network 'efficient"],
+            [],
+        ),
+    ],
+)
+def test_guarantee_all_public_data_are_named_in_both(
+    changed: dict[str, Any], words: list[str], not_said: list[str]
+) -> None:
+    document = certificate(**{"ledger": {"spent_epsilon": 2.5, "cap_epsilon": 3.0}, **changed})
+    (assumed,) = [
+        line
+        for line in assumptions_of(document, class_names_from_data=False)
+        if line.startswith("Public data")
+    ]
+    for text in (answers(**changed)["public_data"], assumed):
+        assert all(word in text for word in words)
+        assert not any(word in text for word in not_said)
 
 
 def test_the_accounting_is_named_as_it_was_done() -> None:

@@ -16,6 +16,7 @@ import pytest
 from report_support import HOSTILE, make_run, score
 
 import dp_diffusers as dpd
+from certificate_support import read
 from dp_diffusers.cli.main import main
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import InputError, ParameterError, VerificationError
@@ -91,6 +92,21 @@ def test_guarantee_the_page_is_in_the_release_and_certified(shown: Path) -> None
     assert dpd.Certificate.verify(release).valid
     assert "report.html" in dpd.Certificate.read(release).files
     assert problems((release / "report.html").read_text()) == []
+
+
+def test_guarantee_a_page_says_what_was_not_compared_with_private_images(shown: Path, tmp_path: Path) -> None:
+    """Nothing was noted beside this run, and it has images, made before, and the page."""
+    release = shown / "release"
+    said = "report.html were certified when no traces of the private images were left"
+    assert said in (release / "report.html").read_text()
+    assert "Leak scan: " + said in str(read(release)["assumptions"])
+    assert read(release)["scanned_without_traces"] == ["report.html"]
+    run = make_run(tmp_path / "noted")
+    traces = Traces(names=set(), ids=set(), paths=set())
+    traces.counts = {4321}
+    traces.save(run / "private" / TRACES)
+    assert said not in report(run).read_text()
+    assert "scanned_without_traces" not in read(run / "release")
 
 
 @pytest.mark.slow

@@ -50,8 +50,8 @@ images = load_dataset("PATH/OF/THIS/FOLDER", split="train")
 - How many images a class has {counted}{but}.
 - Labels say {labels}.
 - A model that learnt from these images needs a test on real ones before anyone relies on it.
-- Nobody scored them on real images here. A score of `dp-diffusers evaluate` on private images is not
-  covered by epsilon.
+- This card holds no score of them on real images. A score of `dp-diffusers evaluate` on private images is
+  not covered by epsilon.
 
 ## Limits and bias
 {limits}
@@ -70,6 +70,10 @@ _COUNTED_ANSWERS: Final = (
 )
 _ASKED: Final = "what an image was asked to be; some images do not look like it"
 _ANSWERED: Final = "what the released classifier takes an image for; it errs with some"
+_NOT_COMPARED: Final = (
+    "No traces of the private images were left when these were made, so they were not compared with them: a "
+    "copy of one would not have been noticed."
+)
 _OF_A_RELEASE: Final = "\n\nThis folder is `images/` of a release; the command is for the folder above it."
 _ELSEWHERE: Final = """This folder has no certificate of its own, and nothing shows that its files are
 unchanged. What it came from has one: the release whose {part} has sha256
@@ -85,7 +89,8 @@ class ImagesCard:
     certificate: the document of the release. request: what the images were asked for with. labels: int64
     `[N]`, places among the classes of the request, or None. size: (height, width, channels). format: as
     they are stored. certified: whether they lie in the release. as_asked: where labels are a teacher's
-    answers, how many are what the image was asked to be.
+    answers, how many are what the image was asked to be. compared: whether there were traces of the private
+    images to compare these with.
     """
 
     certificate: Mapping[str, Any]
@@ -95,6 +100,7 @@ class ImagesCard:
     format: str
     certified: bool
     as_asked: int | None = None
+    compared: bool = True
 
     @property
     def numbers(self) -> list[int]:
@@ -204,6 +210,7 @@ class ImagesCard:
             f"seed {request['seed']}{_number_type(request)}.",
             self._choice(),
             f"Software: {self.certificate['software']}.",
+            *([] if self.compared else [_NOT_COMPARED]),
         ]
         if self.as_asked is not None:
             lines.insert(

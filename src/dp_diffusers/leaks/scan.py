@@ -58,6 +58,11 @@ class Secrets:
             for written in _spellings(text)
         }
 
+    @property
+    def has_traces(self) -> bool:
+        """Whether private images are among them: a run that notes them notes their number at least."""
+        return bool(self.traces.counts)
+
     def but_for(self, numbers: Iterable[int]) -> Secrets:
         """The same without numbers that are public."""
         return replace(self, public_numbers=self.public_numbers | set(numbers))

@@ -7,10 +7,11 @@ Imports privacy/ and the standard library.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dp_diffusers.privacy.earlier_releases import earlier_releases
+from dp_diffusers.privacy.teacher_features import network_of
 
 _NOT_PRIVATE = (
     "NOT PRIVATE: nothing is promised to anyone in the data; do not publish unless they may be shown."
@@ -52,11 +53,25 @@ def assumptions_of(
         "ledger file and, where several processes trained, the network between them were neither tampered "
         "with nor listened to.",
         "Side channels: time, memory use and whatever the run wrote outside this release are not covered.",
-        "Leak scan: the release was compared with the private images before it was certified, and a copy of "
-        "one would have stopped it; that nothing did is an answer that epsilon does not cover.",
+        f"Leak scan: {_leak_scan(certificate.get('scanned_without_traces'))}",
         "Data handling: the release covers what is in it; access to the private images is not its subject.",
     ]
     return [_TEST_KEYS, *sentences] if certificate["not_private"] else sentences
+
+
+def _leak_scan(unknown: Sequence[str] | None) -> str:
+    """What was compared with the private images. unknown: what was added when nothing of them was noted."""
+    passed = "that nothing did is an answer that epsilon does not cover."
+    if not unknown:  # a card of the training keeps this sentence, whatever is added to the release later
+        return (
+            "the release was compared with the private images before it was certified, and a copy of one "
+            f"would have stopped it, but for what its certificate names in scanned_without_traces; {passed}"
+        )
+    return (
+        f"{' and '.join(unknown)} were certified when no traces of the private images were left to compare "
+        "with, so a copy of one there would not have been noticed. The rest of the release was compared with "
+        f"them before it was certified, and a copy of one would have stopped it; {passed}"
+    )
 
 
 def _end(ledger: Mapping[str, Any]) -> str:
@@ -93,14 +108,25 @@ def _ownership(unit: str) -> str:
 
 
 def _public(certificate: Mapping[str, Any]) -> str:
-    """What is assumed to be public, images that were mixed in by their name."""
-    mixed_in = certificate.get("public_images")
-    if mixed_in is None:
+    """What is assumed to be public: images by their name, a teacher's features by their network."""
+    beside = list(_beside(certificate))
+    if not beside:
         return "Public data and base model"
-    return (
-        f"Public data, base model, and the {mixed_in['images']} images {mixed_in['name']!r} that were "
-        "trained on without clip and noise"
-    )
+    return f"Public data, base model, {''.join(f'{what}, ' for what in beside[:-1])}and {beside[-1]}"
+
+
+def _beside(certificate: Mapping[str, Any]) -> Iterator[str]:
+    mixed_in, teacher = certificate.get("public_images"), certificate.get("teacher")
+    if mixed_in is not None:
+        yield f"the {_images(mixed_in)} that were trained on without clip and noise"
+    if teacher is not None:
+        if teacher["public"] is not None:
+            yield f"the {_images(teacher['public'])} that scaled the features of the classifier without noise"
+        yield f"{network_of(teacher)} that gave the classifier its features, with what it was trained on"
+
+
+def _images(images: Mapping[str, Any]) -> str:
+    return f"{images['images']} images {images['name']!r}"
 
 
 def _beyond(certificate: Mapping[str, Any]) -> str:

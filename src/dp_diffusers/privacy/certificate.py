@@ -29,6 +29,7 @@ from dp_diffusers.privacy.files import (
     write_whole,
 )
 from dp_diffusers.privacy.reservation import Reservation
+from dp_diffusers.privacy.sentences import facts_of
 from dp_diffusers.privacy.statements import statements_of
 
 if TYPE_CHECKING:
@@ -171,6 +172,30 @@ class Certificate:
         """
         self.require_listed(release, replaced=replaced)
         return self.issue(release, check=check)
+
+    def after_scan(self, added: str, *, with_traces: bool) -> Certificate:
+        """What it says once the release, with something `added` to it, is scanned again.
+
+        `with_traces`: the private images, as their run noted them, are there to compare with; if not,
+        `scanned_without_traces` names what was added, and the sentence about the scan does. A later scan
+        with them is one of the whole release. Raises `VerificationError` for sentences of another version,
+        which this one cannot put right.
+        """
+        before = self.further.get("scanned_without_traces", [])
+        unknown = [] if with_traces else sorted({*before, added})
+        if unknown == before:
+            return self
+        document = self.to_dict()
+        facts = facts_of(document)
+        if facts is None:
+            raise VerificationError(
+                f"no traces of the private images are left, and {software()} cannot say so in a certificate "
+                f"that it does not word: it names {self.software}",
+                hint="put the private folder of the run back, or write to another place with --out",
+            )
+        document.pop("scanned_without_traces", None)
+        document |= {"scanned_without_traces": unknown} if unknown else {}
+        return self.from_dict({**document, "assumptions": assumptions_of(document, **facts)})
 
     def require_listed(self, release: str | Path, *, replaced: Iterable[str] = ()) -> None:
         """Raises `VerificationError` unless `release` holds what is listed, unchanged, and nothing else.

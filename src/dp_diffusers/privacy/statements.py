@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from dp_diffusers.privacy.earlier_releases import earlier_releases
 from dp_diffusers.privacy.events import record_from_dict
+from dp_diffusers.privacy.teacher_features import network_of
 from dp_diffusers.privacy.theorems import theorem_of
 from dp_diffusers.rounding import rounded_down_text, rounded_up_text
 
@@ -238,7 +239,7 @@ def _labels(certificate: Mapping[str, Any], class_names_from_data: bool) -> str:
 def _public_data(certificate: Mapping[str, Any]) -> str:
     base, mixed_in = certificate["base_model"], certificate.get("public_images")
     beside = "" if mixed_in is None else _mixed_in(mixed_in)
-    beside += _scaling((certificate.get("teacher") or {}).get("public"))
+    beside += _of_teacher(certificate.get("teacher"))
     earlier = earlier_releases(certificate)
     public = (
         f"The base model {base['id']!r}, whose hash the certificate holds. It, and what it was trained "
@@ -246,6 +247,18 @@ def _public_data(certificate: Mapping[str, Any]) -> str:
         "here."
     )
     return beside + public + ("" if earlier is None else f" Except for this: {earlier}")
+
+
+def _of_teacher(teacher: Mapping[str, Any] | None) -> str:
+    """A teacher's network of features, and the public images that scaled them."""
+    if teacher is None:
+        return ""
+    hashed = "" if teacher["sha256"] is None else ", whose hash the certificate holds"
+    network = (
+        f"The features of the classifier are those of {network_of(teacher)}{hashed}. It, and what "
+        "it was trained on, is taken hold nothing about the units that this release protects. "
+    )
+    return _scaling(teacher["public"]) + network
 
 
 def _scaling(images: Mapping[str, Any] | None) -> str:

@@ -8,7 +8,6 @@ contract of the certificate.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import Any, Final
 
 from dp_diffusers.errors import DPDiffusersError
 from dp_diffusers.privacy import accountant, signature
-from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.certificate import ADAPTER_FILE, POPULATION_FILE, TEACHER_FILE, Certificate
 from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
 from dp_diffusers.privacy.certified_numbers import software
@@ -32,7 +30,8 @@ from dp_diffusers.privacy.events import (
 from dp_diffusers.privacy.files import CERTIFICATE_NAME, changed, read_whole, unlisted
 from dp_diffusers.privacy.ledger_checks import ROUNDED_UP, is_number, is_sha256, problems_of_ledger
 from dp_diffusers.privacy.record_checks import MOST_STEPS, TRAIN, problems_beside, problems_of_record
-from dp_diffusers.privacy.statements import statements_of
+from dp_diffusers.privacy.sentences import facts_of
+from dp_diffusers.privacy.teacher_features import NETWORK_FILE, is_own
 from dp_diffusers.rounding import rounded_up_text
 
 NOT_PRIVATE: Final = "NOT PRIVATE: trained without noise or with test keys; it may reveal its training images"
@@ -93,7 +92,7 @@ def verify_release(folder: Path, public_key: Path | None = None) -> Verification
     try:
         problems += filter(None, [signature.problem_of(document, signer)])
         recomputed, unfollowed = _epsilon(certificate)
-        problems += [*unfollowed, *_ledger(certificate), *_hashes(certificate)]
+        problems += [*unfollowed, *_ledger(certificate), *_hashes(certificate), *_scanned(certificate)]
     except (DPDiffusersError, *_MALFORMED) as error:
         lacking = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         problems.append(f"the certificate cannot be followed: {lacking}")
@@ -184,8 +183,20 @@ def _queries(certificate: Certificate, records: Sequence[Record]) -> Iterator[st
     asked = [record.classes for record in records if isinstance(record, HistogramQuery)]
     if released is not None and (not isinstance(released, list) or asked != [len(released)]):
         yield "the class proportions do not come from a histogram of the mechanisms"
+    yield from _class_counts(certificate, records)
     yield from _teacher(certificate, records)
     yield from _warmup(certificate, records)
+
+
+def _class_counts(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
+    """A query about classes asks about those of the release; moments of one kind where it has none."""
+    labels = (certificate.classes or {}).get("labels")
+    for record in records:
+        if isinstance(record, HistogramQuery | TeacherQuery | MomentsQuery):
+            alone = 1 if isinstance(record, MomentsQuery) else record.classes
+            released = alone if labels is None else len(labels)
+            if record.classes != released:
+                yield f"{record.name} asked about {record.classes} classes, the release has {released}"
 
 
 def _warmup(certificate: Certificate, records: Sequence[Record]) -> Iterator[str]:
@@ -234,14 +245,23 @@ def _hashes(certificate: Certificate) -> Iterator[str]:
         yield "the base model's hash is missing"
     if certificate.adapter.get("sha256") != certificate.files.get(ADAPTER_FILE):
         yield f"the adapter's hash is not that of {ADAPTER_FILE}"
+    teacher, released = certificate.further.get("teacher"), certificate.files.get(NETWORK_FILE)
+    stated = teacher["sha256"] if teacher is not None and (released is not None or is_own(teacher)) else None
+    if stated != released:  # the user's own network is released, and no other is
+        yield f"the hash of the teacher's features is not that of {NETWORK_FILE}"
+
+
+def _scanned(certificate: Certificate) -> Iterator[str]:
+    """What was scanned without traces of the private images is in the release."""
+    named = certificate.further.get("scanned_without_traces", [])
+    tops = {name.partition("/")[0] for name in certificate.files}
+    if not isinstance(named, list) or not all(isinstance(name, str) and name in tops for name in named):
+        yield "scanned_without_traces names what is not in the release"
 
 
 def _sentences(certificate: Certificate) -> list[str]:
     """Sentences are those that this version writes for these numbers."""
-    try:
-        follow = _follow(certificate.to_dict())
-    except (DPDiffusersError, *_MALFORMED):
-        follow = False
+    follow = facts_of(certificate.to_dict()) is not None
     words = f"assumptions and statements do not follow from its numbers, as {software()} words them"
     return [] if follow else [words + _other_writer(certificate.software)]
 
@@ -250,13 +270,3 @@ def _other_writer(named: Any) -> str:
     """What to do where another version may have written the sentences, else ""."""
     version = isinstance(named, str) and re.fullmatch(r"dp-diffusers \d[0-9A-Za-z.+]{0,40}", named)
     return f": verify with {named}, which it names" if version and named != software() else ""
-
-
-def _follow(document: Mapping[str, Any]) -> bool:
-    """Whether the sentences are right, whichever two facts about the data they go on."""
-    said = (document["assumptions"], document["statements"])
-    for from_data, multi_owner in itertools.product((False, True), repeat=2):
-        facts = {"class_names_from_data": from_data, "multi_owner": multi_owner}
-        if said == (assumptions_of(document, **facts), statements_of(document, **facts)):
-            return True
-    return False

@@ -19,12 +19,13 @@ from dp_diffusers.classes.released_classes import ReleasedClasses
 from dp_diffusers.errors import ModelError
 from dp_diffusers.evaluation.features import Features, features_named, network_file
 from dp_diffusers.privacy.certificate import TEACHER_FILE
+from dp_diffusers.privacy.teacher_features import NETWORK_FILE
 from dp_diffusers.teaching.public_whitening import Whitening
 from dp_diffusers.teaching.teacher_kinds import Counted, Kind, kind_of
 from dp_diffusers.tensor_file import damaged, read_tensors, write_tensors
 
 FILE: Final = TEACHER_FILE  # in a release
-NETWORK: Final = "teacher-features.safetensors"  # beside it, where the features are of a network of one's own
+NETWORK: Final = NETWORK_FILE  # beside it, where the features are of a network of one's own
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
