@@ -24,6 +24,7 @@ from dp_diffusers.reporting import Report, report, writing
 from dp_diffusers.reporting import facts as facts_module
 from dp_diffusers.reporting.comparing import compared
 from dp_diffusers.reporting.facts import belief_after
+from dp_diffusers.reporting.page import told
 from dp_diffusers.reporting.scores import ShownScores
 from dp_diffusers.reporting.writing import LEFT_OUT
 from dp_diffusers.rounding import rounded_up_text
@@ -341,6 +342,13 @@ def test_guarantee_no_page_shows_less_than_the_bound(shown: Path) -> None:
         text = re.sub(r'data-value="[^"]*"', "", page)
         assert "1.235" in text
         assert not re.search(r"\b1\.(23|234|2343|67|670|6703)\b", text)
+
+
+def test_guarantee_no_number_of_a_certificate_promises_more_than_there_is() -> None:
+    assert told(2.29944446, "epsilon") == "2.29945"
+    assert told(0.00012344446, "ledger: spent_delta") == "0.000123445"
+    assert told(1.23456789, "dpsgd: noise_multiplier") == "1.23456"
+    assert (told(1.23456789, "clip_norm"), told(7, "epsilon"), told("sum", "rule")) == ("1.23457", "7", "sum")
 
 
 def test_beliefs_are_bayes() -> None:

@@ -103,7 +103,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 def total_line(document: dict[str, Any]) -> str:
     """What is spent, against the cap."""
     spent, cap = document["spent_epsilon"], document["cap_epsilon"]
-    text = f"epsilon {rounded_up_text(spent)} spent at delta {document['delta']:g}, "
+    text = f"epsilon {rounded_up_text(spent)} spent at delta {rounded_up_text(document['delta'])}, "
     if cap is None:
         return text + ("no limit" if document["unit"] is not None else "no limit yet: the first run fixes it")
     filled = min(BAR, round(BAR * spent / cap))

@@ -22,7 +22,7 @@ from dp_diffusers.reporting import charts
 from dp_diffusers.reporting.comparing import Comparison
 from dp_diffusers.reporting.facts import Report
 from dp_diffusers.reporting.pictures import one_of_each
-from dp_diffusers.rounding import rounded_up_text
+from dp_diffusers.rounding import rounded_down_text, rounded_up_text
 
 
 def report_page(report: Report) -> str:
@@ -89,7 +89,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"short": short, "at_most": at_most, "percent": lambda value: f"{value:.1f}"}
+    environment.filters |= {"told": told, "at_most": at_most, "percent": lambda value: f"{value:.1f}"}
     environment.filters |= {"unbroken": unbroken, "bound": rounded_up_text}
     return environment
 
@@ -102,6 +102,15 @@ def unbroken(text: str) -> str:
 def short(value: Any) -> str:
     """A number as people read it: six digits at most, counts as they are."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def told(value: Any, name: str) -> str:
+    """A named number of a certificate in six digits: no bound reads as less than it is, no noise as more."""
+    if not isinstance(value, float):
+        return short(value)
+    if "epsilon" in name or "delta" in name:
+        return rounded_up_text(value, 6)
+    return rounded_down_text(value, 6) if "noise" in name else short(value)
 
 
 def at_most(probability: float) -> str:

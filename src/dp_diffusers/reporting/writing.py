@@ -150,6 +150,8 @@ def _placed(release: Release, facts: Report, progress: Progress) -> Path:
         progress(message=f"{target} is up to date")
         return target
     secrets = known_secrets(release, public=map(str, facts.public_counts))
+    if not secrets.has_traces:
+        progress(message="nothing private was noted beside this release, so the scan knows less")
     certificate = release.certificate.after_scan(FILE, with_traces=secrets.has_traces)
     page = replace(facts, certificate=certificate.to_dict()).to_html()  # says so as the certificate will
     nothing = release.folder.private / "report.new"  # an empty folder: only the page is looked through
