@@ -256,7 +256,7 @@ def _of_teacher(teacher: Mapping[str, Any] | None) -> str:
     hashed = "" if teacher["sha256"] is None else ", whose hash the certificate holds"
     network = (
         f"The features of the classifier are those of {network_of(teacher)}{hashed}. It, and what "
-        "it was trained on, is taken hold nothing about the units that this release protects. "
+        "it was trained on, is taken to hold nothing about the units that this release protects. "
     )
     return _scaling(teacher["public"]) + network
 
