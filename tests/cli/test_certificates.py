@@ -49,7 +49,14 @@ def test_a_key_signs_and_its_public_part_verifies(
     assert called(capsys, "certificate", "verify", release, "--public-key", public)[0] == 4
     code, out, _ = called(capsys, "certificate", "sign", release.parent, "--key", key, "--json")
     assert code == 0
-    signer = json.loads(out)["public_key"]
+    document = json.loads(out)
+    signer = document["public_key"]
+    assert (document["not_private"], document["epsilon"]) == (True, None)
+    code, out, _ = called(capsys, "certificate", "sign", release, "--key", key)
+    promised, signed, _ = out.splitlines()
+    assert promised == called(capsys, "certificate", "verify", release)[1].splitlines()[1]
+    assert promised.startswith("NOT PRIVATE: "), "a signature names what it is under"
+    assert signed.startswith("signed with the key ")
     code, out, _ = called(capsys, "certificate", "verify", release, "--public-key", public, "--json")
     document = json.loads(out)
     assert (code, document["signed_by"], document["signer_known"]) == (0, signer, True)

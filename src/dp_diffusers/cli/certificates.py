@@ -80,16 +80,19 @@ def sign(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Sign the certificate of a release that verifies."""
+    """Sign the certificate of a release that verifies; says what it promises."""
     configure(json=json, quiet=quiet)
     from dp_diffusers.privacy.certificate import Certificate
+    from dp_diffusers.privacy.verification import promise
 
     folder = _release(release)
     signed = Certificate.read(folder).sign(folder, key)
     assert signed.signature is not None
     public = signed.signature["public_key"]
-    text = f"signed with the key {public[:16]}…\nrelease: {folder}"
-    answer(text, {"release": str(folder), "public_key": public})
+    text = f"{promise(signed)}\nsigned with the key {public[:16]}…\nrelease: {folder}"
+    names = ("epsilon", "delta", "unit", "adjacency", "not_private")
+    promised = {name: getattr(signed, name) for name in names}
+    answer(text, {"release": str(folder), "public_key": public, **promised})
 
 
 def _release(path: Path) -> Path:

@@ -60,17 +60,17 @@ class Verification:
         """The verdict, and what the release promises if it is valid."""
         if not self.valid:
             return "not valid"
-        return "\n".join(
-            ["valid", self._promise(), signature.explain(self.signature, known=self.signer_known)]
-        )
+        return "\n".join(["valid", promise(self), signature.explain(self.signature, known=self.signer_known)])
 
-    def _promise(self) -> str:
-        if self.not_private:
-            return NOT_PRIVATE
-        assert self.epsilon is not None  # what is valid has one
-        assert self.delta is not None
-        promise = f"epsilon {rounded_up_text(self.epsilon)} at delta {rounded_up_text(self.delta)}"
-        return f"{promise} per {self.unit}, adjacency {self.adjacency}"
+
+def promise(valid: Verification | Certificate) -> str:
+    """What a valid release promises, in one line: its bound and whom it protects, or `NOT PRIVATE`."""
+    if valid.not_private:
+        return NOT_PRIVATE
+    assert valid.epsilon is not None  # what is valid has one
+    assert valid.delta is not None
+    bound = f"epsilon {rounded_up_text(valid.epsilon)} at delta {rounded_up_text(valid.delta)}"
+    return f"{bound} per {valid.unit}, adjacency {valid.adjacency}"
 
 
 def verify_release(folder: Path, public_key: Path | None = None) -> Verification:
