@@ -50,7 +50,7 @@ def test_guarantee_copies_are_answered_yes_and_fresh_images_no(tmp_path: Path) -
     assert checked(fresh).is_copied is False
     answer = found.to_dict()["answer"]
     assert answer.keys() >= ANSWER
-    assert answer["ledger"].keys() == {"spent_epsilon", "cap_epsilon", "head"}
+    assert answer["ledger"].keys() == {"spent_epsilon", "spent_delta", "cap_epsilon", "cap_delta", "head"}
     assert answer["covered_by_epsilon"] is True
     assert answer["could_miss"] < 60
     assert len(answer["conditions"]) == 2

@@ -17,7 +17,7 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.accountant import epsilon
-from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.budget import Budget, Cap
 from dp_diffusers.privacy.canonical import fingerprint
 from dp_diffusers.privacy.events import HistogramQuery
 from dp_diffusers.rounding import rounded_up, rounded_up_text
@@ -200,6 +200,13 @@ def test_delta_not_below_one_over_population_is_refused_with_the_reason():
     for delta in (1 / 2000, 1e-3):
         with pytest.raises(ParameterError, match=r"delta < 1 / population = 0\.0005") as caught:
             Plan.calibrate(Budget(1.0, delta), DPSGD(steps=50, expected_units=1000, population=2000))
+        assert "publishing" in caught.value.hint
+    for delta in (1 / 2000, 0.5):
+        with pytest.raises(ParameterError, match=r"cap\.delta < 1 / population = 0\.0005") as caught:
+            Plan.calibrate(
+                Budget(1.0, 1e-5, cap=Cap(7.0, delta)),
+                DPSGD(steps=50, expected_units=1000, population=2000),
+            )
         assert "publishing" in caught.value.hint
     with pytest.raises(ParameterError, match="needs a budget"):
         Plan.calibrate(None, DPSGD(steps=50, expected_units=1000, population=2000))

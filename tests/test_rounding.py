@@ -9,8 +9,8 @@ import pytest
 
 from dp_diffusers.auditing.results import AuditResult
 from dp_diffusers.cards import card_parts
-from dp_diffusers.evaluation.charged import price_line
 from dp_diffusers.privacy.verification import Verification
+from dp_diffusers.queries.charged_count import price_line
 from dp_diffusers.rounding import rounded_down, rounded_up, rounded_up_text
 
 NUMBERS = random.Random(7)
@@ -49,7 +49,7 @@ def test_a_bound_is_no_less_where_it_is_shown() -> None:
     """Cards, the price of an answer, an audit; pages are tested with the reports."""
     numbers = {"epsilon": 0.99964, "delta": 1e-5, "unit": "image", "adjacency": "add_remove"}
     certificate = {**numbers, "not_private": False, "mechanisms": []}
-    ledger = {"spent_epsilon": 1.99964, "cap_epsilon": None}
+    ledger = {"spent_epsilon": 1.99964, "spent_delta": 2e-5, "cap_epsilon": None, "cap_delta": None}
     audit = AuditResult(
         epsilon_claimed=0.99964,
         epsilon_lower_bound=0.5,
@@ -67,7 +67,10 @@ def test_a_bound_is_no_less_where_it_is_shown() -> None:
     assert "epsilon 0.9997 at delta 0.0001235 per image" in valid.explain()
     price = price_line({**numbers, "not_private": False, "ledger": ledger})
     assert "epsilon 0.9997 at" in price
-    assert "comes to 2," in price
+    assert "comes to epsilon 2 at delta 2e-05, no cap" in price
+    capped = {**ledger, "cap_epsilon": 3.0, "cap_delta": 2e-5}
+    price = price_line({**numbers, "not_private": False, "ledger": capped})
+    assert price.endswith("comes to epsilon 2 at delta 2e-05, with a cap of epsilon 3 at delta 2e-05")
     assert "<= 0.9997" in audit.explain()
 
 

@@ -24,7 +24,6 @@ from PIL import Image
 from dp_diffusers.data.private_images import PrivateImages
 from dp_diffusers.drawing.kept_images import digest_of
 from dp_diffusers.errors import ParameterError
-from dp_diffusers.evaluation.charged import price_line
 from dp_diffusers.evaluation.copy_report import closest, copy_report
 from dp_diffusers.evaluation.copy_test import FALSE_ALARM, CopyTest, threshold_of
 from dp_diffusers.evaluation.embedding import silent
@@ -35,7 +34,7 @@ from dp_diffusers.evaluation.plain_images import plain_images
 from dp_diffusers.mechanisms.count import count_std
 from dp_diffusers.pictures import grid
 from dp_diffusers.plan import Plan
-from dp_diffusers.queries.charged_count import ask, keep, plan_of_count
+from dp_diffusers.queries.charged_count import ask, keep, plan_of_count, price_line
 from dp_diffusers.run.asked_run import UNCOMPARED, AskedRun
 from dp_diffusers.whole_files import replacing, write_text
 

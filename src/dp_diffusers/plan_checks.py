@@ -18,7 +18,7 @@ from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.evolution import NAME as PE_NAME
 from dp_diffusers.mechanisms.evolution import PE
 from dp_diffusers.mechanisms.none import NonPrivate
-from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.budget import Budget, promises_nothing
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 
 SCHEMA: Final = 1
@@ -35,14 +35,16 @@ def require_kinds(budget: object, mechanism: object) -> None:
 
 
 def require_budget(budget: Budget | None, mechanism: DPSGD | PE | Count) -> Budget:
-    """The budget. Raises `ParameterError` without one, and for delta >= 1 / population."""
+    """The budget. Raises `ParameterError` without one, and for its delta, or its cap's, >= 1 / population."""
     if budget is None:
         raise ParameterError("a private mechanism needs a budget", hint="Budget(epsilon=..., delta=...)")
-    if budget.delta * mechanism.population >= 1.0:
-        raise ParameterError(
-            f"expected delta < 1 / population = {1 / mechanism.population:.3g}, got {budget.delta:g}",
-            hint="at 1 / population, publishing one unit's images outright would count as private",
-        )
+    deltas = {"delta": budget.delta} | ({} if budget.cap is None else {"cap.delta": budget.cap.delta})
+    for name, delta in deltas.items():
+        if promises_nothing(delta, mechanism.population):
+            raise ParameterError(
+                f"expected {name} < 1 / population = {1 / mechanism.population:.3g}, got {delta:g}",
+                hint="at 1 / population, publishing one unit's images outright would count as private",
+            )
     return budget
 
 

@@ -145,6 +145,12 @@ VALUES = [
     with_set(
         "delta at 1/population", "budget.delta=1e-3", r"delta < 1/population = 0\.001, got 0\.001", "1e-05"
     ),
+    with_set(
+        "cap delta at 1/population",
+        "budget.cap.epsilon=7 budget.cap.delta=1e-3",
+        r"budget\.cap\.delta < 1/population = 0\.001, got 0\.001",
+        "publishing one unit outright",
+    ),
     with_set("delta zero", "budget.delta=0", r"expected budget\.delta > 1e-15, got 0", "below 1/population"),
     with_set("delta one", "budget.delta=1", r"expected budget\.delta < 1, got 1", "below 1/population"),
     with_set(

@@ -29,12 +29,12 @@ def test_ledger_show(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["ledger", "show", str(path), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document) >= {"spent_epsilon", "cap_epsilon", "delta", "head", "entries"}
-    assert document["cap_epsilon"] == 2
+    assert (document["cap_epsilon"], document["cap_delta"]) == (2, 1e-5)
     assert 0 < document["spent_epsilon"] <= 2
     assert document["head"] == head
     assert [entry["kind"] for entry in document["entries"]][-1] == "charge"
     assert main(["ledger", "show", str(path)]) == 0
-    assert "spent at delta 1e-05, cap 2" in capsys.readouterr().out
+    assert " spent, cap 2, both at delta 1e-05" in capsys.readouterr().out
 
 
 def test_ledger_show_of_an_empty_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

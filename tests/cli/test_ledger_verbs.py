@@ -67,7 +67,7 @@ def test_show_is_a_table_of_eighty_columns_without_colour(path: Path, call: Call
     code, out, _ = call("show", str(path))
     assert code == 0
     lines = out.splitlines()
-    assert lines[0].split() == ["run", "status", "unit", "steps/limit", "epsilon"]
+    assert lines[0].split() == ["run", "status", "unit", "steps/limit", "epsilon", "at", "delta", "0.0001"]
     assert [line.split()[:3] for line in lines[1:4]] == [
         ["first-run", "settled", "image"],
         ["second-run", "open", "image"],
@@ -99,7 +99,9 @@ def test_the_picture_is_well_formed_and_stands_alone(path: Path, call: Call, tmp
     names = [element.tag.split("}")[1] for element in root]
     assert names[:2] == ["title", "desc"]
     assert root.attrib["role"] == "img"
-    assert "cap of epsilon 3" in text
+    assert "cap of epsilon 3 at that delta" in text
+    assert "(epsilon, at delta 0.0001)" in text
+    assert ">cap 3 at delta 0.0001</text>" in text
     assert "prefers-color-scheme: dark" in text
     assert "http" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "")
     for name in ("first-run", "second-run"):
@@ -181,7 +183,7 @@ def test_cancelled_runs_are_one_line_but_for_one_alone(path: Path, call: Call) -
     *_, abandoned, folded, total = call("show", str(path))[1].splitlines()
     assert abandoned.split()[:2] == ["third-run", "abandoned"], "somebody decided that"
     assert folded == "4 cancelled, nothing charged"
-    assert " spent at delta " in total
+    assert " spent, cap 3, both at delta 0.0001 " in total
     runs = json.loads(call("show", str(path), "--json")[1])["runs"]
     assert [run["status"] for run in runs[-4:]] == ["cancelled"] * 4
 

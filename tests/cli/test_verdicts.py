@@ -15,12 +15,15 @@ from dp_diffusers.cli import output, progress
 from dp_diffusers.cli.main import main
 from dp_diffusers.demo import DemoResult
 from dp_diffusers.engine.randomness import RunKeys
+from dp_diffusers.errors import LedgerError
+from dp_diffusers.mechanisms.count import Count
 from dp_diffusers.mechanisms.dpsgd import DPSGD
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget, Cap
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.privacy.spending import Terms
 from dp_diffusers.rounding import rounded_up_text
 
 
@@ -68,6 +71,9 @@ def test_verify_says_what_is_promised(plan: Plan, tmp_path: Path, capsys: pytest
     }
     assert (document["not_private"], document["delta"], document["unit"]) == (False, 1e-3, "image")
     assert f"epsilon {rounded_up_text(document['epsilon'])} at" in second
+    assert _called(capsys, "certificate", "keygen", str(tmp_path / "key"))[0] == 0
+    _, out = _called(capsys, "certificate", "sign", str(tmp_path / "run"), "--key", str(tmp_path / "key"))
+    assert out.startswith(f"{second}\nsigned with the key ")
     (tmp_path / "run" / "more").write_text("x")
     assert _called(capsys, "certificate", "verify", str(tmp_path / "run")) == (4, "not valid\n")
 
@@ -98,16 +104,55 @@ def test_a_ledger_is_shown_run_by_run(plan: Plan, tmp_path: Path, capsys: pytest
     code, out = _called(capsys, "ledger", "show", str(path))
     assert code == 0
     head, first, second, third, total = out.splitlines()
-    assert head.split() == ["run", "status", "unit", "steps/limit", "epsilon"]
-    assert first.split()[:4] == ["first", "settled", "image", f"1/{limits[0]}"]
-    assert 0 < float(first.split()[4]) < 2
-    assert second.split()[:4] == ["second", "open", "image", f"0/{limits[1]}"]
+    assert head.split() == ["run", "status", "unit", "steps/limit", "epsilon", "at", "delta", "0.001"]
+    assert first.split()[:5] == ["first", "settled", "image", "training", f"1/{limits[0]}"]
+    assert 0 < float(first.split()[5]) < 2
+    assert second.split()[:5] == ["second", "open", "image", "training", f"0/{limits[1]}"]
     assert second.endswith("reserved")
-    assert third.split() == ["third", "cancelled", "-", f"0/{limits[2]}", "0"]
-    assert " spent at delta 0.001, cap 8  [#" in total
+    assert third.split() == ["third", "cancelled", "-", "training", f"0/{limits[2]}", "0"]
+    assert " spent, cap 8, both at delta 0.001  [#" in total
     assert total.endswith(" %")
     entries = json.loads(_called(capsys, "ledger", "show", str(path), "--json")[1])["entries"]
     assert [entry["kind"] for entry in entries][:2] == ["terms", "reserve"]
+
+
+def test_a_question_is_told_from_a_training_and_each_delta_stands_beside_its_epsilon(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, cap = tmp_path / "data.ledger", Cap(epsilon=8, delta=1e-3)
+    asked = Plan.calibrate(Budget(epsilon=0.5, delta=1e-5, cap=cap), Count(population=100))
+    with Ledger.open(path) as ledger:
+        ledger.reserve(plan, run_id="training")
+        ledger.reserve(asked, run_id="question")
+    head, first, second, total = _called(capsys, "ledger", "show", str(path))[1].splitlines()
+    assert head.endswith("epsilon")
+    assert (first.split()[3], second.split()[3:5]) == ("training", ["question", "0/1"])
+    assert " at delta 0.001  reserved" in first
+    assert " at delta 1e-05  reserved" in second
+    assert ", cap 8, both at delta 0.001  [" in total
+    runs = json.loads(_called(capsys, "ledger", "show", str(path), "--json")[1])["runs"]
+    assert [(run["kind"], run["delta"]) for run in runs] == [("training", 1e-3), ("question", 1e-5)]
+
+
+def test_guarantee_a_ledger_whose_cap_limits_nothing_says_so_and_takes_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cap is of a smaller population, or of an earlier version."""
+    path, sizes = tmp_path / "data.ledger", {"steps": 3, "expected_units": 10}
+    few = Plan.calibrate(Budget(2, 1e-3, cap=Cap(7, 0.015)), DPSGD(population=50, **sizes))
+    many = Plan.calibrate(Budget(1, 1e-3), DPSGD(population=100, **sizes))
+    with Ledger.open(path) as ledger:
+        ledger.reserve(few)
+        head = ledger.head
+        for admit in (ledger.require_room, ledger.reserve, ledger.require_delta):
+            with pytest.raises(LedgerError, match=r"has delta 0\.015, not below 1 / population = 0\.01"):
+                admit(many)
+        assert ledger.head == head
+        monkeypatch.setattr(Terms, "require_delta", lambda *_: None)
+        ledger.reserve(many)
+    *_, total, said = _called(capsys, "ledger", "show", str(path))[1].splitlines()
+    assert "both at delta 0.015" in total
+    assert said == "delta 0.015 is not below 1 / population = 0.01: this total promises nothing"
 
 
 def test_images_have_a_progress_line_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

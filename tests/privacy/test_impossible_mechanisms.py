@@ -64,7 +64,8 @@ def problems(release: Path, change: Change) -> str:
     document["epsilon"] = accountant.epsilon(records, document["delta"], document["adjacency"])
     document["accountant"]["grid"] = accountant.grid_for(records)
     if document["ledger"] == before:
-        document["ledger"] |= {"spent_epsilon": document["epsilon"], "cap_epsilon": None, "rule": "sum"}
+        document["ledger"] |= {"spent_epsilon": document["epsilon"], "rule": "sum"}
+        document["ledger"] |= {"cap_epsilon": None, "cap_delta": None}
     forge(release, consistent(document))
     return "; ".join(Certificate.verify(release).problems)
 
@@ -208,8 +209,69 @@ def test_the_certificate_as_it_is_has_no_problem(release: Path) -> None:
 
 
 def test_a_certificate_from_before_the_ledger_s_delta_is_valid(release: Path) -> None:
-    assert "it stood at epsilon 0.9998 at delta 0.0001. Releases" in str(read(release)["statements"])
+    assert "it stood at epsilon 0.9998 at delta 0.0001. Later" in str(read(release)["statements"])
     assert problems(release, lambda document: document["ledger"].pop("spent_delta")) == ""
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"),
+    [
+        (("cap_delta",), "the cap of the ledger (epsilon 1 at delta 0.0001)"),
+        (("cap_delta", "spent_delta"), "the cap of the ledger (epsilon 1 at a delta that is not stated)"),
+    ],
+)
+def test_a_certificate_from_before_the_cap_s_delta_is_valid(
+    release: Path, missing: tuple[str, ...], says: str
+) -> None:
+    document = read(release)
+    assert "(epsilon 1 at delta 0.0001)" in str(document["assumptions"])
+    for name in missing:
+        document["ledger"].pop(name)
+    document = consistent(document)
+    forge(release, document)
+    assert Certificate.verify(release).problems == ()
+    assert says in str(document["assumptions"])
+
+
+VACUOUS = {"spent_epsilon": 0.2, "rule": "filter"}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"spent_delta": 0.5, "cap_delta": 0.5, **VACUOUS}, "at delta 0.5, not below 1 / population = 0.001"),
+        ({"spent_delta": 1e-3, "cap_delta": 1e-3, **VACUOUS}, "at delta 0.001, not below 1 / population"),
+        ({"spent_delta": 0.5, **VACUOUS}, "at delta 0.0001, and its total at 0.5"),
+        ({"cap_delta": 0.5}, "at delta 0.5, and its total at 0.0001"),
+        ({"cap_delta": None}, "the delta of the ledger's cap is missing"),
+        ({"cap_epsilon": None, "rule": "sum"}, "no cap, and a cap's delta of 0.0001"),
+    ],
+)
+def test_guarantee_a_cap_that_limits_nothing_is_not_valid(
+    release: Path, change: dict[str, Any], says: str
+) -> None:
+    document = read(release)
+    document["ledger"].update(change)
+    forge(release, consistent(document))
+    assert says in "; ".join(Certificate.verify(release).problems)
+
+
+def test_guarantee_a_total_that_limits_nothing_is_not_valid_without_the_cap_s_delta(release: Path) -> None:
+    document = read(release)
+    document["ledger"] |= {"spent_delta": 0.5, **VACUOUS}
+    document["ledger"].pop("cap_delta")
+    forge(release, consistent(document))
+    assert "at delta 0.5, not below 1 / population" in "; ".join(Certificate.verify(release).problems)
+
+
+def test_a_sum_of_deltas_without_a_cap_is_told_for_what_it_is(release: Path) -> None:
+    document = read(release)
+    without = {"cap_epsilon": None, "cap_delta": None, "rule": "sum"}
+    document["ledger"] |= {"spent_delta": 2e-3, "spent_epsilon": 20.0, **without}
+    document = consistent(document)
+    forge(release, document)
+    assert Certificate.verify(release).problems == ()
+    assert "is not below 1 / population, so this total promises nothing" in str(document["statements"])
 
 
 def test_a_query_of_the_steps_own_sample_is_none(release: Path, plan: Plan) -> None:
@@ -238,7 +300,7 @@ def test_votes_have_no_query_of_a_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cap", "rule", "spent"), [(None, "sum", 1.0), ({"epsilon": 1.0, "delta": 0.5}, "pld", 0.0)]
+    ("cap", "rule", "spent"), [(None, "sum", 1.0), ({"epsilon": 1.0, "delta": 9e-4}, "pld", 0.78)]
 )
 def test_what_ledgers_of_other_caps_say_is_valid(
     tmp_path: Path, cap: dict[str, float] | None, rule: str, spent: float

@@ -21,7 +21,7 @@ SIZES = {"steps": 30, "expected_units": 500, "population": 1000}
 @pytest.fixture(scope="module")
 def asking() -> Plan:
     query = HistogramQuery(classes=3, noise_multiplier=10.0)
-    cap = {"epsilon": 9.0, "delta": 1e-3}
+    cap = {"epsilon": 9.0, "delta": 9e-4}
     return Plan.calibrate(Budget(2.0, 1e-4, cap=cap), DPSGD(**SIZES), [query])
 
 

@@ -118,7 +118,8 @@ def test_guarantee_no_sentence_says_less_than_the_bound() -> None:
     said = str(statements_of(certificate(epsilon=7.996056, ledger=ledger), **facts))
     assert "Epsilon 7.997 at delta" in said
     assert "at most e^7.997 times the probability that it has without, plus delta" in said
-    assert "it stood at epsilon 10.8." in said
+    assert "it stood at epsilon 10.8 at a delta that is not stated." in said
+    assert "ask what `ledger show` says today" in said
     ledger["spent_delta"] = 0.000012344
     said = str(statements_of(certificate(epsilon=7.996056, ledger=ledger), **facts))
     assert "it stood at epsilon 10.8 at delta 1.235e-05." in said

@@ -326,7 +326,24 @@ def test_spending_ends_at_the_certified_epsilon_and_never_falls(shown: Path) -> 
     assert found.epsilons[-1] == found.epsilon == dpd.Certificate.read(shown / "release").epsilon
     assert list(found.epsilons) == sorted(found.epsilons)
     assert (found.epsilons[0], found.shares[-1], found.cap) == (0.0, 1.0, 3.0)
-    assert '<th scope="col" class="number">of the cap, this run alone</th>' in Report.of(shown).to_html()
+    page = Report.of(shown).to_html()
+    assert "of the cap, this run alone" not in page, "it is at another delta than the cap may be"
+    assert "ε step by step, at δ 0.001" in page
+    told = r"stood at ε [\d.]+ at δ 0\.001 when this run ended, [\d.]+ % of its cap of ε 3 at δ 0\.001"
+    assert re.search(told, page)
+    assert "cap of the ledger: 3</text>" in page
+
+
+def test_a_total_at_another_delta_is_told_and_not_drawn(shown: Path) -> None:
+    facts = Report.of(shown)
+    assert facts.spending is not None
+    facts.__dict__["spending"] = replace(facts.spending, cap_delta=9e-3, spent_delta=9e-3)
+    page = facts.to_html()
+    assert "of its cap of ε 3 at δ 0.009" in page
+    assert "cap of the ledger: 3</text>" not in page
+    assert "the cap of the ledger is 3 at delta 0.009" in page
+    facts.__dict__["spending"] = replace(facts.spending, cap_delta=None, spent_delta=None)
+    assert "of its cap of ε 3 at a δ that is not stated" in facts.to_html()
 
 
 def test_guarantee_no_page_shows_less_than_the_bound(shown: Path) -> None:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger
     from dp_diffusers.privacy.runs import Run
 
-BAR = 24  # characters of the bar that shows what is spent
+BAR = 20  # characters of the bar that shows what is spent
 NAME = 12  # characters of a run's name, more where two begin alike
+_KINDS = {"count": "question", "pe": "votes"}  # by the mechanism that a run charges; else a training
 
 
 def document_of(opened: Ledger) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def document_of(opened: Ledger) -> dict[str, Any]:
     return {
         "spent_epsilon": spent.epsilon,
         "cap_epsilon": None if cap is None else cap.epsilon,
+        "cap_delta": None if cap is None else cap.delta,
         "delta": spent.delta,
         "rule": spent.rule,
         "unit": None if terms is None else terms.unit,
@@ -43,11 +45,13 @@ def run_document(run: Run) -> dict[str, Any]:
     """Where one run stands, for JSON."""
     return {
         "run": run.run_id,
+        "kind": _kind(run),
         "status": _status(run),
         "steps_charged": run.steps_charged,
         "limit": run.limit,
         "queries_charged": dict(run.asked),
         "epsilon": epsilon_of(run),
+        "delta": run.cost.delta,
         "folder": run.folder,
     }
 
@@ -62,22 +66,35 @@ def epsilon_of(run: Run) -> float:
 def table(runs: Sequence[Run], unit: str) -> Iterator[str]:
     """One line for each run; an open run counts at its limit, a cancelled one not at all.
 
+    Before the steps stands what they are: those of a training, of votes, or one question. The delta of each
+    epsilon stands in its line, or once above them where it is the same for all.
     Several that were cancelled, as by failures before the first charge, are one line.
     """
     cancelled = [run for run in runs if _status(run) == "cancelled"]
     if len(cancelled) > 1:
         runs = [run for run in runs if run not in cancelled]
     names = short_names([run.run_id for run in runs])
+    deltas = {_delta(run) for run in runs if run.status != "cancelled"}
     width, per = max([NAME, *map(len, names)]), max(4, len(unit))
     if runs:
-        yield f"{'run':<{width}}  {'status':<9}  {'unit':<{per}}  {'steps/limit':>13}  epsilon"
+        at = f" at {deltas.pop()}" if (together := len(deltas) == 1) else ""
+        yield f"{'run':<{width}}  {'status':<9}  {'unit':<{per}}  {'steps/limit':>16}  epsilon{at}"
     for name, run in zip(names, runs, strict=True):
-        steps = f"{run.steps_charged}/{run.limit}"
+        steps = f"{_kind(run)} {run.steps_charged}/{run.limit}"
         whose = "-" if run.status == "cancelled" else unit  # it fixed none
-        line = f"{name:<{width}}  {_status(run):<9}  {whose:<{per}}  {steps:>13}  "
-        yield line + rounded_up_text(epsilon_of(run)) + _remark(run)
+        line = f"{name:<{width}}  {_status(run):<9}  {whose:<{per}}  {steps:>16}  "
+        own = "" if together or run.status == "cancelled" else f" at {_delta(run)}"
+        yield line + rounded_up_text(epsilon_of(run)) + own + _remark(run)
     if len(cancelled) > 1:
         yield f"{len(cancelled)} cancelled, nothing charged"
+
+
+def _kind(run: Run) -> str:
+    return _KINDS.get(run.record.name, "training")
+
+
+def _delta(run: Run) -> str:
+    return f"delta {rounded_up_text(run.cost.delta)}"
 
 
 def _status(run: Run) -> str:
@@ -101,10 +118,22 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def total_line(document: dict[str, Any]) -> str:
-    """What is spent, against the cap."""
-    spent, cap = document["spent_epsilon"], document["cap_epsilon"]
-    text = f"epsilon {rounded_up_text(spent)} spent at delta {rounded_up_text(document['delta'])}, "
+    """What is spent, against the cap; both at the cap's delta."""
+    spent, cap, delta = document["spent_epsilon"], document["cap_epsilon"], rounded_up_text(document["delta"])
     if cap is None:
-        return text + ("no limit" if document["unit"] is not None else "no limit yet: the first run fixes it")
+        limit = "no limit" if document["unit"] is not None else "no limit yet: the first run fixes it"
+        return f"epsilon {rounded_up_text(spent)} spent at delta {delta}, {limit}"
     filled = min(BAR, round(BAR * spent / cap))
-    return f"{text}cap {cap:g}  [{'#' * filled}{'.' * (BAR - filled)}] {100 * spent / cap:.0f} %"
+    text = f"epsilon {rounded_up_text(spent)} spent, cap {cap:g}, both at delta {delta}"
+    return f"{text}  [{'#' * filled}{'.' * (BAR - filled)}] {100 * spent / cap:.0f} %"
+
+
+def vacuous_line(opened: Ledger) -> str | None:
+    """What to know of a total whose delta is not below 1 / population; None where it is."""
+    from dp_diffusers.privacy.budget import promises_nothing
+
+    populations = [run.record.population for run in opened.runs() if run.status != "cancelled"]
+    delta, most = opened.spent().delta, max(populations, default=1)
+    if not promises_nothing(delta, most):
+        return None
+    return f"delta {delta:.4g} is not below 1 / population = {1 / most:.3g}: this total promises nothing"

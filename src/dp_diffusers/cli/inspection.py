@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dp_diffusers.cli.account_text import document_of, epsilon_of, run_document, table, total_line
+from dp_diffusers.cli.account_text import (
+    document_of,
+    epsilon_of,
+    run_document,
+    table,
+    total_line,
+    vacuous_line,
+)
 from dp_diffusers.cli.options import Json, Quiet, Verb
 from dp_diffusers.cli.output import answer, configure, say
 from dp_diffusers.errors import InputError, LedgerError
@@ -61,10 +68,11 @@ def show(
     configure(json=json, quiet=quiet)
     with _opened(path) as opened:
         document = document_of(opened)
-        lines = list(table(opened.runs(), document["unit"] or "none yet"))
+        lines = [*table(opened.runs(), document["unit"] or "none yet"), total_line(document)]
+        lines += filter(None, [vacuous_line(opened)])
         if picture is not None:
             _draw(opened, picture)
-    answer("\n".join([*lines, total_line(document)]), document)
+    answer("\n".join(lines), document)
 
 
 @ledger.command("settle", cls=Verb)
@@ -139,7 +147,8 @@ def _say_what_is_released(opened: Ledger, run: Run) -> None:
     after, reserved, counted = opened.spent(), run.reserved_cost.epsilon, run.cost.epsilon
     closed = run_document(run)
     how = f"run {run.run_id} is {closed['status']}: {run.steps_charged} of {run.record.steps} steps charged"
-    lines = [f"{how}, epsilon {rounded_up_text(epsilon_of(run))} of {rounded_up_text(reserved)} reserved"]
+    of = f"{rounded_up_text(reserved)} reserved, at delta {rounded_up_text(run.cost.delta)}"
+    lines = [f"{how}, epsilon {rounded_up_text(epsilon_of(run))} of {of}"]
     if run.status == "settled" and counted > epsilon_of(run):
         lines.append(
             f"alone it counts all of {rounded_up_text(counted)}, as who stopped it may have seen its steps; "

@@ -21,6 +21,7 @@ def ledger_note(recipe: Recipe, plan: Plan) -> str | None:
     path = recipe.budget.ledger
     if plan.not_private or path is None or not Path(path).is_file():
         return None
+    from dp_diffusers.privacy.cap_words import epsilon_at
     from dp_diffusers.privacy.ledger import Ledger
 
     try:
@@ -34,5 +35,7 @@ def ledger_note(recipe: Recipe, plan: Plan) -> str | None:
             ledger.require_room(plan)
         except (BudgetError, LedgerError) as error:
             return f"a new run would be refused: {error.message}"
-        cap = "no cap" if terms.cap is None else f"a cap of {terms.cap.epsilon:g}"
-        return f"the ledger {path} stands at epsilon {rounded_up_text(ledger.spent().epsilon)}, with {cap}"
+        spent, cap = ledger.spent(), terms.cap
+        stands = epsilon_at(rounded_up_text(spent.epsilon), spent.delta)
+        limit = "no cap" if cap is None else f"a cap of {epsilon_at(f'{cap.epsilon:g}', cap.delta)}"
+        return f"the ledger {path} stands at {stands}, with {limit}"

@@ -27,8 +27,7 @@ from dp_diffusers.evaluation.places import images_of
 from dp_diffusers.evaluation.public_model import run_of
 from dp_diffusers.evaluation.reading import read_images
 from dp_diffusers.evaluation.trials import require_schedule
-from dp_diffusers.queries.charged_count import CountAnswer, ask, keep, plan_of_count
-from dp_diffusers.rounding import rounded_up_text
+from dp_diffusers.queries.charged_count import CountAnswer, ask, keep, plan_of_count, price_line
 from dp_diffusers.run.asked_run import UNCOMPARED, AskedRun
 
 # of the largest logit: far above what an image's neighbours in a batch change by rounding
@@ -76,19 +75,6 @@ class ChargedScores:
             price_line(self.price),
         ]
         return "\n".join(lines)
-
-
-def price_line(price: dict[str, Any]) -> str:
-    """What an answer cost, of whom, and what the ledger comes to."""
-    ledger = price["ledger"]
-    cap = "no cap" if ledger["cap_epsilon"] is None else f"cap {ledger['cap_epsilon']:g}"
-    if price["not_private"]:
-        return "NOT PRIVATE: the noise was drawn with test keys"
-    epsilon, delta = rounded_up_text(price["epsilon"]), rounded_up_text(price["delta"])
-    return (
-        f"charged: epsilon {epsilon} at delta {delta} for each {price['unit']} ({price['adjacency']}); "
-        f"the ledger comes to {rounded_up_text(ledger['spent_epsilon'])}, {cap}"
-    )
 
 
 def charged_accuracy(

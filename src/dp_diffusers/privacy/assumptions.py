@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dp_diffusers.privacy.cap_words import cap_in_words
 from dp_diffusers.privacy.earlier_releases import earlier_releases
 from dp_diffusers.privacy.teacher_features import network_of
 
@@ -26,7 +27,7 @@ def assumptions_of(
     unit = certificate["unit"]
     if unit is None:
         return [_NOT_PRIVATE]
-    cap = certificate["ledger"]["cap_epsilon"]
+    cap = cap_in_words(certificate["ledger"]) or "none was set"
     names = (
         "taken from the data and published without a charge"
         if class_names_from_data
@@ -37,7 +38,7 @@ def assumptions_of(
         f"Adjacency: {_adjacency(certificate['adjacency'])}",
         *([_ownership(unit)] if multi_owner else []),
         f"Epsilon and delta: an upper bound for everything in this release, redone steps included; "
-        f"other releases from the same data add to it, up to the cap of the ledger ({_cap(cap)}).",
+        f"other releases from the same data add to it, up to the cap of the ledger ({cap}).",
         "Population: declared by whoever ran this, public, and not counted from the data.",
         "Fixed beforehand: steps, sampling, clip and noise were chosen before the run without looking at the "
         f"private images. {_end(certificate['ledger'])}",
@@ -133,7 +134,3 @@ def _beyond(certificate: Mapping[str, Any]) -> str:
     """What is known of the units of a base that is not public."""
     known = earlier_releases(certificate)
     return "." if known is None else f", except for this. {known}"
-
-
-def _cap(epsilon: float | None) -> str:
-    return "none was set" if epsilon is None else f"epsilon {epsilon:g}"

@@ -19,6 +19,11 @@ CAP_GIVEN: Final = "cap_given"  # in documents, where a cap that was asked for i
 ADJACENCIES: Final = ("add_remove", "zero_out", "replace")
 
 
+def promises_nothing(delta: float, population: float) -> bool:
+    """Whether delta >= 1 / population: publishing one unit's images outright would then count as private."""
+    return delta * population >= 1.0
+
+
 class _SameAsBudget:
     """Marks a cap that was not given: the cap is then the budget itself."""
 

@@ -67,7 +67,7 @@ def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[st
     test_keys = run.not_private
     epsilon = accountant.epsilon(charged, budget.delta, budget.adjacency, grid=grid)
     accountant.cross_check(epsilon, charged, budget.delta, budget.adjacency)
-    cap = None if terms is None or terms.cap is None else terms.cap.epsilon
+    cap = None if terms is None else terms.cap
     return {
         "unit": budget.unit,
         "adjacency": budget.adjacency,
@@ -82,7 +82,8 @@ def _with_privacy(plan: CertifiablePlan, account: Reservation | None) -> dict[st
         "ledger": {
             "spent_epsilon": spent.epsilon,
             "spent_delta": spent.delta,
-            "cap_epsilon": cap,
+            "cap_epsilon": None if cap is None else cap.epsilon,
+            "cap_delta": None if cap is None else cap.delta,
             "head": ledger,
             "rule": spent.rule,
             "ended_unseen": run.ledger.run(run.run_id).is_early,  # an early end has no certificate else
@@ -132,6 +133,7 @@ def _without_privacy(plan: CertifiablePlan) -> dict[str, Any]:
             "spent_epsilon": None,
             "spent_delta": None,
             "cap_epsilon": None,
+            "cap_delta": None,
             "head": None,
             "rule": None,
         },

@@ -165,8 +165,8 @@ class Ledger:
         """Writes the whole cost of `plan` before anything is released.
 
         `run_id`: a name that the caller stored before, random if not given. Raises `LedgerError` if the
-        plan's unit, adjacency or cap differ from the ledger's, `BudgetError` if the total would pass the
-        cap; then nothing was written.
+        plan's unit, adjacency or cap differ from the ledger's, or its delta is not below 1 / population,
+        `BudgetError` if the total would pass the cap; then nothing was written.
         """
         budget, record, queries = plan.budget, plan.record, plan.queries
         if budget is None or record is None:
@@ -178,6 +178,7 @@ class Ledger:
         with self.file.transaction():
             terms.require(budget, self.path)
             (self.terms or terms).require(budget, self.path)
+            (self.terms or terms).require_delta(record.population, self.path)
             self._require_same_order(terms)
             if self.terms is None and terms.cap != budget.cap:  # those of a run that was cancelled just now
                 raise LedgerError(
@@ -210,10 +211,16 @@ class Ledger:
         if budget is None or record is None or terms is None:
             return
         terms.require(budget, self.path)
+        self.require_delta(plan)
         curve = CostCurve(record, budget.delta, terms, plan.queries)
         others = [run.cost for run in self.runs()]
         if not within_cap([*others, curve.coarse(record.steps)], terms):  # which takes no second
             self._require_room([*others, curve.certified(record.steps)], terms)
+
+    def require_delta(self, plan: Plannable) -> None:
+        """Raises `LedgerError` where the cap's delta is not below 1 / population of `plan`."""
+        if plan.record is not None and self.terms is not None:
+            self.terms.require_delta(plan.record.population, self.path)
 
     def resume(self, run_id: str) -> Reservation:
         """The run `run_id`, to charge from a new lane; a settled one can be certified but not charged.

@@ -1,17 +1,18 @@
 """What a certificate says of its ledger, held against the release that it is of.
 
 Guarantee: a total is accepted only below its cap, by a rule of ledgers, and, where its delta is stated,
-as no less than what this release costs alone at that delta. Imports the accountant, never torch. Source: the
-contract of the certificate; `spending.total`.
+as no less than what this release costs alone at that delta; a cap only at a delta below 1 / population.
+Imports the accountant, never torch. Source: the contract of the certificate; `spending.total`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeGuard
 
 from dp_diffusers.privacy import accountant
+from dp_diffusers.privacy.budget import promises_nothing
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.events import Record
 
@@ -31,6 +32,7 @@ def problems_of_ledger(certificate: Certificate, records: Sequence[Record]) -> I
     else:
         yield from _added_up(certificate, spent, cap)
         yield from _at_its_delta(certificate, spent, records)
+        yield from _of_the_cap(certificate.ledger, [getattr(record, "population", 1) for record in records])
     if not is_sha256(head):
         yield "the ledger's head is missing"
 
@@ -61,6 +63,29 @@ def _at_its_delta(certificate: Certificate, spent: float, records: Sequence[Reco
                 f"the ledger spent epsilon {spent:.6g} at delta {delta:g}, "
                 f"and this release alone {alone:.6g} at that delta"
             )
+
+
+def _of_the_cap(ledger: Mapping[str, Any], populations: Sequence[int]) -> Iterator[str]:
+    """A cap limits nothing at a delta of 1 / population or more; a total under it is at its delta.
+
+    Without a cap, the total's delta is a sum that nothing bounds, and no limit is told by it. Certificates
+    without `cap_delta` were issued before there was one: there `spent_delta` says it.
+    """
+    if ledger["cap_epsilon"] is None:
+        if ledger.get("cap_delta") is not None:
+            yield f"the ledger has no cap, and a cap's delta of {ledger['cap_delta']!r}"
+        return
+    population = max(populations, default=1)
+    stated = {name: ledger[name] for name in ("cap_delta", "spent_delta") if name in ledger}
+    if not all(is_number(delta) and delta > 0 for delta in stated.values()):
+        yield "the delta of the ledger's cap is missing"
+    elif len(set(stated.values())) > 1:
+        yield f"the ledger's cap is at delta {ledger['cap_delta']}, and its total at {ledger['spent_delta']}"
+    elif stated and promises_nothing(max(stated.values()), population):
+        yield (
+            f"the cap of the ledger is at delta {max(stated.values()):g}, not below 1 / population = "
+            f"{1 / population:.3g}: it limits nothing"
+        )
 
 
 def _alone(certificate: Certificate, records: Sequence[Record], delta: float) -> float:

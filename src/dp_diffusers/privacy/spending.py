@@ -32,7 +32,7 @@ from typing import Any
 
 from dp_diffusers.errors import LedgerError
 from dp_diffusers.privacy import accountant
-from dp_diffusers.privacy.budget import Budget, Cap
+from dp_diffusers.privacy.budget import Budget, Cap, promises_nothing
 from dp_diffusers.privacy.events import Record
 
 
@@ -83,6 +83,19 @@ class Terms:
             raise LedgerError(
                 f"the ledger {where} was begun with other terms: {'; '.join(different)}",
                 hint="its first run fixed them: set budget.unit, budget.adjacency and budget.cap to the same",
+            )
+
+    def require_delta(self, population: int, where: str) -> None:
+        """Raises `LedgerError` where the cap's delta is not below 1 / population: it would promise nothing.
+
+        A plan's own cap is held against its population when the plan is made; this one may be another's.
+        """
+        if self.cap is not None and promises_nothing(self.cap.delta, population):
+            raise LedgerError(
+                f"the cap of the ledger {where} has delta {self.cap.delta:g}, not below 1 / population = "
+                f"{1 / population:.3g}: it limits nothing",
+                hint="its first run fixed it for good, and another ledger would not count what this one "
+                "does: ask whoever answers for these images",
             )
 
 

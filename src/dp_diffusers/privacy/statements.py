@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from dp_diffusers.privacy.budget import promises_nothing
+from dp_diffusers.privacy.cap_words import cap_in_words, epsilon_at
 from dp_diffusers.privacy.earlier_releases import earlier_releases
 from dp_diffusers.privacy.events import record_from_dict
 from dp_diffusers.privacy.teacher_features import network_of
@@ -113,7 +115,7 @@ def statements_of(
         "epsilon_and_delta": _strength(certificate),
         "sensitivity": " ".join(_sensitivities(certificate)),
         "mechanism": " ".join(_mechanisms(certificate)),
-        "composition": _composition(certificate["ledger"]),
+        "composition": _composition(certificate),
         "labels_and_classes": _labels(certificate, class_names_from_data),
         "public_data": _public_data(certificate),
     }
@@ -200,13 +202,18 @@ def _accounting(accountant: Mapping[str, Any]) -> str:
     )
 
 
-def _composition(ledger: Mapping[str, Any]) -> str:
-    spent, cap, delta = ledger["spent_epsilon"], ledger["cap_epsilon"], ledger.get("spent_delta")
-    at = "" if delta is None else f" at delta {rounded_up_text(delta)}"  # None: issued before it was stated
-    limit = "without a limit" if cap is None else f"up to a cap of epsilon {cap:g}"
+def _composition(certificate: Mapping[str, Any]) -> str:
+    ledger = certificate["ledger"]
+    spent, cap, delta = ledger["spent_epsilon"], cap_in_words(ledger), ledger.get("spent_delta")
+    limit = "without a limit" if cap is None else f"up to a cap of {cap}"
+    population = max((entry.get("population", 1) for entry in certificate["mechanisms"]), default=1)
+    vacuous = delta is not None and promises_nothing(delta, population)  # a sum of deltas, without a cap
     return (
-        f"They add up. The ledger of the data set counts them, {limit}; with this release it stood at "
-        f"epsilon {rounded_up_text(spent)}{at}. Releases that another ledger counts, or none, come on top."
+        f"They add up. The ledger of the data set counts them, {limit}; when this run ended it stood at "
+        f"{epsilon_at(rounded_up_text(spent), delta)}. "
+        + ("That delta is not below 1 / population, so this total promises nothing. " if vacuous else "")
+        + "Later runs and questions come on top: ask what `ledger show` says today. So do releases that "
+        "another ledger counts, or none."
     )
 
 

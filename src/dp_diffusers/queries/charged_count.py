@@ -23,8 +23,10 @@ from dp_diffusers.errors import BudgetError, ParameterError, RunFolderError
 from dp_diffusers.mechanisms.count import Count, count_std, noisy_count, unit_total
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.canonical import fingerprint
+from dp_diffusers.privacy.cap_words import cap_in_words, epsilon_at
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.reservation import Reservation
+from dp_diffusers.rounding import rounded_up_text
 from dp_diffusers.run.asked_run import OPENED, AskedRun
 from dp_diffusers.run.folder import ANSWERS as FOLDER
 from dp_diffusers.run.folder import RUN, RunFolder
@@ -83,7 +85,7 @@ def ask(
             _settle(ledger, kept)
         spent, terms = ledger.spent(), ledger.terms
     plan = Plan.from_json(kept["plan"])
-    cap = None if terms is None or terms.cap is None else terms.cap.epsilon
+    cap = None if terms is None else terms.cap
     document = {
         "question": question["question"],
         "epsilon": plan.epsilon,
@@ -92,13 +94,33 @@ def ask(
         "adjacency": _budget(plan)["adjacency"],
         "unit": _budget(plan)["unit"],
         "population": plan.mechanism.population,
-        "ledger": {"spent_epsilon": spent.epsilon, "cap_epsilon": cap, "head": kept["head"]},
+        "ledger": {
+            "spent_epsilon": spent.epsilon,
+            "spent_delta": spent.delta,
+            "cap_epsilon": None if cap is None else cap.epsilon,
+            "cap_delta": None if cap is None else cap.delta,
+            "head": kept["head"],
+        },
         "not_private": kept["not_private"],
         "compared_with_training": kept.get("compared", False),
     }
     std = count_std(plan.noise_multiplier)
     return CountAnswer(
         noisy=kept["noisy"], std=std, population=plan.mechanism.population, document=document, file=file
+    )
+
+
+def price_line(price: dict[str, Any]) -> str:
+    """What an answer cost, of whom, and what the ledger comes to."""
+    ledger = price["ledger"]
+    total = epsilon_at(rounded_up_text(ledger["spent_epsilon"]), ledger.get("spent_delta"))
+    cap = cap_in_words(ledger)
+    if price["not_private"]:
+        return "NOT PRIVATE: the noise was drawn with test keys"
+    return (
+        f"charged: epsilon {rounded_up_text(price['epsilon'])} at delta {price['delta']:g} for each "
+        f"{price['unit']} ({price['adjacency']}); the ledger comes to {total}, "
+        + ("no cap" if cap is None else f"with a cap of {cap}")
     )
 
 

@@ -42,13 +42,20 @@ def _number(recipe: Mapping[str, Any], section: str, key: str) -> float | None:
 
 
 def _delta(recipe: Mapping[str, Any]) -> Iterator[Finding]:
-    delta = _number(recipe, "budget", "delta")
+    """Of the run, and of the cap, which is left out where it is the run's."""
     population = _number(recipe, "mechanism", "population")
-    if delta is not None and population and 1 > delta >= 1 / population > 0:
+    budget = recipe.get("budget")
+    own = _number(recipe, "budget", "delta")
+    of_cap = _number(budget, "cap", "delta") if isinstance(budget, Mapping) else None
+    for place, delta in ((("budget", "delta"), own), (("budget", "cap", "delta"), of_cap)):
+        if delta is None or not population or not 1 > delta >= 1 / population > 0:
+            continue
+        if len(place) > 2 and delta == own:
+            continue  # told once
         usual = default_delta(int(population))
         hint = f"delta >= 1/population would allow publishing one unit outright; the default is {usual:g}"
-        message = f"expected budget.delta < 1/population = {1 / population:.3g}, got {delta:g}"
-        yield ("budget", "delta"), message, hint
+        message = f"expected {'.'.join(place)} < 1/population = {1 / population:.3g}, got {delta:g}"
+        yield place, message, hint
 
 
 def default_delta(population: object) -> float:

@@ -61,9 +61,13 @@ def _svg(name: str, title: str, description: str, height: float, parts: Iterable
 
 
 def spending_chart(spending: Spending) -> Markup:
-    """Epsilon over the steps, against cap and ledger where these are near."""
+    """Epsilon over the steps, against cap and ledger where these are near, and at the same delta."""
     bottom, top = 212.0, 22.0
-    near = [value for value in (spending.cap, spending.spent) if value and value <= _NEAR * spending.epsilon]
+    near = [
+        value
+        for value, delta in ((spending.cap, spending.cap_delta), (spending.spent, spending.spent_delta))
+        if value and value <= _NEAR * spending.epsilon and delta == spending.delta
+    ]
     y = Scale(0.0, 1.06 * max([spending.epsilon, *near]), bottom, top)
     x = Scale(0.0, 1.0, _LEFT, _RIGHT)
     parts = [_line(_LEFT, bottom, _RIGHT, bottom, "axis")]
@@ -92,9 +96,16 @@ def spending_chart(spending: Spending) -> Markup:
     told = "; ".join(
         f"after {share:.0%} of the steps {rounded_up_text(value)}" for share, value in spending.rows
     )
-    cap = "without a cap" if spending.cap is None else f"the cap of the ledger is {spending.cap:g}"
+    at = f"all at delta {rounded_up_text(spending.delta)}"
+    cap = "without a cap" if spending.cap is None else f"the cap of the ledger is {_cap(spending)}"
     title = "Epsilon spent, from the first step to the last"
-    return _svg("spending", title, f"{told}; {cap}.", bottom + 26, parts)
+    return _svg("spending", title, f"{told}, {at}; {cap}.", bottom + 26, parts)
+
+
+def _cap(spending: Spending) -> str:
+    delta = spending.cap_delta
+    at = "a delta that is not stated" if delta is None else f"delta {rounded_up_text(delta)}"
+    return f"{spending.cap:g} at {at}"
 
 
 def _curve(spending: Spending, x: Scale, y: Scale) -> list[Markup]:

@@ -103,33 +103,35 @@ def picture(ledger: Ledger) -> str:
     """The whole SVG document."""
     points, spent, terms = curve(ledger), ledger.spent(), ledger.terms
     cap = None if terms is None or terms.cap is None else terms.cap.epsilon
+    delta = f"at delta {rounded_up_text(spent.delta)}"  # under a cap it is the cap's, at every charge
+    at = delta if cap is not None else "each at the sum of the deltas"
     charged = points[-1].epsilon if points else 0.0
     scale = _Scale(points[-1].charge if points else 1, max(spent.epsilon, charged, cap or 0.0, 1e-9))
     body = [
         *_axes(scale),
         *_areas(points, scale),
         *(
-            [_line(scale, spent.epsilon, "counted", f"counted {rounded_up_text(spent.epsilon)}")]
+            [_line(scale, spent.epsilon, "counted", f"counted {rounded_up_text(spent.epsilon)} {delta}")]
             if points
             else []
         ),
-        *([_line(scale, cap, "cap", f"cap {cap:g}")] if cap is not None else []),
+        *([_line(scale, cap, "cap", f"cap {cap:g} {delta}")] if cap is not None else []),
     ]
-    words = _in_words(ledger.runs(), charged, spent.epsilon, cap)
+    words = _in_words(ledger.runs(), charged, f"{rounded_up_text(spent.epsilon)} {delta}", cap)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-labelledby="title desc">\n<title id="title">Privacy spent on a data set</title>\n'
         f'<desc id="desc">{escape(words)}</desc>\n<style>{_STYLE}\n</style>\n'
-        f'<text x="{LEFT}" y="24" font-weight="600">Privacy spent on the data set (epsilon)</text>\n'
+        f'<text x="{LEFT}" y="24" font-weight="600">Privacy spent on the data set (epsilon, {at})</text>\n'
         + "\n".join(body)
         + "\n</svg>\n"
     )
 
 
-def _in_words(runs: Sequence[Run], charged: float, counted: float, cap: float | None) -> str:
-    limit = "no cap" if cap is None else f"a cap of epsilon {cap:g}"
+def _in_words(runs: Sequence[Run], charged: float, counted: str, cap: float | None) -> str:
+    limit = "no cap" if cap is None else f"a cap of epsilon {cap:g} at that delta"
     listed = "; ".join(f"run {run.run_id[:12]} {run.status}, {run.steps_charged} steps" for run in runs)
-    spent = f"Charged epsilon {rounded_up_text(charged)}, counted {rounded_up_text(counted)}"
+    spent = f"Charged epsilon {rounded_up_text(charged)}, counted {counted}"
     return f"{spent}, with {limit}. {listed or 'No runs'}."
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from dp_diffusers.privacy.calibration import prefix_table
+from dp_diffusers.privacy.cap_words import cap_delta_of
 from dp_diffusers.privacy.events import SIDE_QUERIES, record_from_dict
 
 SHARES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of the steps, for a table
@@ -21,15 +22,19 @@ SHARES: Final = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of the steps, for a table
 class Spending:
     """epsilons: after shares (0 to 1) of the steps, both rising; the first is that of the side queries.
 
-    spent: of the whole ledger when the certificate was first issued, this run included; cap: None without.
+    delta: of `epsilon` and `epsilons`. spent: of the whole ledger when the certificate was first issued, this
+    run included, at `spent_delta`; cap: None without, at `cap_delta`. Their deltas are None where not stated.
     """
 
     steps: int
     shares: tuple[float, ...]
     epsilons: tuple[float, ...]
     epsilon: float
+    delta: float
     spent: float
+    spent_delta: float | None
     cap: float | None
+    cap_delta: float | None
 
     def after(self, share: float) -> float:
         """Epsilon after a share of the steps, or a little more than that."""
@@ -66,6 +71,9 @@ def spending_of(certificate: Mapping[str, Any]) -> Spending | None:
         shares=(0.0, *(count / trained.steps for count in table.steps)),
         epsilons=(table.after(0), *table.epsilons),
         epsilon=epsilon,
+        delta=float(certificate["delta"]),
         spent=float(ledger["spent_epsilon"]),
+        spent_delta=ledger.get("spent_delta"),
         cap=ledger["cap_epsilon"],
+        cap_delta=cap_delta_of(ledger),
     )

@@ -51,6 +51,7 @@ def account_of(job: Job, folder: RunFolder) -> Any:
         folder.write(RUN, named)
     if known:
         ledger.refuse_given_up(run_id, complete=bool(saved and saved["complete"]))
+    ledger.require_delta(job.plan)  # of a run that goes on as well: its certificate would not be valid
     account = ledger.resume(run_id) if ledger.has_run(run_id) else ledger.reserve(job.plan, run_id=run_id)
     if account.plan_fingerprint != job.plan.fingerprint:
         raise RunFolderError(
@@ -89,12 +90,17 @@ def _begin(job: Job) -> None:
 
 
 def _say_whose_cap(job: Job, ledger: Any) -> None:
-    """A run that asks for no cap of its own comes under the ledger's, which may be another number."""
+    """A run that asks for no cap of its own comes under the ledger's, which may be another number.
+
+    Its own budget holds beside it: the limit of a run is the smaller of both.
+    """
     cap, budget = ledger.terms.cap, job.plan.budget
     if budget is None or cap == budget.cap:
         return
     limit = "no cap" if cap is None else f"a cap of epsilon {cap.epsilon:g} at delta {cap.delta:g}"
-    job.progress(message=f"the ledger has {limit}, which its first run fixed: that holds, not budget.epsilon")
+    also = f"this run also keeps its own budget of epsilon {budget.epsilon:g} at delta {budget.delta:g}"
+    together = "nothing limits all runs together" if cap is None else "that limits all runs together"
+    job.progress(message=f"the ledger has {limit}, which its first run fixed: {together}; {also}")
 
 
 def forget_unspent(account: Any, folder: RunFolder, fresh: bool) -> None:

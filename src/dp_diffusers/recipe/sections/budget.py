@@ -21,7 +21,7 @@ class CapSettings(Section):
         default=1e-5,
         gt=1e-15,
         lt=1,
-        description="limit of the sum over runs; the budget's where it is left out",
+        description="limit of the sum over runs, below 1/population; the budget's where it is left out",
     )
 
 
