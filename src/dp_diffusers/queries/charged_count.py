@@ -117,9 +117,9 @@ def price_line(price: dict[str, Any]) -> str:
     cap = cap_in_words(ledger)
     if price["not_private"]:
         return "NOT PRIVATE: the noise was drawn with test keys"
+    bound = epsilon_at(rounded_up_text(price["epsilon"]), price["delta"])
     return (
-        f"charged: epsilon {rounded_up_text(price['epsilon'])} at delta {price['delta']:g} for each "
-        f"{price['unit']} ({price['adjacency']}); the ledger comes to {total}, "
+        f"charged: {bound} for each {price['unit']} ({price['adjacency']}); the ledger comes to {total}, "
         + ("no cap" if cap is None else f"with a cap of {cap}")
     )
 
