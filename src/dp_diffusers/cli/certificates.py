@@ -80,7 +80,7 @@ def sign(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Sign the certificate of a release that verifies; says what it promises."""
+    """Sign the certificate of a release that verifies."""
     configure(json=json, quiet=quiet)
     from dp_diffusers.privacy.certificate import Certificate
     from dp_diffusers.privacy.verification import promise
