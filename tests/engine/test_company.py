@@ -13,47 +13,88 @@ from torch import Tensor, nn
 
 from dp_diffusers.engine import ghost_norms, layer_rules, unit_grads
 from dp_diffusers.engine.clipping import ClippedSum
-from engine_support import make_box
+from engine_support import flat, make_box
 
-OTHERS, ROWS = 32, 6
+OTHERS, ROWS = 32, 3
+SIZE = 1e7  # of what an output is multiplied with
+
+
+def only(module: nn.Module, trained: str) -> nn.Module:
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name == trained)
+    return module
+
+
+def plain(out: Tensor) -> Tensor:
+    return out
+
+
+def pooled(out: Tensor) -> Tensor:
+    """Hands back a gradient that is one vector for all positions."""
+    return out.sum(1)
+
+
+def in_sequence(out: Tensor) -> Tensor:
+    """Hands back a gradient whose positions come first."""
+    return out.transpose(0, 1).contiguous().sum(0)
+
+
+def over_pixels(out: Tensor) -> Tensor:
+    return out.sum((2, 3))
+
+
 LAYERS = {  # small ones are written out, large ones postponed
-    "small linear": (lambda: nn.Linear(8, 8, bias=False), (8,)),
-    "linear": (lambda: nn.Linear(64, 64, bias=False), (64,)),
-    "linear of positions": (lambda: nn.Linear(96, 96, bias=False), (4, 96)),
-    "small conv": (lambda: nn.Conv2d(3, 4, 3, padding=1, bias=False), (3, 6, 6)),
-    "conv": (lambda: nn.Conv2d(64, 64, 3, padding=1, bias=False), (64, 2, 2)),
-    "conv of points": (lambda: nn.Conv2d(64, 64, 1, bias=False), (64, 2, 2)),
-    "no rule": (lambda: nn.ConvTranspose2d(4, 4, 2, bias=False), (4, 3, 3)),
+    "small linear": (lambda: nn.Linear(8, 8, bias=False), (8,), plain),
+    "linear": (lambda: nn.Linear(64, 64, bias=False), (64,), plain),
+    "linear of positions": (lambda: nn.Linear(96, 96, bias=False), (4, 96), pooled),
+    "adapter": (lambda: nn.Linear(64, 8, bias=False), (16, 64), pooled),
+    "adapter, sequence first": (lambda: nn.Linear(64, 8, bias=False), (16, 64), in_sequence),
+    "few positions": (lambda: nn.Linear(12, 12, bias=False), (5, 12), pooled),
+    "bias": (lambda: only(nn.Linear(5, 5), "bias"), (49, 5), pooled),
+    "norm": (lambda: nn.LayerNorm(5), (49, 5), in_sequence),
+    "small conv": (lambda: nn.Conv2d(3, 4, 3, padding=1, bias=False), (3, 6, 6), over_pixels),
+    "conv": (lambda: nn.Conv2d(64, 64, 3, padding=1, bias=False), (64, 2, 2), over_pixels),
+    "conv of points": (lambda: nn.Conv2d(64, 64, 1, bias=False), (64, 2, 2), over_pixels),
+    "conv bias": (lambda: only(nn.Conv2d(8, 8, 1), "bias"), (8, 7, 7), over_pixels),
+    "group norm": (lambda: nn.GroupNorm(2, 8), (8, 7, 7), over_pixels),
+    "no rule": (lambda: nn.ConvTranspose2d(4, 4, 2, bias=False), (4, 3, 3), over_pixels),
 }
 LARGE = ["linear", "linear of positions", "conv"]
 
 
-def drawn(seed: int, rows: int, shape: tuple[int, ...]) -> Tensor:
-    return torch.randn(rows, *shape, generator=torch.Generator().manual_seed(seed))
+def drawn(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def clipped(layer: str, images: Tensor, sign: Tensor, owners: list[int]) -> Tensor:
-    """The sum of a pass, in units of the clip norm, before noise."""
+def clipped(layer: str, images: Tensor, factors: Tensor | None, owners: list[int]) -> Tensor:
+    """The sum of a pass, in units of the clip norm, before noise; factors of the outputs, 1 beyond."""
     torch.manual_seed(0)
-    module = LAYERS[layer][0]()
+    make, _, consumed = LAYERS[layer]
+    module = make()
     box = make_box(module, clip_norm=1.0)
-    losses = module(images).flatten(1).sum(1) * sign
-    box.accumulate(losses, torch.tensor(owners), torch.ones(len(owners)), complete=True)
-    return box._sum.take()[0][0]
+    out = consumed(module(images))
+    each = torch.ones_like(out)
+    if factors is not None:
+        each[: len(factors)] = factors
+    box.accumulate((out * each).sum(1), torch.tensor(owners), torch.ones(len(owners)), complete=True)
+    return flat(box._sum.take()[0])
+
+
+def outputs(layer: str) -> int:
+    make, shape, consumed = LAYERS[layer]
+    return consumed(make()(torch.zeros(1, *shape))).shape[1]
 
 
 def moved_by_one(layer: str, rows: int) -> tuple[float, float]:
-    """How far a unit of so many rows moves the sum, and its length without it. The others are alike: three
-    rows, and the same three subtracted."""
+    """How far a unit of so many rows moves the sum, and its length without it. The others are alike: one
+    image in three rows, whose factors a, b and -(a + b) leave nothing of its gradient."""
     shape = LAYERS[layer][1]
-    half = drawn(7, ROWS // 2, shape) * 1e6
-    images, sign = torch.cat([half, half]).repeat(OTHERS, *[1] * len(shape)), torch.ones(OTHERS, ROWS)
-    sign[:, ROWS // 2 :] = -1.0
+    factors = drawn(2, 2, outputs(layer)) * SIZE
+    factors = torch.cat([factors, -factors.sum(0, keepdim=True)]).repeat(OTHERS, 1)
+    images = drawn(1, 1, *shape).repeat(OTHERS * ROWS, *[1] * len(shape))
     owners = [each for each in range(OTHERS) for _ in range(ROWS)]
-    without = clipped(layer, images, sign.flatten(), owners)
-    hers = drawn(5, rows, shape)
-    signs = torch.cat([sign.flatten(), torch.ones(rows)])
-    with_her = clipped(layer, torch.cat([images, hers]), signs, owners + [OTHERS] * rows)
+    without = clipped(layer, images, factors, owners)
+    with_her = clipped(layer, torch.cat([images, drawn(5, rows, *shape)]), factors, owners + [OTHERS] * rows)
     return float((with_her - without).norm()), float(without.norm())
 
 
@@ -108,3 +149,10 @@ def test_guarantee_rounding_of_a_length_moves_the_count_by_next_to_nothing(round
     assert count(2.0 * (1 + rounded)) == pytest.approx(0.5, abs=2e-4)
     assert count(2.001 * (1 + rounded)) == pytest.approx(0.0, abs=2e-4)
     assert [count(length) for length in (0.0, 1.99, 2.01, 1e30)] == [0.5, 0.5, -0.5, -0.5]
+
+
+@pytest.mark.planted
+def test_planted_gradients_as_they_lie_in_memory_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are picked out are contiguous; beside their like they would be added in another order."""
+    monkeypatch.setattr(Tensor, "contiguous", lambda self, **how: self)
+    assert max(moved_by_one(layer, 1)[0] for layer in ("bias", "norm", "conv bias")) > 10

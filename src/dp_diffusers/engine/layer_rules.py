@@ -65,14 +65,16 @@ def applied(
 ) -> UnitGradients:
     """What a rule finds; owners with other numbers of rows than each other are no business of each other.
 
-    Those of equally many rows are a pass of their own. So how an owner's gradient is computed, and with that
-    how it is rounded, follows from its own rows: where its positions cancel, the rounding is all there is,
-    and it would be clipped to a direction of its own.
+    Those of equally many rows are a pass of their own, and all are contiguous, as rows that are picked out
+    are. So how an owner's gradient is computed, and with that how it is rounded, follows from its own rows:
+    where its positions cancel, the rounding is all there is, and it would be clipped to a direction of its
+    own.
     """
+    inputs, backprop = inputs.contiguous(), backprop.contiguous()
     if owners.fold:
         return function(layer, inputs, backprop, owners)
     found: dict[str, Tensor] = {}
-    for alike in owners.alike():
+    for alike in owners.alike:
         part = function(layer, inputs[alike.rows], backprop[alike.rows], alike.owners)
         for name, gradient in part.items():
             written = written_out(gradient)
@@ -138,9 +140,7 @@ def _linear_weight(outgoing: Tensor, incoming: Tensor, owners: RowOwners) -> Gra
 
 
 def _linear_written(incoming: Tensor, outgoing: Tensor, owners: RowOwners) -> Tensor:
-    if outgoing.is_contiguous() and incoming.is_contiguous():  # attention hands over transposed views
-        outgoing, incoming = owners.merge(outgoing), owners.merge(incoming)
-    return owners.sum_rows(_outer(outgoing, incoming))
+    return owners.sum_rows(_outer(owners.merge(outgoing), owners.merge(incoming)))
 
 
 def _outer(outgoing: Tensor, incoming: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def _linear_total(incoming: Tensor, outgoing: Tensor) -> Tensor:
 
 @rule(nn.Conv2d, "_conv_forward")
 def conv2d(layer: nn.Module, inputs: Tensor, backprop: Tensor, owners: RowOwners) -> UnitGradients:
-    """Correlation of input and backprop, row by row; activations may have any strides."""
+    """Correlation of input and backprop, row by row."""
     assert isinstance(layer, nn.Conv2d)
     found: UnitGradients = {}
     if wants(layer, "weight"):

@@ -8,6 +8,7 @@ make one owner.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -75,10 +76,11 @@ class RowOwners:
         if self.fold:
             return values.reshape(self.count, self.fold, *values.shape[1:]).sum(1)
         total = values.new_zeros(self.count, *values.shape[1:])
-        for alike in self.alike():
+        for alike in self.alike:
             total[alike.positions] = alike.owners.sum_rows(values[alike.rows])
         return total
 
+    @cached_property
     def alike(self) -> list[Alike]:
         """The owners in groups of equally many rows, each of which folds; their rows stay in order."""
         counts = torch.bincount(self.index, minlength=self.count)
