@@ -17,9 +17,11 @@ from certificate_support import consistent, forge, read
 from dp_diffusers.errors import VerificationError
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy import certificate_text, verification
+from dp_diffusers.privacy.assumptions import assumptions_of
 from dp_diffusers.privacy.certificate import Certificate
 from dp_diffusers.privacy.ledger import Ledger
 from dp_diffusers.privacy.signature import generate_key
+from dp_diffusers.privacy.statements import statements_of
 
 FILES = {
     "adapter/adapter_model.safetensors": bytes(range(256)) * 8,
@@ -191,12 +193,10 @@ SENTENCES: dict[str, Callable[[dict[str, Any]], object]] = {
     "one left out": lambda document: document["assumptions"].pop(),
     "another unit": lambda document: document["statements"][1].update(answer="One person."),
     "facts that differ": lambda document: document.update(
-        statements=verification.statements_of(document, class_names_from_data=True, multi_owner=False)
+        statements=statements_of(document, class_names_from_data=True, multi_owner=False)
     ),
     "of another epsilon": lambda document: document.update(
-        statements=verification.statements_of(
-            {**document, "epsilon": 0.1}, class_names_from_data=False, multi_owner=False
-        )
+        statements=statements_of({**document, "epsilon": 0.1}, class_names_from_data=False, multi_owner=False)
     ),
     "a base without a name": lambda document: document["base_model"].pop("id"),
     "a unit that is none": lambda document: document.update(unit=3),
@@ -239,8 +239,8 @@ def test_facts_of_the_data_change_the_sentences_and_nothing_else(release: Path) 
     document = read(release)
     assert consistent(document) == document
     facts = {"class_names_from_data": True, "multi_owner": True}
-    document["assumptions"] = verification.assumptions_of(document, **facts)
-    document["statements"] = verification.statements_of(document, **facts)
+    document["assumptions"] = assumptions_of(document, **facts)
+    document["statements"] = statements_of(document, **facts)
     forge(release, document)
     assert Certificate.verify(release).valid
 

@@ -87,7 +87,10 @@ def test_guarantee_delta_is_no_probability_that_the_factor_fails() -> None:
     delta = normal.cdf(0.5 - epsilon) - math.exp(epsilon) * normal.cdf(-0.5 - epsilon)
     assert 1 - normal.cdf(epsilon - 0.5) > 2 * delta
     text = explain(Budget(epsilon, 1e-5), RECORD, epsilon, None)
-    assert "changes through one image being in the data by a factor of at most" in text
+    assert (
+        "with one image in the data and without it, the probabilities of anything that they could see or"
+        in text
+    )
     assert "plus delta" in text
     assert not re.search(r"fail|except with", text)
 

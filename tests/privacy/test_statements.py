@@ -117,7 +117,7 @@ def test_guarantee_no_sentence_says_less_than_the_bound() -> None:
     facts = {"class_names_from_data": False, "multi_owner": False}
     said = str(statements_of(certificate(epsilon=7.996056, ledger=ledger), **facts))
     assert "Epsilon 7.997 at delta" in said
-    assert "at most e^7.997 times the probability that it has without, plus delta" in said
+    assert "differ by a factor of at most e^7.997, plus delta" in said
     assert "it stood at epsilon 10.8 at a delta that is not stated." in said
     assert "ask what `ledger show` says today" in said
     ledger["spent_delta"] = 0.000012344
@@ -130,7 +130,7 @@ def test_guarantee_delta_and_noise_are_not_said_to_be_better_than_they_are() -> 
     quantile = {"target_quantile": 0.5, "quantile_rate": 0.2, "quantile_noise": 9.87659}
     sgd = {**SGD, **quantile, "noise_multiplier": 1.23459, "clipping": "adaptive"}
     said = str(statements_of(certificate(delta=0.000123444, mechanisms=[sgd]), **facts))
-    assert "at delta 0.0001235." in said
+    assert "at delta 0.0001235: with" in said
     assert "noise multiplier 1.234, shared by the sum and a count with noise 9.876." in said
     assert "% of the time, plus at most delta" in said
     assert "fail" not in said, "delta is not the probability that the factor is exceeded"

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import yaml
 
+from dp_diffusers.privacy.compared import compared
 from dp_diffusers.rounding import rounded_up_text
 
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -105,9 +106,10 @@ def promise(certificate: Mapping[str, Any], what: str) -> str:
     """The bound in words. what: this adapter or its images, these images."""
     unit = plain(certificate["unit"])
     return (
-        f"{bound(certificate)}. Whatever anyone does with {what}: with one {unit} among the private data or "
-        "without it, the probabilities of anything that they could see or conclude differ by a factor of at "
-        "most e^epsilon, plus delta."
+        f"{bound(certificate)}. Whatever anyone does with {what}: "
+        f"{compared(unit, certificate['adjacency'])}, "
+        "the probabilities of anything that they could see or conclude differ by a factor of at most "
+        "e^epsilon, plus delta."
     )
 
 

@@ -89,8 +89,8 @@ def _promise(origins: Sequence[Origin]) -> str:
     several = " Whoever is in the data of several is protected by the sum." if len(origins) > 1 else ""
     return (
         f"Trained with differential privacy: {bounds}.{several} Whatever anyone does with these "
-        "weights: with one unit among the training data or without it, the probabilities of anything that "
-        "they could see or conclude differ by a factor of at most e^epsilon, plus delta."
+        "weights: with training data that differ in one unit, as its adjacency says, the probabilities of "
+        "anything that they could see or conclude differ by a factor of at most e^epsilon, plus delta."
     )
 
 

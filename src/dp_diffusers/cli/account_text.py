@@ -7,6 +7,7 @@ the standard library alone at the top. The JSON documents are the design's contr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from dp_diffusers.rounding import rounded_up_text
@@ -125,7 +126,7 @@ def total_line(document: dict[str, Any]) -> str:
         return f"epsilon {rounded_up_text(spent)} spent at delta {delta}, {limit}"
     filled = min(BAR, round(BAR * spent / cap))
     text = f"epsilon {rounded_up_text(spent)} spent, cap {cap:g}, both at delta {delta}"
-    return f"{text}  [{'#' * filled}{'.' * (BAR - filled)}] {100 * spent / cap:.0f} %"
+    return f"{text}  [{'#' * filled}{'.' * (BAR - filled)}] {ceil(round(100 * spent / cap, 6))} %"
 
 
 def vacuous_line(opened: Ledger) -> str | None:

@@ -166,7 +166,7 @@ def _kind_of_folder(folder: Path) -> str:
         if holds_pictures(folder):  # either could be the stray
             raise DataError(
                 f"{folder} holds parquet files and pictures, and only one of the two can be meant",
-                hint="name the parquet file itself, or move it out of the folder of pictures",
+                hint="move the parquet files out of the folder of pictures, or name one itself",
             )
         return "parquet"
     return "dicom" if holds_dicom(folder) else "folder"

@@ -25,7 +25,7 @@ _BEYOND: Final = 50.0  # e^50 is further than from one end of what FARTHEST allo
 class Quantile:
     """The public numbers: which share of units stays unclipped, how fast, and the noise of their count.
 
-    `noise` is the standard deviation on the sum of +1/2 (unclipped) and -1/2 (clipped) over the units of a
+    `noise` is the standard deviation on the sum of +1/2 (unclipped) to -1/2 (clipped) over the units of a
     step. Raises `ParameterError` for numbers out of range.
     """
 

@@ -29,6 +29,7 @@ from dp_diffusers.drawing.images_out import EMPTY
 from dp_diffusers.errors import DataError
 from dp_diffusers.evaluation.class_numbers import listed, matched
 from dp_diffusers.evaluation.places import files_of
+from dp_diffusers.tenths import by_tenths
 
 LABEL: Final = "label"  # the column, where nobody names another
 ON_DISK_FROM: Final = 1 << 30  # bytes
@@ -182,16 +183,17 @@ def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
 def _told(
     encoded: Iterator[tuple[str, bytes]], count: int, progress: Callable[..., None] | None
 ) -> Iterator[tuple[str, bytes]]:
-    """The same images; of `TOLD_FROM` and more `progress` is told, in whole per cent alone.
+    """The same images; of `TOLD_FROM` and more `progress` is told, in tenths alone.
 
     The images may be private ones, whose number nobody may read off a screen.
     """
-    shown = 0
+    if progress is None or count < TOLD_FROM:
+        yield from encoded
+        return
+    done = by_tenths(lambda line: progress(message=line), "reading images")
     for place, item in enumerate(encoded, 1):
         yield item
-        if progress is not None and count >= TOLD_FROM and (percent := 100 * place // count) > shown:
-            shown = percent
-            progress(step=percent, steps=100, unit="% of images")
+        done(place / count)
 
 
 def _opened(place: Path | str, label: str | None, own: Sequence[str]) -> RawImages:

@@ -66,12 +66,13 @@ def _leak_scan(unknown: Sequence[str] | None) -> str:
     if not unknown:  # a card of the training keeps this sentence, whatever is added to the release later
         return (
             "the release was compared with the private images before it was certified, and a copy of one "
-            f"would have stopped it, but for what its certificate names in scanned_without_traces; {passed}"
+            "would have stopped it. What was added when it could not be compared, if anything was, the "
+            f"certificate names in scanned_without_traces; {passed}"
         )
     return (
-        f"{' and '.join(unknown)} were certified when no traces of the private images were left to compare "
-        "with, so a copy of one there would not have been noticed. The rest of the release was compared with "
-        f"them before it was certified, and a copy of one would have stopped it; {passed}"
+        f"no traces of the private images were left to compare with when this was added: "
+        f"{' and '.join(unknown)}. A copy of one there would not have been noticed. The rest of the release "
+        f"was compared with them before it was certified, and a copy of one would have stopped it; {passed}"
     )
 
 

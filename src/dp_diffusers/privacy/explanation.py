@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dp_diffusers.privacy.budget import Budget
+from dp_diffusers.privacy.compared import compared
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 from dp_diffusers.privacy.theorems import theorem_of
@@ -127,9 +128,10 @@ def _officer(budget: Budget, record: GaussianMechanism, epsilon: float) -> str:
     shown = rounded_up(epsilon)
     lines = [
         f"Protected is each {_unit(budget)}: {_adjacency_sentence(budget)}",
-        "Whatever anyone does with the model and its images: the probability of anything that they could see "
-        f"or conclude changes through one {_name(budget)} {BELIEF[budget.adjacency]} by a factor of at most "
-        f"e^{shown:g} = {_factor(shown)}, plus delta. {_odds_sentence(epsilon)}",
+        "Whatever anyone does with the model and its images: "
+        f"{compared(_name(budget), budget.adjacency)}, the probabilities of anything that they could see or "
+        f"conclude differ by a factor of at most e^{shown:g} = {_factor(shown)}, plus delta. "
+        f"{_odds_sentence(epsilon)}",
         f"Delta = {rounded_up_text(budget.delta)} is added to every probability, that of a right guess "
         f"included; one in the {record.population:,} of the data would be {1 / record.population:.1g}.",
         f"Assumed public, and not protected: that the data hold {_how_many(budget, record)} (declared, not "
@@ -167,7 +169,11 @@ def _odds_sentence(epsilon: float) -> str:
             f"Someone who begins at even odds is right at most {rounded_up_text(right, 3)} % of the time, "
             "plus at most delta."
         )
-    share = f"in {rounded_up_text(right)} % of cases" if right < 99.99 else "in more than 99.99 % of cases"
+    share = (
+        f"in {rounded_up_text(right)} % of cases, plus at most delta"
+        if right < 99.99
+        else "in more than 99.99 % of cases"
+    )
     return (
         f"In the worst case that is near certainty: someone who begins at even odds could be right {share}. "
         "At an epsilon this large the bound by itself promises little; a smaller one promises more."

@@ -1,7 +1,7 @@
 """What a certificate says of its ledger, held against the release that it is of.
 
-Guarantee: a total is accepted only below its cap, by a rule of ledgers, and, where its delta is stated,
-as no less than what this release costs alone at that delta; a cap only at a delta below 1 / population.
+Guarantee: a total is accepted only below its cap, by a rule of ledgers, with its delta, and as no less than
+what this release costs alone at that delta; a cap only at a delta below 1 / population.
 Imports the accountant, never torch. Source: the contract of the certificate; `spending.total`.
 """
 
@@ -47,13 +47,8 @@ def _added_up(certificate: Certificate, spent: float, cap: float | None) -> Iter
 
 
 def _at_its_delta(certificate: Certificate, spent: float, records: Sequence[Record]) -> Iterator[str]:
-    """By any rule a total bounds each run that is in it, at the total's own delta.
-
-    Certificates without `spent_delta` were issued before there was one: they are not held against it.
-    """
-    if "spent_delta" not in certificate.ledger:
-        return
-    delta = certificate.ledger["spent_delta"]
+    """By any rule a total bounds each run that is in it, at the total's own delta."""
+    delta = certificate.ledger.get("spent_delta")
     if not is_number(delta) or not delta > 0:
         yield f"the ledger's delta is {delta!r}: expected a number above 0"
     elif delta < 1:
@@ -68,23 +63,22 @@ def _at_its_delta(certificate: Certificate, spent: float, records: Sequence[Reco
 def _of_the_cap(ledger: Mapping[str, Any], populations: Sequence[int]) -> Iterator[str]:
     """A cap limits nothing at a delta of 1 / population or more; a total under it is at its delta.
 
-    Without a cap, the total's delta is a sum that nothing bounds, and no limit is told by it. Certificates
-    without `cap_delta` were issued before there was one: there `spent_delta` says it.
+    Without a cap, the total's delta is a sum that nothing bounds, and no limit is told by it.
     """
     if ledger["cap_epsilon"] is None:
         if ledger.get("cap_delta") is not None:
             yield f"the ledger has no cap, and a cap's delta of {ledger['cap_delta']!r}"
         return
     population = max(populations, default=1)
-    stated = {name: ledger[name] for name in ("cap_delta", "spent_delta") if name in ledger}
-    if not all(is_number(delta) and delta > 0 for delta in stated.values()):
+    delta, spent = ledger.get("cap_delta"), ledger.get("spent_delta")
+    if not is_number(delta) or not delta > 0:
         yield "the delta of the ledger's cap is missing"
-    elif len(set(stated.values())) > 1:
-        yield f"the ledger's cap is at delta {ledger['cap_delta']}, and its total at {ledger['spent_delta']}"
-    elif stated and promises_nothing(max(stated.values()), population):
+    elif delta != spent:
+        yield f"the ledger's cap is at delta {delta}, and its total at {spent}"
+    elif promises_nothing(delta, population):
         yield (
-            f"the cap of the ledger is at delta {max(stated.values()):g}, not below 1 / population = "
-            f"{1 / population:.3g}: it limits nothing"
+            f"the cap of the ledger is at delta {delta:g}, not below 1 / population = {1 / population:.3g}: "
+            "it limits nothing"
         )
 
 

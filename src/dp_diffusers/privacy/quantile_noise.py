@@ -16,8 +16,8 @@ from dp_diffusers.errors import ParameterError, positive
 def gradient_noise(noise_multiplier: float, quantile_noise: float) -> float:
     """Noise multiplier of the gradient, (z^-2 - (2 sigma_b)^-2)^(-1/2): a little above the accounted z.
 
-    quantile_noise: sigma_b, the noise on a count to which a unit adds +1/2 or -1/2. Raises `ParameterError`
-    unless sigma_b > z / 2: at less, the count alone costs more than was accounted.
+    quantile_noise: sigma_b, the noise on a count to which a unit adds from -1/2 to +1/2. Raises
+    `ParameterError` unless sigma_b > z / 2: at less, the count alone costs more than was accounted.
     """
     positive(noise_multiplier=noise_multiplier, quantile_noise=quantile_noise)
     part = noise_multiplier / (2.0 * quantile_noise)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from dp_diffusers.privacy.budget import promises_nothing
 from dp_diffusers.privacy.cap_words import cap_in_words, epsilon_at
+from dp_diffusers.privacy.compared import compared
 from dp_diffusers.privacy.earlier_releases import earlier_releases
 from dp_diffusers.privacy.events import record_from_dict
 from dp_diffusers.privacy.teacher_features import network_of
@@ -153,10 +154,11 @@ def _strength(certificate: Mapping[str, Any]) -> str:
     epsilon, unit = certificate["epsilon"], certificate["unit"]
     right, bound = rounded_up_text(100.0 / (1.0 + math.exp(-epsilon))), rounded_up_text(epsilon)
     return (
-        f"Epsilon {bound} at delta {rounded_up_text(certificate['delta'])}. Anything that somebody could see "
-        f"in the release or conclude from it has with {_a(unit)} in the data at most e^{bound} times the "
-        "probability that it has without, plus delta, and the other way round. So whoever begins at even "
-        f"odds on {_a(unit)} being in the data is right at most {right} % of the time, plus at most delta."
+        f"Epsilon {bound} at delta {rounded_up_text(certificate['delta'])}: "
+        f"{compared(unit, certificate['adjacency'])}, the probabilities of anything that somebody could see "
+        f"in the release or conclude from it differ by a factor of at most e^{bound}, plus delta. So whoever "
+        f"begins at even odds on which of the two it was is right at most {right} % of the time, plus at "
+        "most delta."
     )
 
 
@@ -172,7 +174,8 @@ def _sensitivities(certificate: Mapping[str, Any]) -> Iterator[str]:
             yield (
                 f"All rows of {_a(unit)} make one gradient, clipped before it enters a step's sum, however "
                 f"many images and noise draws it has. The length starts at {entry['clip_norm']:g} and "
-                "follows a noisy count of units that stay below it, to which each adds one half, or takes it."
+                "follows a noisy count of units that stay below it, to which each adds at most one half, "
+                "either way."
             )
         elif entry.get("clip_norm") is not None:
             yield (
@@ -212,8 +215,8 @@ def _composition(certificate: Mapping[str, Any]) -> str:
         f"They add up. The ledger of the data set counts them, {limit}; when this run ended it stood at "
         f"{epsilon_at(rounded_up_text(spent), delta)}. "
         + ("That delta is not below 1 / population, so this total promises nothing. " if vacuous else "")
-        + "Later runs and questions come on top: ask what `ledger show` says today. So do releases that "
-        "another ledger counts, or none."
+        + "Later runs and questions come on top, and so do releases that another ledger counts, or none: "
+        "ask what `ledger show` says today."
     )
 
 

@@ -48,7 +48,7 @@ def _delta(recipe: Mapping[str, Any]) -> Iterator[Finding]:
     own = _number(recipe, "budget", "delta")
     of_cap = _number(budget, "cap", "delta") if isinstance(budget, Mapping) else None
     for place, delta in ((("budget", "delta"), own), (("budget", "cap", "delta"), of_cap)):
-        if delta is None or not population or not 1 > delta >= 1 / population > 0:
+        if delta is None or not population or not (delta < 1 <= delta * population):
             continue
         if len(place) > 2 and delta == own:
             continue  # told once
