@@ -15,7 +15,7 @@ OWN_FEATURES: Final = "features-"  # how the name of such a network begins; a pa
 
 def is_own(teacher: Mapping[str, Any]) -> bool:
     """Whether the user trained the network of these features."""
-    return str(teacher["features"]).startswith(OWN_FEATURES)
+    return str(teacher.get("features")).startswith(OWN_FEATURES)
 
 
 def network_of(teacher: Mapping[str, Any]) -> str:
