@@ -246,7 +246,9 @@ def _hashes(certificate: Certificate) -> Iterator[str]:
     if certificate.adapter.get("sha256") != certificate.files.get(ADAPTER_FILE):
         yield f"the adapter's hash is not that of {ADAPTER_FILE}"
     teacher, released = certificate.further.get("teacher"), certificate.files.get(NETWORK_FILE)
-    stated = teacher.get("sha256") if teacher is not None and (released is not None or is_own(teacher)) else None
+    stated = (
+        teacher.get("sha256") if teacher is not None and (released is not None or is_own(teacher)) else None
+    )
     if stated != released:  # the user's own network is released, and no other is
         yield f"the hash of the teacher's features is not that of {NETWORK_FILE}"
 
