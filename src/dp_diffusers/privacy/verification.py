@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from dp_diffusers.errors import DPDiffusersError
 from dp_diffusers.privacy import accountant, signature
+from dp_diffusers.privacy.cap_words import epsilon_at
 from dp_diffusers.privacy.certificate import ADAPTER_FILE, POPULATION_FILE, TEACHER_FILE, Certificate
 from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
 from dp_diffusers.privacy.certified_numbers import software
@@ -69,7 +70,7 @@ def promise(valid: Verification | Certificate) -> str:
         return NOT_PRIVATE
     assert valid.epsilon is not None  # what is valid has one
     assert valid.delta is not None
-    bound = f"epsilon {rounded_up_text(valid.epsilon)} at delta {rounded_up_text(valid.delta)}"
+    bound = epsilon_at(rounded_up_text(valid.epsilon), valid.delta)
     return f"{bound} per {valid.unit}, adjacency {valid.adjacency}"
 
 
