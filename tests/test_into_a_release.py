@@ -28,6 +28,7 @@ def run(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spelt", [lambda run: run / "release" / "images", lambda run: run / "x" / ".." / "release" / "images"]
 )

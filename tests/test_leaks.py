@@ -215,6 +215,7 @@ def without_times(lines: list[str]) -> list[str]:
     return [re.sub(r"  [\d.e+-]+ (s/step|images/s)|  [\d.]+ GB|  eta \w+", "", line) for line in lines]
 
 
+@pytest.mark.slow
 def test_guarantee_the_screen_is_the_same_for_any_data(
     make: Any, tiny_recipe: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +246,7 @@ def test_planted_private_scalars_on_screen(
     assert without_times(first) != without_times(other)
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_names_and_pixels_in_the_release(
     tiny_recipe: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -277,6 +279,7 @@ def test_planted_names_and_pixels_in_the_release(
     assert main(["train", str(tiny_recipe.parent / "A.yaml"), "--out", str(out)]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_private_image_among_the_synthetic_ones(
     tiny_recipe: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -197,6 +197,7 @@ def test_what_is_not_private_says_so_everywhere(tmp_path: Path, capsys: pytest.C
     assert merged_from.load(out)[0]["not_private"] is True
 
 
+@pytest.mark.slow
 def test_the_verb_answers_with_a_path_and_a_bound(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

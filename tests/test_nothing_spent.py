@@ -47,6 +47,7 @@ def test_guarantee_images_that_the_model_does_not_take_cost_nothing(
     assert _spent(tmp_path / "x.ledger") == 0
 
 
+@pytest.mark.slow
 def test_guarantee_a_pass_that_fails_costs_nothing(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

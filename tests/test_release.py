@@ -160,6 +160,7 @@ def test_guarantee_a_generation_killed_anywhere_is_made_whole_by_the_next(
         assert before.valid, "what is not finished lies outside the release"
 
 
+@pytest.mark.slow
 def test_guarantee_a_certificate_that_does_not_verify_is_taken_away(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

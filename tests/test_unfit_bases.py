@@ -96,6 +96,7 @@ def test_classes_for_a_base_without_any_are_refused(
     assert not (tmp_path / "tiny.ledger").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 16), None])
 @pytest.mark.parametrize("kind", ["pixel", "latent", "stable diffusion"])
 def test_a_model_of_no_square_size_is_refused(
@@ -128,6 +129,7 @@ def _like(network: Any, **options: Any) -> Any:
     return type(network)(**known | options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "said"),
     [

@@ -70,6 +70,7 @@ def _names(images: Path) -> tuple[list[str], list[int]]:
     return features["label"]["names"], table["label"].to_pylist()
 
 
+@pytest.mark.slow
 def test_a_template_is_filled_with_declared_classes(recipe: Path) -> None:
     release = _trained(recipe, "data.caption=chest x-ray, {label}")
     assert release.certificate.classes == {
@@ -83,6 +84,7 @@ def test_a_template_is_filled_with_declared_classes(recipe: Path) -> None:
     assert _names(dpd.generate(release)) == (["normal", "opacity"], [0, 1, 0, 1])
 
 
+@pytest.mark.slow
 def test_classes_that_mean_the_same_to_the_base_are_refused(recipe: Path) -> None:
     """Their texts differ after the last token that is read: both classes would learn one condition."""
     cut = "data.caption=a chest x-ray of a patient, {label}"

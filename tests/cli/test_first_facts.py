@@ -25,6 +25,7 @@ def _no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetuning, "train", stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quiet", [(), ("--quiet",)])
 def test_a_run_in_another_ledger_says_so_once(
     tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], quiet: tuple[str, ...]

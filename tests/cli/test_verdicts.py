@@ -47,6 +47,7 @@ def _called(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return code, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_verify_says_what_is_promised(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Ledger.open(":memory:") as ledger:
         account = ledger.reserve(plan)
@@ -134,6 +135,7 @@ def test_a_question_is_told_from_a_training_and_each_delta_stands_beside_its_eps
     assert [(run["kind"], run["delta"]) for run in runs] == [("training", 1e-3), ("question", 1e-5)]
 
 
+@pytest.mark.slow
 def test_guarantee_a_ledger_whose_cap_limits_nothing_says_so_and_takes_no_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

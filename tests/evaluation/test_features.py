@@ -38,6 +38,7 @@ def test_the_larger_one_sees_the_same_images_larger() -> None:
     assert np.abs(large.of(images) - features_named(DEFAULT).of(images)).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [DEFAULT, "efficientnet-lite0-128"])
 def test_guarantee_an_image_has_the_same_features_to_the_bit_in_any_place(name: str) -> None:
     """Of full blocks; whom a private image is nearest to must not hang on who else is there."""

@@ -86,6 +86,7 @@ def crash(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return log
 
 
+@pytest.mark.slow
 def test_guarantee_no_key_is_ever_on_disk(
     tiny_recipe: Path, made: list[RunKeys], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,6 +225,7 @@ def test_reissue_adds_and_refuses_changes(release):
         added.reissue(release, replaced=["images"])
 
 
+@pytest.mark.slow
 def test_guarantee_what_was_scanned_without_traces_is_said_until_a_scan_with_them(release):
     certificate = Certificate.read(release)
     (promise,) = [line for line in certificate.assumptions if line.startswith("Leak scan: ")]

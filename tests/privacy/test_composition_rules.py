@@ -174,6 +174,7 @@ def admit_until_refused(ledger: Ledger, plans: Sequence[Plan], stops: Sequence[i
     return admitted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", [(6,), (1, 6, 2), (5, 1)])
 def test_guarantee_no_adaptive_sequence_passes_the_cap(ledger, stops) -> None:
     """Plans, their order and where each stops may all depend on what was seen; what is admitted is bounded

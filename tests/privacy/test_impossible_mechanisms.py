@@ -283,6 +283,7 @@ def test_votes_have_no_query_of_a_sample() -> None:
         Plan.calibrate(Budget(1.0, 1e-4), PE(steps=2, population=1000), [query])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cap", "rule", "spent"), [(None, "sum", 1.0), ({"epsilon": 1.0, "delta": 9e-4}, "pld", 0.78)]
 )

@@ -35,6 +35,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_loads_alone_and_fits(tab: Browser, pages: dict[str, Path], name: str, width: int) -> None:
@@ -77,6 +78,7 @@ def test_the_keyboard_reaches_the_content_first_and_then_every_table(
     assert tab.evaluate(heads.format(" button")) == tab.evaluate(heads.format("")) > 0
 
 
+@pytest.mark.slow
 def test_details_are_open_on_paper(tab: Browser, pages: dict[str, Path]) -> None:
     tab.open(pages["release"], width=1440)
     opened = "[...document.querySelectorAll('details')].map(each => each.open)"

@@ -203,6 +203,7 @@ def test_scores_of_other_images_are_not_shown(tmp_path: Path) -> None:
     assert Report.of(run, scores=True).scores is None
 
 
+@pytest.mark.slow
 def test_guarantee_a_changed_page_is_a_negative_verdict_and_written_again(
     shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,6 +81,7 @@ def test_guarantee_a_changed_pipeline_draws_nothing_for_a_release(
     assert (release.path / "certificate.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.planted
 def test_planted_a_release_that_does_not_look(
     tuned: Callable[..., tuple[Base, dpd.Release]], monkeypatch: pytest.MonkeyPatch
