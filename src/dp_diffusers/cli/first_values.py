@@ -1,7 +1,8 @@
-"""What `init` writes of mechanism, strategy and training where measurements speak for another value than a default.
+"""What `init` writes of mechanism, strategy and training, where measurements speak against a default.
 
-Guarantees values that fit the base as far as the names of its files tell: adapters on all layers for models that
-`pretrain` makes, which were measured (docs/guides/choosing.md), the defaults for all others. Opens no file.
+Guarantees values that fit the base as far as the names of its files tell: adapters on all layers for models
+that `pretrain` makes, which were measured (docs/guides/choosing.md), the defaults for all others. Opens no
+file.
 """
 
 from __future__ import annotations
