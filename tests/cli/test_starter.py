@@ -145,32 +145,8 @@ def test_the_next_command_can_be_typed_where_a_folder_has_blanks(
     assert f"`dp-diffusers train '{path}' --out DIR` runs it" in capsys.readouterr().err
 
 
-def strategy_for(folder: Path, base: str, *words: str) -> tuple[str | None, bool | None, list[str] | None]:
-    """Layers, frozen half and further tensors that `init` writes for a base, in a new file."""
-    number = len(list(folder.glob("*.yaml")))
-    path = folder / f"{number}.yaml"
-    words = ("init", "hf://clinic/xrays", "--population", "35", "--base", base, "--out", str(path), *words)
-    assert main([*words]) == 0
-    recipe = Recipe.load(path)
-    assert (recipe.training.noise_draws, recipe.mechanism.clip_norm) == (1, 0.01)
-    assert (recipe.training.schedule == "linear") == (recipe.strategy.targets == "all")
-    return recipe.strategy.targets, recipe.strategy.freeze_a, recipe.strategy.also
-
-
-def test_what_is_trained_is_what_was_measured_on_models_of_that_kind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, file in {
-        "own": "classes.json",
-        "plain": "pretraining.json",
-        "other": "model_index.json",
-    }.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).touch()
-    everywhere, default = ("all", True), ("attention", False, [])
-    assert strategy_for(tmp_path, "own") == (*everywhere, ["bias", "embedding"])
-    assert strategy_for(tmp_path, "own", "--label", "null") == (*everywhere, ["bias"])
-    assert strategy_for(tmp_path, "plain") == (*everywhere, ["bias"]), "it has no table of classes"
-    assert strategy_for(tmp_path, "runs/public") == (*everywhere, ["bias", "embedding"]), "still to be made"
-    assert strategy_for(tmp_path, "other") == strategy_for(tmp_path, "clinic/stable") == default
+def test_it_writes_one_noise_draw_and_the_default_of_all_else(tmp_path: Path) -> None:
+    recipe = started(tmp_path, "hf://clinic/xrays")
+    assert recipe.training.noise_draws == 1
+    default = type(recipe.training)()
+    assert recipe.training.model_copy(update={"noise_draws": default.noise_draws}) == default

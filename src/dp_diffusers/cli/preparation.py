@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dp_diffusers.cli.first_values import PUBLIC
 from dp_diffusers.cli.options import Json, Overrides, Quiet, RecipeFile
 from dp_diffusers.cli.output import answer, configure, say
 
@@ -55,7 +54,7 @@ def init(
     base: Annotated[
         str,
         typer.Option("--base", metavar="MODEL", help="Public model: a diffusers folder or a hub id."),
-    ] = PUBLIC,
+    ] = "runs/public",
     epsilon: Annotated[
         float, typer.Option("--epsilon", metavar="EPSILON", help="Privacy budget of a run.")
     ] = 1.0,

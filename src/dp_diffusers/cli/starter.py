@@ -15,7 +15,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from dp_diffusers.cli.first_values import first_values
 from dp_diffusers.data.sources import default_label, is_hub, kind_of
 from dp_diffusers.errors import DataError, InputError
 from dp_diffusers.recipe import Recipe
@@ -104,9 +103,13 @@ def _value(path: Path, answers: Answers) -> dict[str, Any]:
         budget["unit"] = answers.unit
     if answers.classes is not None:
         data["classes"] = [name.strip() for name in answers.classes.split(",")]
-    sections = first_values(answers.base, has_labels=data["label"] is not None)
-    sections["mechanism"]["population"] = STAND_IN if answers.population is None else answers.population
-    return {"base": _placed_base(answers.base, path.parent), "data": data, "budget": budget} | sections
+    return {
+        "base": _placed_base(answers.base, path.parent),
+        "data": data,
+        "budget": budget,
+        "mechanism": {"population": STAND_IN if answers.population is None else answers.population},
+        "training": {"noise_draws": 1},  # more cost time that units of other steps are worth more in
+    }
 
 
 def _name_of(data_set: str) -> str:
