@@ -43,6 +43,7 @@ def _run_id(ledger: Path) -> str:
         return run.run_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["settle", "abandon"])
 def test_guarantee_a_closed_run_trains_no_further_and_loses_nothing(
     tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
@@ -109,6 +110,7 @@ def _closed_after(recipe: Path, run: Path, step: int, **stated: bool) -> None:
     train(Recipe.load(recipe), run, close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unseen", [False, True])
 def test_guarantee_a_training_that_is_closed_under_way_releases_nothing(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unseen: bool

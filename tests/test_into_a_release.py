@@ -39,6 +39,7 @@ def test_the_place_they_have_anyway_may_be_named(run: Path, spelt: Callable[[Pat
     assert not dpd.Certificate.verify(run / "release").problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("below", ["", "more", "images/more", "adapter"])
 def test_guarantee_nothing_is_written_there_unlisted(run: Path, below: str) -> None:
     before = sorted(path for path in (run / "release").rglob("*"))

@@ -52,6 +52,7 @@ def refusal(
     return caught.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("strategy", ["lora", "full"])
 def test_guarantee_a_network_of_half_precision_is_not_trained(

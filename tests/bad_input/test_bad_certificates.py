@@ -259,6 +259,7 @@ def world(folder: Path) -> None:
         (folder / name).write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_bad_certificates(row: Row, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world(tmp_path)

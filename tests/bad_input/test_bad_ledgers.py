@@ -194,6 +194,7 @@ def world(folder: Path) -> None:
     (folder / "recipe.yaml").write_text(RECIPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_bad_ledgers(row: Row, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world(tmp_path)

@@ -202,6 +202,7 @@ CAPTIONS = [
 ROWS = [*MANIFESTS, *DICOMS, *HUGGING_FACE, *CAPTIONS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_bad_sources(row: Row, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     cheap_trainings(monkeypatch.setattr)

@@ -163,6 +163,7 @@ def test_the_optimisers_parameters_are_the_trainable_ones(
     assert wanted
 
 
+@pytest.mark.slow
 def test_the_dry_run_reaches_every_tensor(spec: Example, tiny_base: Callable[..., Any]) -> None:
     family = family_of(tiny_base())
     spec.apply(family.network)
@@ -201,6 +202,7 @@ def test_guarantee_one_unit_is_worth_the_clip_norm(
     assert bounded(moved(loop, range(6), leaves=0))
 
 
+@pytest.mark.slow
 def test_guarantee_units_of_unequal_size_are_worth_the_clip_norm(
     spec: Example, tiny_base: Callable[..., Any], tiny_images: Any
 ) -> None:

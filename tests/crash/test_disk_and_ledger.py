@@ -86,7 +86,8 @@ def test_a_ledger_on_a_full_disk_is_exit_2_and_resumable(
     assert len(charges(tiny_recipe.parent / "tiny.ledger")) == 12
 
 
-@pytest.mark.parametrize("nth", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("nth", [1, 2])
 def test_a_run_whose_name_cannot_be_written_leaves_no_reservation(
     nth: int, tiny_recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_without_guidance(name: str, options: dict[str, Any], monkeypatch: pytes
     assert torch.allclose(_compared(name, latents, family), stock, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), GUIDED, ids=str)
 def test_with_guidance(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "dit":

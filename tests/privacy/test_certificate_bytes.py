@@ -156,6 +156,7 @@ def without(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
+@pytest.mark.slow
 def test_guarantee_one_spelling(release: Path) -> None:
     for name, content in spelled(release).items():
         (release / "certificate.json").write_bytes(content)

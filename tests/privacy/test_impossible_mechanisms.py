@@ -108,6 +108,7 @@ def test_queries_about_the_classes_of_the_release_are_no_problem(
     assert problems(release, asked) == ""
 
 
+@pytest.mark.slow
 def test_guarantee_a_network_of_features_is_the_one_that_the_teacher_names(release: Path) -> None:
     """One of the user's own is released, and its hash is that of the teacher's features."""
     for name in (TEACHER_FILE, NETWORK_FILE):
@@ -212,6 +213,7 @@ def test_the_certificate_as_it_is_has_no_problem(release: Path) -> None:
     assert problems(release, lambda document: None) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [("cap_delta",), ("spent_delta",), ("cap_delta", "spent_delta")])
 def test_guarantee_a_total_without_its_delta_is_not_valid(release: Path, missing: tuple[str, ...]) -> None:
     """It could be any: what it is at least is known for a delta alone."""
@@ -228,6 +230,7 @@ def test_guarantee_a_total_without_its_delta_is_not_valid(release: Path, missing
 VACUOUS = {"spent_epsilon": 0.2, "rule": "filter"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -265,6 +268,7 @@ def test_a_query_of_the_steps_own_sample_is_none(release: Path, plan: Plan) -> N
     assert problems(release, lambda document: document["mechanisms"].append(entry)) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [SMALL, {"max_units": 600}, {"clip_norm": 0.5}, {"name": "count"}])
 def test_guarantee_a_plan_s_query_has_the_sample_of_its_steps(change: dict[str, Any]) -> None:
     mechanism, budget = DPSGD(steps=30, expected_units=500, population=1000), Budget(1.0, 1e-4)
