@@ -150,3 +150,5 @@ def test_it_writes_one_noise_draw_and_the_default_of_all_else(tmp_path: Path) ->
     assert recipe.training.noise_draws == 1
     default = type(recipe.training)()
     assert recipe.training.model_copy(update={"noise_draws": default.noise_draws}) == default
+    assert recipe.strategy == type(recipe.strategy)()
+    assert (recipe.mechanism.clip_norm, recipe.mechanism.steps) == (1.0, 200)

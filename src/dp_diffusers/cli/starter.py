@@ -40,7 +40,15 @@ WRITTEN = {
 }
 _BLANKS = re.compile(r"^((?:  |  # )(?:population|expected_units):) \d+")
 STAND_IN = 60_000  # for an unknown population: validates everything else, and is not written
-SEEN = {"data.resize", "budget.delta", "budget.ledger", "budget.cap", "teacher", "warmup"}
+SEEN = {
+    "data.resize",
+    "budget.delta",
+    "budget.ledger",
+    "budget.cap",
+    "mechanism.clip_norm",
+    "teacher",
+    "warmup",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +116,7 @@ def _value(path: Path, answers: Answers) -> dict[str, Any]:
         "data": data,
         "budget": budget,
         "mechanism": {"population": STAND_IN if answers.population is None else answers.population},
-        "training": {"noise_draws": 1},  # more cost time that units of other steps are worth more in
+        "training": {"noise_draws": 1},  # more take time in which a step could see more units
     }
 
 
