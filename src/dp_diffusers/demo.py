@@ -31,7 +31,7 @@ PRETRAIN = """\
 model: {size: 16, channels: 1, patch: 2, widths: [32, 64], layers: 1, attention: [false, true]}
 data:
   - {source: drawn_digits, count: 30000, frame: tight, scan: 8, fonts: 0.05}
-training: {steps: 1100, batch_size: 128, learning_rate: 2.0e-3, ema: 0.995, warmup_steps: 50}
+training: {steps: 800, batch_size: 128, learning_rate: 2.0e-3, ema: 0.995, warmup_steps: 50}
 """
 
 RECIPE = """\
