@@ -1,4 +1,4 @@
-"""Passes of one number of rows in bfloat16: who else is there does not change how anyone's row is rounded."""
+"""Passes of one number of rows: who else is there does not change how anyone's row is rounded."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def plan_of(expected: int, population: int, unit: str = "image") -> Any:
     return SimpleNamespace(mechanism=mechanism, noise_multiplier=1.0, budget=SimpleNamespace(unit=unit))
 
 
-def clipped_sum(units: np.ndarray) -> torch.Tensor:
-    """Of these units of 64, in clip norms."""
+def a_loop(dtype: str) -> Any:
+    """One that trains a U-Net on 64 units of one image, all in one pass."""
     rng = np.random.default_rng(0)
     images = PrivateImages(
         images=rng.integers(0, 255, (UNITS, 8, 8, 1), dtype=np.uint8),
@@ -68,16 +68,19 @@ def clipped_sum(units: np.ndarray) -> torch.Tensor:
         owner=np.arange(UNITS),
         unit_count=UNITS,
     )
-    family = unet()
-    runtime = {"dtype": "bfloat16", "rows_per_pass": UNITS}
-    loop = toy_loop(images, plan=plan_of(UNITS, UNITS), runtime=runtime, family=family)
-    keys = RunKeys.for_tests(0)
+    runtime = {"dtype": dtype, "rows_per_pass": UNITS}
+    return toy_loop(images, plan=plan_of(UNITS, UNITS), runtime=runtime, family=unet())
+
+
+def clipped_sum(units: np.ndarray) -> torch.Tensor:
+    """Of these units of 64 in bfloat16, in clip norms."""
+    loop = a_loop("bfloat16")
     box = PrivateGradient(
-        family.network,
+        loop.family.network,
         clip_norm=CLIP,
         noise_multiplier=1.0,
         expected_units=UNITS,
-        keys=keys,
+        keys=RunKeys.for_tests(0),
         plan_fingerprint="plan",
     )
     loop.collect(box, 0, units)
@@ -93,23 +96,36 @@ def moved_by_the_last() -> tuple[float, float]:
     return float((with_it - without).norm()), float((with_it - without - alone).norm())
 
 
+def first_loss(units: np.ndarray) -> float:
+    """Of unit 0 beside these in float32."""
+    loop = a_loop("float32")
+    (rows,) = loop.passes(0, units)
+    return float(loop.row_losses(rows, 0)[0].detach())
+
+
 def test_guarantee_in_bfloat16_nobody_s_absence_changes_the_rounding_of_others() -> None:
     moved, others = moved_by_the_last()
     assert others < 1e-4  # the margin of the noise
     assert moved <= 1 + 1e-4
 
 
+def test_guarantee_in_float32_a_loss_is_the_same_to_the_last_bit_in_any_company() -> None:
+    assert len({first_loss(np.arange(count)) for count in (1, 2, 5, 30, UNITS)}) == 1
+
+
+@pytest.mark.planted
 def test_planted_the_last_pass_has_as_many_rows_as_came(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rows, "filled", lambda self, count: self)
     _, others = moved_by_the_last()
     assert others > 1e-2
+    assert len({first_loss(np.arange(count)) for count in (1, 2, 5, 30, UNITS)}) > 1
 
 
-@pytest.mark.parametrize(("dtype", "sizes"), [("float32", [64, 6]), ("bfloat16", [64, 64])])
-def test_how_many_rows_a_pass_has(dtype: str, sizes: list[int]) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_passes_have_as_many_rows_whatever_came(dtype: str) -> None:
     runtime = {"dtype": dtype, "rows_per_pass": 64}
     loop = toy_loop(toy_images(70), plan=plan_of(400, 800), runtime=runtime)
-    assert [len(rows.owner) for rows in loop.passes(0, np.arange(70))] == sizes
+    assert [len(rows.owner) for rows in loop.passes(0, np.arange(70))] == [64, 64]
 
 
 @pytest.mark.parametrize(

@@ -225,21 +225,16 @@ class Loop:
         box.accumulate(losses, owner, weight, complete=rows.complete, filling=rows.filling)
 
     def passes(self, step: int, units: np.ndarray) -> Any:
-        """The rows of a step, cut to fit in memory; passes of one size where that decides on the rounding."""
+        """The rows of a step, cut to fit in memory: all passes of one size, which decides on the rounding."""
         cut = self.table.passes(self.keys, step, units, self.pass_rows)
-        if self.rounds_coarsely:
+        if self.plan is not None:
             cut = (rows.filled(self.pass_rows) for rows in cut)
         return self.ahead.passes(cut, step)
 
     @property
-    def rounds_coarsely(self) -> bool:
-        """Whether kernels for another number of rows could round by more than the noise's margin covers."""
-        return self.runtime.dtype != "float32"
-
-    @property
     def pass_rows(self) -> int:
         """Rows of a pass: public, so that what fills a pass up tells nothing of how many units came."""
-        if not self.rounds_coarsely or self.plan is None:
+        if self.plan is None:
             return self.most_rows
         return rows_of_each_pass(self.plan, self.training, self.most_rows, self.team.ranks.count)
 

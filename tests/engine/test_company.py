@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dp_diffusers.engine import ghost_norms, layer_rules, unit_grads
+from dp_diffusers.engine import conv_weights, ghost_norms, layer_rules, unit_grads
 from dp_diffusers.engine.clipping import ClippedSum
+from dp_diffusers.engine.layer_rules import applied, rule_for
+from dp_diffusers.engine.owners import RowOwners
+from dp_diffusers.engine.postponed import written_out
 from engine_support import flat, make_box
 
 OTHERS, ROWS = 32, 3
@@ -156,3 +159,38 @@ def test_planted_gradients_as_they_lie_in_memory_are_noticed(monkeypatch: pytest
     """Rows that are picked out are contiguous; beside their like they would be added in another order."""
     monkeypatch.setattr(Tensor, "contiguous", lambda self, **how: self)
     assert max(moved_by_one(layer, 1)[0] for layer in ("bias", "norm", "conv bias")) > 10
+
+
+CONVOLUTIONS = [(4, 4, 32, 1), (1, 32, 14, 1), (16, 16, 16, 1), (4, 16, 32, 2), (16, 4, 8, 1)]
+
+
+def of_the_first(shape: tuple[int, int, int, int], rows: int, owners: int) -> Tensor:
+    """The gradient of the first owner among so many of as many rows."""
+    channels, out, side, stride = shape
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, out, 3, stride, padding=1)
+    images = drawn(1, 3 * rows, channels, side, side)
+    backprop = drawn(2, *layer(images).shape)
+    whose = RowOwners.of(torch.arange(owners).repeat_interleave(rows))
+    with torch.no_grad():
+        got = applied(rule_for(layer), layer, images[: rows * owners], backprop[: rows * owners], whose)
+    return written_out(got["weight"])[0]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+def test_guarantee_the_only_one_of_a_size_is_rounded_as_among_others(
+    shape: tuple[int, int, int, int], rows: int
+) -> None:
+    alone = of_the_first(shape, rows, 1)
+    for owners in (2, 3):
+        assert torch.equal(of_the_first(shape, rows, owners), alone)
+
+
+@pytest.mark.planted
+def test_planted_a_convolution_of_one_group_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv_weights, "_twice", lambda rows: rows)
+    differing = [
+        not torch.equal(of_the_first(shape, 1, 1), of_the_first(shape, 1, 2)) for shape in CONVOLUTIONS
+    ]
+    assert any(differing)
