@@ -211,3 +211,13 @@ def test_guarantee_no_key_is_made_in_a_release(
     monkeypatch.chdir((release / place).parent)
     assert called(capsys, "certificate", "keygen", "key")[0] == 2
     assert not list(release.rglob("key*.pub"))
+
+
+def test_guarantee_a_certificate_writes_no_lines_of_its_own_on_a_terminal(
+    release: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (release / "a\nvalid\x1b[8m").write_text("not listed")
+    code, out, said = called(capsys, "certificate", "verify", release)
+    assert (code, out.splitlines()) == (4, ["not valid"])
+    assert r"a\nvalid\x1b[8m is not listed" in said
+    assert "\x1b[8m" not in said

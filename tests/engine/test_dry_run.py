@@ -125,3 +125,31 @@ def test_a_diffusers_unet_passes(tiny_base: Callable[..., Any]) -> None:
         return (predicted - noise[index]).square().mean((1, 2, 3))
 
     dry_run(unet, losses)
+
+
+class Averaging(Plain):
+    """Keeps a running average of what it saw, as codebooks and observers of quantisation do."""
+
+    def __init__(self, *, anew: bool) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(3))
+        self.anew = anew
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            mean = 0.5 * self.average + 0.5 * x.detach().mean(0)
+            if self.anew:
+                self.average = mean
+            else:
+                self.average.copy_(mean)
+            return super().forward(x)
+        return super().forward(x - self.average)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_guarantee_a_model_that_keeps_averages_is_refused_and_left_as_it_was(anew: bool) -> None:
+    module = Averaging(anew=anew)
+    with pytest.raises(ModelError, match="average: a pass changes what the model keeps there"):
+        dry_run(module, losses_of(module))
+    assert not module.average.any()
+    dry_run(module.eval(), losses_of(module))

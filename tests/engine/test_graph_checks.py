@@ -97,6 +97,22 @@ def test_a_model_that_is_put_into_training_mode_later_is_refused_then() -> None:
         box.accumulate(net(torch.randn(ROWS, 3)).sum(1), owner + ROWS, weight)
 
 
+class AsItIs(nn.Module):
+    """Batch normalisation that is no layer, in training mode alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, torch.zeros(4), torch.ones(4), training=self.training)
+
+
+def test_guarantee_so_is_one_whose_module_was_looked_at_in_another_mode() -> None:
+    net = network(AsItIs()).eval()
+    box, owner, weight = make_box(net), torch.arange(ROWS), torch.ones(ROWS)
+    box.accumulate(net(torch.randn(ROWS, 3)).sum(1), owner, weight)
+    net[1].train()
+    with pytest.raises(ModelError, match="batch normalisation in training mode"):
+        box.accumulate(net(torch.randn(ROWS, 3)).sum(1), owner + ROWS, weight)
+
+
 @pytest.mark.planted
 def test_planted_batch_normalisation_moves_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_grads, "refuse_mixing", lambda losses: None)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dp_diffusers.engine import ghost_norms
 from dp_diffusers.engine.postponed import Postponed
+from dp_diffusers.mechanisms.dpsgd import CLIP_NORMS
 from engine_support import make_box
 
 UNITS = 16
@@ -80,3 +81,26 @@ def test_planted_units_left_out_by_size_alone_are_noticed(
 
     monkeypatch.setattr(Postponed, "measured", only_those_that_cancel)
     assert moved_by_one(layer, "inputs beyond the largest")[0] > 10
+
+
+def moved_at_the_smallest_clip_norm() -> float:
+    """In clip norms, by one unit whose clipped backprops lie where float32 is coarse."""
+    module, smallest = nn.Linear(512, 512, bias=False), CLIP_NORMS[0]
+    length = smallest / (
+        0.5001 * 2.0**-149 * 512**0.5
+    )  # each backprop just above half of what float32 can hold
+    box = make_box(module, clip_norm=smallest)
+    outputs = module(torch.full((1, 512), length / 512**0.5))
+    box.accumulate(outputs.sum(1) * 1e-3, torch.tensor([0]), torch.ones(1))
+    (total,), _ = box._sum.take()
+    return float(total.norm()) / smallest
+
+
+def test_guarantee_one_unit_moves_the_sum_by_the_smallest_clip_norm_at_most() -> None:
+    assert moved_at_the_smallest_clip_norm() <= 1 + 1e-6
+
+
+@pytest.mark.planted
+def test_planted_factors_that_leave_float32_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Postponed, "_scale", lambda self, weights: torch.ones((), dtype=torch.float64))
+    assert moved_at_the_smallest_clip_norm() > 1.9

@@ -47,6 +47,8 @@ def test_whether_a_cap_was_given_is_written_down(given):
         ({"epsilon": 1, "delta": 1.0}, "got 1.0"),
         ({"epsilon": 1, "delta": math.nan}, "got nan"),
         ({"epsilon": 1, "unit": " "}, "whose privacy"),
+        ({"epsilon": 1, "unit": "patient\nid"}, r"without line breaks .* got 'patient\\nid'"),
+        ({"epsilon": 1, "unit": "patient\u202eid"}, "characters that nobody sees"),
         ({"epsilon": 1, "adjacency": "addremove"}, "unknown adjacency"),
         ({"epsilon": 1, "cap": {"epsilon": 1}}, "expected cap"),
         ({"epsilon": 1, "cap": 4}, "expected cap"),

@@ -194,6 +194,15 @@ WRONG = {
         side({"dimensions": 6}, labels=None, name="moments", classes=3, dimensions=6),
         "moments asked about 3 classes, the release has 1",
     ),
+    "a clip norm below float32": (first(clip_norm=1e-300), "clip norm 1e-300 is not in [1e-30, 1e+30]"),
+    "a clip norm of yes": (first(clip_norm=True), "clip norm True is not in"),
+    "a unit that nobody sees": (lambda document: document.update(unit=" "), "the unit ' ' names nothing"),
+    "a unit of two lines": (
+        lambda document: document.update(
+            unit="patient, adjacency replace\nsigned with the key that was given"
+        ),
+        r"the unit 'patient, adjacency replace\nsigned with the key that was given' names nothing",
+    ),
     "a limit below the mean": (first(max_units=1), r"max_units 1 is not in"),
 }
 

@@ -15,9 +15,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 import dp_diffusers as dpd
 from dp_diffusers.diffusion.base import Base, fingerprint
 from dp_diffusers.diffusion.loading import load_base
-from dp_diffusers.errors import ModelError
+from dp_diffusers.errors import GuaranteeError, ModelError
 from dp_diffusers.mechanisms.none import NonPrivate
 from dp_diffusers.run import held_base
+from dp_diffusers.training import Loop
 
 
 @pytest.fixture
@@ -124,6 +125,39 @@ def test_a_pipeline_as_it_was_is_taken_up_again(tuned: Callable[..., tuple[Base,
     fresh, again = tuned("run")
     assert held_base.state_of(fresh) == held_base.state_of(base)
     assert again.family().network is fresh.network
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_guarantee_only_what_is_trained_may_change(in_memory: bool, tiny_base_folder: Path) -> None:
+    base = replace(load_base(tiny_base_folder), in_memory=in_memory)
+    base.network.requires_grad_(False)
+    network: Any = base.network
+    network.conv_out.weight.requires_grad_(True)
+    with held_base.rest_untouched(base):
+        network.conv_out.weight.data.add_(0.5)
+    if not in_memory:  # drawn from anew
+        with held_base.rest_untouched(base):
+            _other_weights(base)
+        return
+    says = "weights or buffers of the base that it does not train"
+    with pytest.raises(GuaranteeError, match=says), held_base.rest_untouched(base):
+        _other_weights(base)
+
+
+@pytest.mark.slow
+def test_guarantee_a_training_that_changes_the_base_releases_nothing(
+    tuned: Callable[..., tuple[Base, dpd.Release]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = Loop.run
+
+    def leaking(self: Loop) -> None:
+        run(self)
+        _other_weights(self.family.base)
+
+    monkeypatch.setattr(Loop, "run", leaking)
+    with pytest.raises(GuaranteeError, match="that it does not train"):
+        tuned("run")
+    assert not (tmp_path / "run" / "release" / "certificate.json").exists()
 
 
 @pytest.mark.slow

@@ -42,6 +42,7 @@ def verify(
     configure(json=json, quiet=quiet)
     from dp_diffusers.cli.no_certificate import hint_without
     from dp_diffusers.privacy.certificate import Certificate
+    from dp_diffusers.privacy.verification import visible
 
     folder = _release(release)
     found = Certificate.verify(folder, public_key=public_key)
@@ -49,7 +50,7 @@ def verify(
     answer(text, {**_verdict(found), "release": str(folder)})
     absent = not (folder / "certificate.json").is_file()
     for problem in found.problems:
-        complain(str(problem), hint_without(folder) if absent else None)
+        complain(visible(str(problem)), hint_without(folder) if absent else None)
     if not found.valid:
         raise typer.Exit(int(ExitCode.VERIFICATION_NEGATIVE))
 

@@ -140,10 +140,15 @@ def fingerprint(base: Base) -> str:
     if base.options:
         facts["options"] = dict(sorted(base.options.items()))
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_plain).encode())
-    for name, value in _weights(base):
-        digest.update(f"\0{name}\0{value.dtype}\0{list(value.shape)}\0".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, value in weights_of(base):
+        add_tensor(digest, name, value)
     return digest.hexdigest()
+
+
+def add_tensor(digest: Any, name: str, value: torch.Tensor) -> None:
+    """Adds a name, type, shape and bytes to a hash."""
+    digest.update(f"\0{name}\0{value.dtype}\0{list(value.shape)}\0".encode())
+    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _schedule(scheduler: Any) -> Any:
@@ -153,7 +158,8 @@ def _schedule(scheduler: Any) -> Any:
     return {name: value for name, value in plain.config.items() if name in known}
 
 
-def _weights(base: Base) -> Iterator[tuple[str, torch.Tensor]]:
+def weights_of(base: Base) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors of the network and of its parts, by name, buffers included."""
     yield from sorted(base.network.state_dict().items())
     for name, part in sorted(base.parts.items()):
         if isinstance(part, nn.Module):

@@ -1,8 +1,9 @@
 """Weight gradients of a convolution: of each owner, or summed over all rows.
 
 Guarantees: each equals that of a batch of one, whatever the strides of the activations; rows of different
-owners are added only where the sum over all is asked for; a lone owner is rounded as among others. May import torch and the engine's owners. Source:
-Rochette et al. (2019, arXiv 1912.06015) for the grouped convolution.
+owners are added only where the sum over all is asked for; a lone owner is rounded as among others. May
+import torch and the engine's owners. Source: Rochette et al. (2019, arXiv 1912.06015) for the grouped
+convolution.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _by_grouping(
 
     K rows of an owner are summed inside where the gradients of single rows would be larger than their input
     (measured on one CPU thread: as fast as the plain weight gradient, 3 to 10 times faster than unfolding).
-    One group alone would be another kernel, which rounds otherwise: others would decide on how. So it goes twice.
+    One group alone is twice there: its own kernel rounds otherwise, so that other owners would decide on it.
     """
     fold = owners.fold if owners.fold > 1 and layer.weight.numel() > inputs[0].numel() else 1
     alone = owners.rows == fold

@@ -1,9 +1,9 @@
 """A rehearsal on random data before anything is spent: do the layer rules reach everything, and do rows stay
 apart?
 
-Guarantees: leaves parameters, gradients and hooks bit for bit as they were, also after an error. May import
-torch and the engine's unit gradients. Source: the gradient of a batch of one is the oracle, as in Opacus'
-tests.
+Guarantees: leaves parameters, buffers, gradients and hooks bit for bit as they were, also after an error. May
+import torch and the engine's unit gradients. Source: the gradient of a batch of one is the oracle, as in
+Opacus' tests.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def dry_run(module: nn.Module, losses: Losses, *, rows: int = 4) -> None:
     - Randomness: the model draws none of its own; its draws would depend on who else is in the batch.
     - Rows: removing one row, or replacing it by another, leaves the losses of the others as they were (1e-4
       relative).
+    - Buffers: no pass changes one. What private images leave there has no noise, and is drawn with.
     - Reach: every trainable tensor has a gradient somewhere.
     - Rules: the gradient of each row, by hooks and rules, equals that of a batch of one (1e-3 of the tensor's
       largest).
@@ -63,7 +64,7 @@ def rehearse(source: UnitGradientSource, losses: Losses, *, rows: int = 4) -> No
         raise ParameterError(f"expected rows >= 2, got {rows!r}", hint="with one row nothing can mix")
     everyone = torch.arange(rows, device=source.parameters[0].device)
     try:
-        with _perturbed(source.parameters):
+        with _perturbed(source.parameters), _kept(source):
             _check_rows_apart(losses, everyone)
             source.forget()
             _check_gradients(source, losses, everyone)
@@ -85,6 +86,33 @@ def _perturbed(parameters: list[nn.Parameter]) -> Iterator[None]:
         with torch.no_grad():
             for parameter, before in zip(parameters, saved):
                 parameter.copy_(before)
+
+
+@contextmanager
+def _kept(source: UnitGradientSource) -> Iterator[None]:
+    """Raises `ModelError` where a buffer is another afterwards; puts back what it was in any case."""
+    saved = {name: buffer.detach().clone() for name, buffer in source.buffers().items()}
+    changed: list[str] = []
+    try:
+        yield
+        found = source.buffers()
+        changed = [name for name, before in saved.items() if not _alike(found.get(name), before)]
+    finally:
+        with torch.no_grad():
+            for name, buffer in source.buffers().items():
+                if name in saved and buffer.shape == saved[name].shape:
+                    buffer.copy_(saved[name])
+    if changed:
+        raise ModelError(
+            f"{', '.join(changed)}: a pass changes what the model keeps there, which has no noise",
+            hint="take out what keeps running averages or counts, or switch it off (in `eval` mode, perhaps)",
+        )
+
+
+def _alike(found: Tensor | None, expected: Tensor) -> bool:
+    if found is None or found.shape != expected.shape:
+        return False
+    return bool(((found == expected) | ((found != found) & (expected != expected))).all())
 
 
 def _check_rows_apart(losses: Losses, everyone: Tensor) -> None:

@@ -92,12 +92,16 @@ class Postponed:
         """`sum_u weights[u] * gradient[u]` for `weights [U]` (float64, >= 0), float64 `[*shape]`.
 
         The weight of an owner goes into its backprops, and one plain weight gradient serves a block of
-        owners. What is left out is replaced by zeros on both sides first (0 * NaN is NaN).
+        owners. What is left out is replaced by zeros on both sides first (0 * NaN is NaN). A power of two
+        near the longest weighted gradient is taken out first: beside large inputs the backprops would be
+        below what float32 can tell apart, and what is rounded there could double a small clip norm.
         """
         total = torch.zeros(self.shape, dtype=torch.float64, device=weights.device)
         for owner in torch.nonzero(self.cancels & (weights > 0))[:, 0]:
             total += weights[owner] * self._alone(owner)
         weights = weights.masked_fill(self.cancels, 0.0)
+        scale = self._scale(weights)
+        weights, in_blocks = weights / scale, torch.zeros_like(total)
         whole = bool((weights > 0).all())
         size = BLOCK * self.owners.fold
         per_row = weights.repeat_interleave(self.owners.fold)
@@ -109,8 +113,13 @@ class Postponed:
             if not whole:
                 inputs = torch.where(_beside(factors, inputs) > 0, inputs, 0.0)
                 scaled = torch.where(_beside(factors, scaled) > 0, scaled, 0.0)
-            total += self.add_up(inputs, scaled)
-        return total
+            in_blocks += self.add_up(inputs, scaled)
+        return total + in_blocks * scale
+
+    def _scale(self, weights: Tensor) -> Tensor:
+        """The power of two below the longest weighted gradient, float64; one half where all are left out."""
+        longest = (weights * self.lengths).nan_to_num(0.0, 0.0).max()
+        return torch.ldexp(torch.ones_like(longest), torch.frexp(longest).exponent - 1)
 
 
 Gradient = Tensor | Postponed

@@ -46,6 +46,9 @@ class UnitGradientSource(Protocol):
     def forget(self) -> None:
         """Drops whatever a forward pass left behind."""
 
+    def buffers(self) -> dict[str, Tensor]:
+        """What the model keeps besides its parameters, by name, as far as it is known."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Capture:
@@ -123,6 +126,8 @@ class HookedUnitGradients:
         self._captures: list[_Capture] = []
         self._paused = False
         self._looked_at = False
+        self._module = module
+        self._mixing_looked_at: set[tuple[bool, ...]] = set()
         layers = [(name, layer) for name, layer in module.named_modules() if owns_trainable(layer)]
         # a module around other trained ones uses its own tensors beside them, which is no use outside
         self._alone = {id(layer) for _, layer in layers if not _owns_below(layer)}
@@ -148,6 +153,10 @@ class HookedUnitGradients:
         """Drops the captures of a forward pass that will not be accumulated."""
         self._captures = []
 
+    def buffers(self) -> dict[str, Tensor]:
+        """Those of the module."""
+        return dict(self._module.named_buffers())
+
     def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
         """Gradients per owner of `sum(weight * row_losses)`; the captures are gone afterwards, also after an
         error."""
@@ -161,17 +170,24 @@ class HookedUnitGradients:
             self._captures, self._paused = [], False
 
     def _look_at(self, row_losses: Tensor) -> None:
-        """Once, at the first pass: a walk over the graph of each would cost a training some percent."""
+        """At the first pass: a walk over the graph of each would cost a training some percent.
+
+        For rows that mix, in each mode (`train` or `eval`, of any part) that the model has not been seen in.
+        """
+        several = row_losses.numel() > 1  # one row alone mixes with none
+        modes = tuple(part.training for part in self._module.modules())
+        if modes not in self._mixing_looked_at:
+            refuse_mixing(row_losses)
+            self._mixing_looked_at |= {modes} if several else set()
         if self._looked_at:
             return
-        refuse_mixing(row_losses)
         calls: dict[Node, list[Node]] = {}
         for capture in self._captures:
             for edge in capture.edges if id(capture.call.layer) in self._alone else ():
                 if edge is not None:
                     calls.setdefault(edge.node, []).extend(capture.before)
         refuse_use_outside(row_losses, calls, self._watched)
-        self._looked_at = row_losses.numel() > 1  # one row alone mixes with none
+        self._looked_at = several
 
     def _apply_rules(self, objective: Tensor, waiting: _Waiting, owners: RowOwners) -> Gradients:
         """Each layer's rule runs as soon as its backprop is known, and its input is let go: memory peaks
@@ -268,6 +284,10 @@ class ReferenceUnitGradients:
 
     def forget(self) -> None:
         """Nothing is kept between calls."""
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Nobody showed the model."""
+        return {}
 
 
 def _owns_below(layer: nn.Module) -> bool:

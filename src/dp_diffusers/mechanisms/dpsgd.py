@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from dp_diffusers.errors import ParameterError, unknown_name, within
 from dp_diffusers.privacy.events import CLIPPINGS, GaussianMechanism, check_quantile, whole
 from dp_diffusers.privacy.quantile_noise import gradient_noise
+from dp_diffusers.privacy.record_checks import CLIP_NORMS
 
 if TYPE_CHECKING:
     from dp_diffusers.engine.private_gradient import PrivateGradient
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from dp_diffusers.engine.sampling import PoissonSampler, TruncatedPoissonSampler
 
 _QUANTILE: Final[dict[str, float]] = {"target_quantile": 0.5, "quantile_rate": 0.2}
-CLIP_NORMS: Final = (1e-30, 1e30)  # adaptive clipping goes a millionth or a million times as far in float32
 _UNITS_PER_NOISE: Final = 20.0  # expected units for each unit of noise on the count (Andrew et al. 2021)
 
 

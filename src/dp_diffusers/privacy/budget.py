@@ -133,6 +133,11 @@ def _check_unit(unit: str) -> None:
             f"expected unit to name whose privacy is protected, got {unit!r}",
             hint="'image', or the column that says whose image it is, such as 'patient_id'",
         )
+    if not unit.isprintable():  # it stands in certificates: a line of its own there could say anything
+        raise ParameterError(
+            f"expected unit without line breaks and characters that nobody sees, got {unit!r}",
+            hint="rename the column",
+        )
 
 
 def _check_adjacency(adjacency: str) -> None:

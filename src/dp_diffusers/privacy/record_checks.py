@@ -17,6 +17,7 @@ from dp_diffusers.privacy.events import CLIPPINGS, SIDE_QUERIES, GaussianMechani
 from dp_diffusers.privacy.quantile_noise import gradient_noise
 
 MOST_STEPS: Final = 10**8  # beyond it the accountant takes minutes
+CLIP_NORMS: Final = (1e-30, 1e30)  # adaptive clipping goes a millionth or a million times as far in float32
 TRAIN: Final = ("dpsgd", "pe")
 SALIENCY: Final = "saliency"
 _SAME_SAMPLE: Final = ("population", "expected_units", "sampling_probability", "max_units")
@@ -26,6 +27,8 @@ def problems_of_record(record: Record, delta: float) -> Iterator[str]:
     """What is wrong with one mechanism, whatever is beside it."""
     if isinstance(record, GaussianMechanism):
         yield from _sampling(record, delta)
+        if isinstance(record.clip_norm, bool) or not CLIP_NORMS[0] <= record.clip_norm <= CLIP_NORMS[1]:
+            yield f"clip norm {record.clip_norm} is not in [{CLIP_NORMS[0]:g}, {CLIP_NORMS[1]:g}]"
         if record.clipping not in CLIPPINGS:
             yield f"clipping {record.clipping!r} is none of {', '.join(CLIPPINGS)}"
         if record.name == "pe":

@@ -71,7 +71,12 @@ def promise(valid: Verification | Certificate) -> str:
     assert valid.epsilon is not None  # what is valid has one
     assert valid.delta is not None
     bound = epsilon_at(rounded_up_text(valid.epsilon), valid.delta)
-    return f"{bound} per {valid.unit}, adjacency {valid.adjacency}"
+    return visible(f"{bound} per {valid.unit}, adjacency {valid.adjacency}")
+
+
+def visible(text: str) -> str:
+    """One line of a terminal, whatever wrote it: what would break it, or cannot be seen, as an escape."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def verify_release(folder: Path, public_key: Path | None = None) -> Verification:
@@ -131,6 +136,10 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     assert delta is not None
     records = [_charged(entry) for entry in certificate.mechanisms]
     problems = [text for record in records for text in problems_of_record(record, delta)]
+    if not (
+        isinstance(certificate.unit, str) and certificate.unit.strip() and certificate.unit.isprintable()
+    ):
+        problems.append(f"the unit {certificate.unit!r} names nothing that a reader can see")
     problems += [*_planned(certificate, records), *problems_beside(records), *_queries(certificate, records)]
     problems += _trained(certificate, records)
     if problems:

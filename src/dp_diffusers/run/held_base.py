@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -16,8 +18,8 @@ from weakref import WeakKeyDictionary
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from dp_diffusers.diffusion.base import Base, fingerprint
-from dp_diffusers.errors import ModelError
+from dp_diffusers.diffusion.base import Base, add_tensor, fingerprint, weights_of
+from dp_diffusers.errors import GuaranteeError, ModelError
 from dp_diffusers.strategies.adapter import has_adapter, is_in, load_adapter
 
 _HINT: Final = (
@@ -58,6 +60,33 @@ def state_of(base: Base) -> str:
     ]
     text = json.dumps([fingerprint(base), switches], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def rest_untouched(base: Base) -> Iterator[None]:
+    """Raises `GuaranteeError` where a base that came as an object is changed beyond what is trained.
+
+    Images are drawn from that very object: what private images left in it elsewhere would have no noise.
+    """
+    if not base.in_memory:  # loaded anew for drawing
+        yield
+        return
+    trained = {name for name, parameter in base.network.named_parameters() if parameter.requires_grad}
+    before = _digest_without(base, trained)
+    yield
+    if _digest_without(base, trained) != before:
+        raise GuaranteeError(
+            "the training changed weights or buffers of the base that it does not train",
+            hint="take out of the model what changes itself in a forward pass, such as running averages",
+        )
+
+
+def _digest_without(base: Base, names: set[str]) -> str:
+    found = hashlib.sha256()
+    for name, value in weights_of(base):
+        if name not in names:
+            add_tensor(found, name, value)
+    return found.hexdigest()
 
 
 def require_unchanged(base: Base, state: str) -> None:

@@ -54,6 +54,7 @@ from dp_diffusers.queries.warming import Warmup
 from dp_diffusers.release import Release, require_no_strays, write_release
 from dp_diffusers.run.accounts import OWNERSHIP
 from dp_diffusers.run.folder import RUN, RunFolder
+from dp_diffusers.run.held_base import rest_untouched
 from dp_diffusers.run.jobs import Job
 from dp_diffusers.run.learnt_apart import require_learnt_apart
 from dp_diffusers.run.model_of_run import Model
@@ -213,7 +214,8 @@ def _run_together(job: Job, folder: RunFolder, model: Model, together: Team) -> 
         _choose_layers(job, model, together, data=data, **shared)
         warmup = _warmup(job, model, together, data=data, **shared)
         loop = _loop(job, model, together, warmup, data=data, **shared)
-        loop.run()
+        with rest_untouched(job.base):
+            loop.run()
         teacher = together.first_does(asking.after_the_steps) or teacher
     except BaseException:
         if together.first and not folder.checkpoint.exists():
