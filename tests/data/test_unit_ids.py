@@ -20,6 +20,8 @@ BAD = [
     ("p1\np3", UNSEEN),
     ("p1\u200b", UNSEEN),
     ("p\x001", UNSEEN),
+    *((f"p1{sign}", UNSEEN) for sign in "\ufe0f\u034f\u180b\U000e0100\u3164\u115f\u1160\uffa0\u17b4\u2800"),
+    *((f"p{sign}1", UNSEEN) for sign in "\ue000\u0378\u2028\U0001d159"),
 ]
 
 
@@ -37,6 +39,16 @@ def test_guarantee_what_may_be_two_people_is_refused(text: str, message: str, tm
         (tmp_path / kind).mkdir()
         with pytest.raises(DataError, match=message):
             PrivateImages.open(write(tmp_path / kind, rows), label=None, unit="person")
+
+
+def test_half_a_character_is_refused() -> None:
+    with pytest.raises(DataError, match=UNSEEN):  # no file holds one; a list in Python may
+        checked_ids("x", "person", ["p1", "p1\ud800"])
+
+
+def test_letters_and_marks_that_are_seen_are_part_of_an_id() -> None:
+    ids = ["Nguyễn", "홍길동", "ครู", "ក្មេង", "p⠁1", "p 1", "Ω²"]  # ⠁ is no blank pattern
+    assert checked_ids("x", "person", list(ids)) == ids
 
 
 def test_signs_between_what_are_no_ids_are_part_of_one() -> None:

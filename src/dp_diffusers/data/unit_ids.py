@@ -3,7 +3,8 @@
 Guarantees: a missing id is refused (an unknown owner cannot be protected); ids are of one type; several ids
 in one text are refused instead of becoming one person, where it can be told; so are characters that nobody
 sees; one id written in two ways of Unicode, or with blanks, is one person; no error repeats an id. May import
-the standard library. Source: Unicode Standard Annex 15, normalisation form C.
+the standard library. Sources: Unicode Standard Annex 15, normalisation form C; Annex 44, the property
+Default_Ignorable_Code_Point.
 """
 
 from __future__ import annotations
@@ -23,6 +24,23 @@ _AS_LIST = (
     "several people of one image are a list column of a parquet file; a single id has no `;` and no [ ]"
 )
 _BETWEEN = re.compile(r"[,|/\n]")
+# Control, format, private, no character, half of one, and breaks of lines and paragraphs: of these a reader
+# sees nothing, or a box that stands for many.
+_UNSEEN_KINDS = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+# Letters, marks and signs without ink: what is left of Default_Ignorable_Code_Point, which `unicodedata`
+# lacks, and two that are drawn blank.
+_NO_INK = (
+    (0x034F, 0x034F),  # combining grapheme joiner
+    (0x115F, 0x1160),  # fillers of Hangul
+    (0x17B4, 0x17B5),  # inherent vowels of Khmer
+    (0x180B, 0x180F),  # variation selectors of Mongolian
+    (0x2800, 0x2800),  # Braille without a dot
+    (0x3164, 0x3164),  # filler of Hangul
+    (0xFE00, 0xFE0F),  # variation selectors
+    (0xFFA0, 0xFFA0),  # filler of Hangul, half a width
+    (0x1D159, 0x1D159),  # null notehead
+    (0xE0000, 0xE0FFF),  # tags, more variation selectors, and what is kept free for their like
+)
 
 
 def checked_ids(path: str | Path, name: str, values: list[Any]) -> list[object]:
@@ -88,9 +106,17 @@ def _is_joined(value: object, known: set[object]) -> bool:
 
 
 def _has_unseen(value: object) -> bool:
-    """Whether a text holds control or zero-width characters: of Unicode's categories Cc and Cf."""
+    """Whether a text holds a character that leaves no mark of its own on a page."""
     text = same_id(value)
-    return isinstance(text, str) and any(unicodedata.category(sign) in ("Cc", "Cf") for sign in text)
+    if not isinstance(text, str) or (text.isascii() and text.isprintable()):
+        return False
+    return any(map(_is_unseen, text))
+
+
+def _is_unseen(sign: str) -> bool:
+    if unicodedata.category(sign) in _UNSEEN_KINDS:
+        return True
+    return any(first <= ord(sign) <= last for first, last in _NO_INK)
 
 
 def _text(value: Any) -> Any:
