@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dp_diffusers.data.hub import hub_tables, parsed
+from dp_diffusers.data.real_paths import require_distinct
 from dp_diffusers.data.sources import RawImages, is_hub, source
 from dp_diffusers.data.tables import Table, read_tables
 from dp_diffusers.errors import DataError
@@ -120,4 +121,5 @@ def _files(folder: Path) -> list[str]:
         )
     if not files:
         raise DataError(f"no images in {folder}", hint="it has no rows")
+    require_distinct(folder, files)
     return files

@@ -6,11 +6,11 @@ import the standard library. Paths are relative to the manifest; pictures and DI
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from dp_diffusers.data.csv_tables import read_csv
+from dp_diffusers.data.real_paths import require_distinct
 from dp_diffusers.data.sources import RawImages, source
 from dp_diffusers.data.walking import file_bytes, telling_folders
 from dp_diffusers.errors import DataError
@@ -40,7 +40,7 @@ def read_manifest(path: Path, *, label: str | None, unit: str | None, caption: s
             file = path.parent / name
             yield str(file), file_bytes(file)
 
-    _require_distinct(path, images)
+    require_distinct(path, images, hint="an image has one owner: keep one row")
     units: list[object] | None = list(found["unit"]) if "unit" in found else None
     return RawImages(
         count=len(images),
@@ -51,14 +51,3 @@ def read_manifest(path: Path, *, label: str | None, unit: str | None, caption: s
         captions=found.get("caption"),
         ids=telling_folders(images),
     )
-
-
-def _require_distinct(path: Path, images: list[str]) -> None:
-    """Raises: `DataError` for one file under two names, links too: its rows could give it two owners."""
-    seen: dict[str, str] = {}
-    for name in images:
-        first = seen.setdefault(os.path.realpath(path.parent / name), name)
-        if first != name:
-            raise DataError(
-                f"{path}: {first} and {name} are one file", hint="an image has one owner: keep one row"
-            )

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dp_diffusers.data.real_paths import require_distinct
 from dp_diffusers.data.sources import RawImages, source
 from dp_diffusers.data.tables import read_tables
 from dp_diffusers.data.walking import is_hidden
@@ -59,13 +60,15 @@ def read_parquet(path: Path, *, label: str | None, unit: str | None, caption: st
 def parquet_files(path: Path) -> list[Path]:
     """`path` itself, or the parquet files below a folder, sorted, hidden ones left out.
 
-    Raises: `DataError` where there is none.
+    Raises: `DataError` where there is none, or one under two names.
     """
     found = [path]
     if path.is_dir():
         found = [file for file in sorted(path.rglob("*.parquet")) if not is_hidden(file, path)]
     if not found:
         raise DataError(f"no parquet file in {path}")
+    if path.is_dir():
+        require_distinct(path, (file.relative_to(path).as_posix() for file in found))
     return found
 
 

@@ -1,9 +1,9 @@
 """The files of a folder of images: flat or one folder per class, pictures or DICOM.
 
 Guarantees a fixed order (sorted names), so that a resumed run sees the same units; hidden files are not seen,
-nor is what lies in hidden folders: copies and previews there would be units of their own.
-May import the standard library. A DICOM file is known by its ending, or by its mark where it has none (DICOM
-PS3.10, section 7.1).
+nor is what lies in hidden folders: copies and previews there would be units of their own. So would two names
+of one file: a link beside what it leads to is refused. May import the standard library. A DICOM file is known
+by its ending, or by its mark where it has none (DICOM PS3.10, section 7.1).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePath
 
+from dp_diffusers.data.real_paths import require_distinct
 from dp_diffusers.errors import DataError, nearest
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
@@ -59,17 +60,21 @@ def holds_pictures(folder: Path) -> bool:
 
 
 def flat(path: Path, belongs: Member) -> list[tuple[Path, str]]:
-    """Every file below `path` that `belongs`, with no class."""
-    return [(file, "") for file in _files_of(path, path, belongs)]
+    """Every file below `path` that `belongs`, with no class. Raises: `DataError` for one under two names."""
+    return _distinct(path, [(file, "") for file in _files_of(path, path, belongs)])
 
 
 def by_class(path: Path, belongs: Member) -> list[tuple[Path, str]]:
-    """Every file that `belongs`, with the name of its class folder. Raises: `DataError` for one outside."""
+    """Every file that `belongs`, with the name of its class folder.
+
+    Raises: `DataError` for one outside, or one under two names.
+    """
     folders = sorted(item for item in path.iterdir() if item.is_dir() and not item.name.startswith("."))
     if any(belongs(item) for item in path.iterdir()):
         hint = "one folder per class, or data.label: null for images without labels"
         raise DataError(f"{path}: an image lies outside the class folders", hint=hint)
-    return [(file, folder.name) for folder in folders for file in _files_of(folder, path, belongs)]
+    found = [(file, folder.name) for folder in folders for file in _files_of(folder, path, belongs)]
+    return _distinct(path, found)
 
 
 def names_in_order(names: set[str]) -> tuple[str, ...]:
@@ -110,6 +115,11 @@ def _holds(folder: Path, belongs: Member) -> bool:
 
 def _files_of(folder: Path, path: Path, belongs: Member) -> list[Path]:
     return [file for file in sorted(folder.rglob("*")) if not is_hidden(file, path) and belongs(file)]
+
+
+def _distinct(path: Path, files: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    require_distinct(path, (file.relative_to(path).as_posix() for file, _ in files))
+    return files
 
 
 def _is_marked(file: Path) -> bool:
