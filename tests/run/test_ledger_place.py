@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 
 import dp_diffusers as dpd
 from dp_diffusers import finetuning
-from dp_diffusers.errors import LedgerError, ParameterError
+from dp_diffusers.errors import DataError, LedgerError, ParameterError
 from dp_diffusers.finetuning import train
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.study import load_study
@@ -64,6 +66,110 @@ def test_a_second_ledger_of_the_same_images_is_not_begun(
     else:
         require_first(own, data)
     require_first(str(tmp_path / "named.ledger"), data)  # whoever names one has decided
+
+
+def _site(root: Path) -> Path:
+    """Two pictures of two classes in `site/imgs/`, as nobody opens them."""
+    for name in ("normal/1.png", "sick/2.png"):
+        file = root / "site" / "imgs" / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"")
+    return root / "site" / "imgs"
+
+
+def _listed(manifest: Path, *files: Path) -> Path:
+    manifest.parent.mkdir(exist_ok=True)
+    rows = [os.path.relpath(file, manifest.parent) for file in files]
+    manifest.write_text("\n".join(["path", *rows]))
+    return manifest
+
+
+def _linked(folder: Path, *files: Path) -> Path:
+    folder.mkdir()
+    for file in files:
+        (folder / file.name).symlink_to(file)
+    return folder
+
+
+ROADS: dict[str, Callable[[Path, Path], Path]] = {
+    "a manifest": lambda root, imgs: _listed(root / "team" / "list.csv", *imgs.glob("*/*")),
+    "a manifest beside": lambda root, imgs: _listed(root / "site" / "imgs.tsv", *imgs.glob("*/*")),
+    "a row of it": lambda root, imgs: _listed(
+        root / "team" / "list.csv", root / "else.png", imgs / "sick" / "2.png"
+    ),
+    "a folder of links": lambda root, imgs: _linked(root / "links", *imgs.glob("*/*")),
+    "a link to a class": lambda root, imgs: _linked(root / "links", imgs / "sick"),
+    "a manifest of links": lambda root, imgs: _listed(
+        root / "team" / "list.csv", *_linked(root / "links", *imgs.glob("*/*")).iterdir()
+    ),
+}
+
+
+@pytest.mark.parametrize("ledger", ["imgs.ledger", "imgs/sick.ledger", "imgs/sick/2.png.ledger"])
+@pytest.mark.parametrize("road", ROADS)
+def test_guarantee_no_road_to_the_images_begins_a_second_ledger(
+    road: str, ledger: str, tmp_path: Path
+) -> None:
+    data = str(ROADS[road](tmp_path, _site(tmp_path)))
+    own, named = str(default_ledger(data)), str(tmp_path / "named.ledger")
+    require_first(own, data)
+    assert other_ledger(own, data) is None
+    (tmp_path / "site" / ledger).write_bytes(b"")
+    with pytest.raises(LedgerError, match=rf"{ledger} is the ledger of images that these may be") as caught:
+        require_first(own, data)
+    assert caught.value.hint
+    assert caught.value.exit_code == 2
+    require_first(named, data)
+    assert other_ledger(named, data) == (
+        f"{tmp_path / 'site' / ledger} is the ledger of images that these may be: "
+        "what it counts comes on top of this run's"
+    )
+    assert other_ledger(str(tmp_path / "site" / ledger), data) is None
+
+
+@pytest.mark.parametrize(
+    ("beside", "refused"),
+    [
+        ("named", True),  # whose it is nobody can tell
+        ("same.csv", True),
+        ("others.csv", False),
+        ("others.parquet", False),
+        ("damaged.csv", True),
+    ],
+)
+def test_a_ledger_among_the_files_is_theirs_unless_it_is_named_after_others(
+    beside: str, refused: bool, tmp_path: Path
+) -> None:
+    folder = _site(tmp_path) / "sick"
+    _listed(folder / "same.csv", folder / "2.png")
+    _listed(folder / "others.csv", folder / "3.png")
+    (folder / "damaged.csv").write_bytes(b"path\n\xfc\n")
+    (folder / "others.parquet").write_bytes(b"")
+    data = str(_linked(tmp_path / "links", folder / "2.png"))
+    (folder / f"{beside}.ledger").write_bytes(b"")
+    if refused:
+        with pytest.raises(LedgerError, match=rf"{beside}\.ledger is the ledger of images"):
+            require_first(str(default_ledger(data)), data)
+    else:
+        require_first(str(default_ledger(data)), data)
+
+
+def test_what_lies_beside_tables_of_a_folder_is_not_asked_for(tmp_path: Path) -> None:
+    folder, tables = _site(tmp_path), tmp_path / "tables"
+    tables.mkdir()
+    (tables / "metadata.csv").write_text("file_name\n")
+    (tables / "others.ledger").write_bytes(b"")
+    (folder / "metadata.csv").symlink_to(tables / "metadata.csv")
+    require_first(str(default_ledger(str(folder))), str(folder))
+
+
+def test_a_manifest_that_is_not_there_or_damaged_is_no_fact(tmp_path: Path) -> None:
+    named, manifest = str(tmp_path / "named.ledger"), tmp_path / "list.csv"
+    assert other_ledger(named, str(manifest)) is None
+    manifest.write_bytes(b"path\n\xfc\n")
+    assert other_ledger(named, str(manifest)) is None
+    with pytest.raises(DataError, match="not UTF-8"):
+        require_first(str(default_ledger(str(manifest))), str(manifest))
 
 
 def test_a_training_asks_before_it_begins_one(

@@ -14,14 +14,12 @@ from typing import Final
 
 import numpy as np
 
-from dp_diffusers.data.csv_tables import read_csv
-from dp_diffusers.data.manifest import IMAGE_COLUMNS
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.data.real_places import is_manifest, real_places
 from dp_diffusers.data.sources import is_hub, kind_of, open_source
 from dp_diffusers.data.traces import Traces, picture_digest
 from dp_diffusers.errors import ParameterError
 
-MANIFESTS: Final = frozenset({".csv", ".tsv"})
 BOTH: Final = 2  # windows that `Traces` takes of a file: one alone may be a table that all of its kind share
 
 
@@ -40,7 +38,7 @@ def require_apart(key: str, public: str | Path, private: str | Path, *, hint: st
         further = f"; the manifest {Path(private).name} stands for its whole folder"
         raise ParameterError(
             f"{key} {public} is where the private images are",
-            hint=hint + (further if _is_manifest(Path(private)) else ""),
+            hint=hint + (further if is_manifest(Path(private)) else ""),
         )
 
 
@@ -110,30 +108,8 @@ def _meets(public: Path, private: Path) -> bool:
     own = _real(private)
     if _overlap(_real(public), own):
         return True
-    roots = [own, _real(private.parent)] if _is_manifest(private) else [own]
-    return any(_overlap(place, root) for place in _places(public) for root in roots)
-
-
-def _places(public: Path) -> Iterator[Path]:
-    """Where public images lie that are files of their own; a parquet file holds its images itself."""
-    if public.is_dir():
-        yield from _folder_and_links(public)
-    elif _is_manifest(public) and public.is_file():
-        yield from (_real(public.parent / name) for name in read_csv(public, IMAGE_COLUMNS).rows)
-
-
-def _folder_and_links(folder: Path) -> Iterator[Path]:
-    """The folder, then where links below it lead: each before what lies behind it is listed."""
-    yield _real(folder)
-    seen: set[Path] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        here = _real(place)
-        if here in seen:
-            folders.clear()
-            continue
-        seen.add(here)
-        entries = (os.path.join(place, name) for name in [*folders, *names])
-        yield from (_real(entry) for entry in entries if os.path.islink(entry))
+    roots = [own, _real(private.parent)] if is_manifest(private) else [own]
+    return any(_overlap(place, root) for place in map(Path, real_places(public)) for root in roots)
 
 
 def _real(path: str | Path) -> Path:
@@ -143,7 +119,3 @@ def _real(path: str | Path) -> Path:
 def _overlap(one: Path, other: Path) -> bool:
     """Whether one is, or lies in, the other: folders are read with all that lies below them."""
     return one.is_relative_to(other) or other.is_relative_to(one)
-
-
-def _is_manifest(path: Path) -> bool:
-    return path.suffix.lower() in MANIFESTS

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from dp_diffusers.data.apart import MANIFESTS, Shown, require_apart
+from dp_diffusers.data.apart import Shown, require_apart
+from dp_diffusers.data.real_places import is_manifest
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.evaluation.plain_images import plain_images
@@ -109,7 +110,7 @@ def _require_another_place(key: str, path: str | Path, private: str, hint: str) 
     if is_hub(path) or is_hub(private):
         if str(path) == str(private):
             raise ParameterError(f"{key} {path} is where the private images are", hint=hint)
-    elif Path(private).suffix.lower() not in MANIFESTS:
+    elif not is_manifest(Path(private)):
         require_apart(key, path, private, hint=hint)
     elif Path(path).resolve() == Path(private).resolve():
         raise ParameterError(f"{key} {path} is where the private images are", hint=hint)

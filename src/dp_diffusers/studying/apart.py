@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from dp_diffusers.data.apart import MANIFESTS, require_apart
+from dp_diffusers.data.apart import require_apart
+from dp_diffusers.data.real_places import is_manifest
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.recipe import Recipe
@@ -54,7 +55,7 @@ def _same_files(public: Path, private: Path) -> bool:
 
     That is a hard link to a file, or a folder that is mounted, or written, under a second name.
     """
-    places = [private, private.parent] if private.suffix.lower() in MANIFESTS else [private]
+    places = [private, private.parent] if is_manifest(private) else [private]
     own = {found for place in places for found in _identity(place)}
     return any(found in own for found in _identities(public))
 

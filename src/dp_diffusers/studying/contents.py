@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
-from dp_diffusers.data.apart import MANIFESTS
+from dp_diffusers.data.real_places import is_manifest
 from dp_diffusers.data.sources import is_hub
 from dp_diffusers.diffusion.loading import load_base
 from dp_diffusers.evaluation.reading import labelled_sources
@@ -37,7 +37,7 @@ def sha256_of_images(path: str, own: Sequence[str] = ()) -> str:
     if is_hub(path):
         return _remembered(path, tuple(own), ())
     place = Path(path)
-    lists_others = place.is_file() and place.suffix.lower() in MANIFESTS
+    lists_others = place.is_file() and is_manifest(place)
     return _digest(place, own) if lists_others else _remembered(place, tuple(own), tuple(_stamps(place)))
 
 
