@@ -99,6 +99,19 @@ def test_a_run_among_the_private_images_is_refused(
     assert spent(trained) == before
 
 
+@pytest.mark.parametrize("place", ["scan.png", "healthy/scan.PNG", "metadata.csv"])
+def test_a_run_in_another_folder_of_images_is_refused(
+    place: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = spent(trained)
+    (tmp_path / "others" / place).parent.mkdir(parents=True)
+    (tmp_path / "others" / place).touch()
+    code, said = called(capsys, "train", trained / "recipe.yaml", "--out", tmp_path / "others")
+    assert (code, f"error: {tmp_path / 'others'} holds images" in said) == (2, True)
+    assert not (tmp_path / "others" / "release").exists()
+    assert spent(trained) == before
+
+
 def test_a_cap_that_is_reached_is_refused_with_exit_3(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

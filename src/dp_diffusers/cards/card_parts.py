@@ -39,7 +39,8 @@ LIMITS: Final = """- Clipping and noise cost small groups and rare cases more th
 - No score is part of this card. One that was measured on private images is not covered by epsilon."""
 
 LICENCE: Final = """Not stated: what the base model's licence asks for is not known here, and whoever
-publishes this decides under which terms. The front matter names none."""
+publishes this decides under which terms. The front matter names none. State them outside this folder: where a
+certificate lists this card, it does so as it is."""
 
 
 def front_matter(fields: Mapping[str, Any]) -> str:

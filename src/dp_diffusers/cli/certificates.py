@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,6 +19,8 @@ from dp_diffusers.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
     from dp_diffusers.privacy.verification import Verification
+
+_REMEDY: Final = "a release holds what was certified and nothing else: put back what was changed, move away what came later"
 
 certificate = typer.Typer(help="What a release certifies.", rich_markup_mode=None)
 
@@ -48,9 +50,9 @@ def verify(
     found = Certificate.verify(folder, public_key=public_key)
     text = f"{found.explain()}\nrelease: {folder}" if found.valid else found.explain()
     answer(text, {**_verdict(found), "release": str(folder)})
-    absent = not (folder / "certificate.json").is_file()
-    for problem in found.problems:
-        complain(visible(str(problem)), hint_without(folder) if absent else None)
+    hint = _REMEDY if (folder / "certificate.json").is_file() else hint_without(folder)
+    for place, problem in enumerate(found.problems, 1):
+        complain(visible(str(problem)), hint if place == len(found.problems) else None)
     if not found.valid:
         raise typer.Exit(int(ExitCode.VERIFICATION_NEGATIVE))
 

@@ -92,7 +92,11 @@ def telling_folders(names: Iterable[str]) -> list[str]:
 
 
 def require_folder(path: Path) -> None:
-    """Raises: `DataError` where `path` is no folder, with a name that is close."""
+    """Raises: `DataError` where `path` is no folder, with a name that is close if nothing is there."""
+    if path.is_file():
+        raise DataError(
+            f"{path} is a file, not a folder", hint="in Python, `PrivateImages.open` tells by the path"
+        )
     if not path.is_dir():
         raise DataError(f"folder not found: {path}", hint=_similar(path))
 

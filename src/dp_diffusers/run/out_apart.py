@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dp_diffusers.data.metadata import METADATA
 from dp_diffusers.data.sources import is_hub, is_saved
+from dp_diffusers.data.walking import is_picture
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
 
@@ -46,6 +48,32 @@ def require_out_apart(out: Path, settings: Mapping[str, Any], places: Iterable[s
     for path in {(settings.get("data") or {}).get("path"), *places}:
         if path is not None and not is_hub(path) and Path(path).is_dir() and not is_saved(Path(path)):
             _require_outside(out, Path(path))
+
+
+def require_no_images(out: Path, settings: Mapping[str, Any]) -> None:
+    """Raises `ParameterError` where `out` is a folder of images: what may leave would lie among them.
+
+    A folder around `data.path` and a run is none.
+    """
+    private = Path(str((settings.get("data") or {}).get("path"))).resolve()
+    if any(_is_of_images(item) for item in _listed(out) if item.resolve() != private):
+        raise ParameterError(
+            f"{out} holds images: the release, which may leave, would lie among them",
+            hint="give a new --out",
+        )
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What lies in a folder, if there is one; not what a run makes there."""
+    own = {"private", "release"}
+    return [item for item in folder.iterdir() if item.name not in own] if folder.is_dir() else []
+
+
+def _is_of_images(item: Path) -> bool:
+    """Whether it is a picture, names some, or is a folder right in which pictures lie."""
+    if item.is_dir():
+        return any(is_picture(file) for file in item.iterdir())
+    return is_picture(item) or item.name == METADATA
 
 
 def _require_outside(out: Path, folder: Path) -> None:

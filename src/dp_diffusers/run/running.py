@@ -58,7 +58,7 @@ from dp_diffusers.run.held_base import rest_untouched
 from dp_diffusers.run.jobs import Job
 from dp_diffusers.run.learnt_apart import require_learnt_apart
 from dp_diffusers.run.model_of_run import Model
-from dp_diffusers.run.out_apart import require_out_apart
+from dp_diffusers.run.out_apart import require_no_images, require_out_apart
 from dp_diffusers.run.paying import Paying
 from dp_diffusers.run.plan_of_run import plan_of_first
 from dp_diffusers.run.run_secrets import note_traces
@@ -92,6 +92,7 @@ def _refused_first(job: Job, folder: RunFolder, together: Team) -> None:
     """The cheapest refusals."""
     if folder.read(RUN) is None and not folder.recipe.exists():  # one that has begun goes on where it is
         require_out_apart(folder.root, job.settings, [job.place])
+        require_no_images(folder.root, job.settings)
     if not job.plan.not_private:
         _ = job.ledger_file
         require_bounded(job.base.merged_from)
