@@ -220,5 +220,5 @@ def test_guarantee_a_certificate_writes_no_lines_of_its_own_on_a_terminal(
     code, out, said = called(capsys, "certificate", "verify", release)
     assert (code, out.splitlines()) == (4, ["not valid"])
     assert r"a\nvalid\x1b[8m is not listed" in said
-    assert "hint: a release holds what was certified and nothing else" in said
+    assert "hint: only what was certified belongs in a release" in said
     assert "\x1b[8m" not in said

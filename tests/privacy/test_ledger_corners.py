@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 
+import numpy as np
 import pytest
 
 from dp_diffusers.errors import LedgerError, ParameterError
@@ -182,3 +183,13 @@ def test_guarantee_no_query_has_a_name_that_could_not_be_read_back(name):
 def test_a_query_is_asked_and_once(queries, says):
     with pytest.raises(ParameterError, match=says):
         Plan.calibrate(Budget(1.0, 1e-4), DPSGD(steps=30, expected_units=500, population=1000), queries)
+
+
+@pytest.mark.parametrize("step", [0.5, 1.0, "1"])
+def test_a_step_that_is_no_whole_number_is_refused_and_not_charged(ledger, plan, new_keys, step):
+    account = ledger.reserve(plan)
+    account.open_lane(new_keys())
+    with pytest.raises(TypeError):
+        account.charge(step)
+    assert account.steps_charged == 0
+    assert account.charge(np.int64(0)).step == 0

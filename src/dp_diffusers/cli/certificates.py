@@ -20,7 +20,7 @@ from dp_diffusers.errors import ExitCode, InputError
 if TYPE_CHECKING:
     from dp_diffusers.privacy.verification import Verification
 
-_REMEDY: Final = "a release holds what was certified and nothing else: put back what was changed, move away what came later"
+_REMEDY: Final = "only what was certified belongs in a release: put back what was changed, move the rest away"
 
 certificate = typer.Typer(help="What a release certifies.", rich_markup_mode=None)
 

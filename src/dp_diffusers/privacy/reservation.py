@@ -8,6 +8,7 @@ the pay-then-noise rule of the design.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
@@ -155,8 +156,10 @@ class Reservation:
         """Pays for one release of `step`; the receipt exists only after the row is on disk.
 
         Raises `BudgetExhausted` at the limit, `RunClosed` for a settled run, `LedgerError` if another process
-        opened a newer lane, `GuaranteeError` without a lane or if `step` does not rise within the lane.
+        opened a newer lane, `GuaranteeError` without a lane or if `step` does not rise within the lane, and
+        `TypeError` for a step that is no whole number.
         """
+        step = operator.index(step)
         with self._file.transaction():
             last = self._open()
             lane = self._require_newest(last)
@@ -165,9 +168,9 @@ class Reservation:
             if last.content["count"] >= self.limit:
                 raise self._exhausted()
             count = last.content["count"] + 1
-            charged = self._file.append("charge", self.run_id, lane=lane.hex(), step=int(step), count=count)
+            charged = self._file.append("charge", self.run_id, lane=lane.hex(), step=step, count=count)
         self._newest = charged.hash
-        return Receipt(step=int(step), lane=lane, plan_fingerprint=self.plan_fingerprint)
+        return Receipt(step=step, lane=lane, plan_fingerprint=self.plan_fingerprint)
 
     def charge_query(self, name: str) -> Receipt:
         """Pays for one release of the side query `name`; its receipt opens that query alone.
