@@ -246,3 +246,18 @@ def test_guarantee_no_training_pays_into_an_account_that_vanishes(
     plan = dpd.Plan.calibrate(dpd.Budget(1.0, 1e-4), dpd.DPSGD(steps=1, expected_units=50, population=1000))
     with pytest.raises(ParameterError, match="forgets what was spent"):
         dpd.finetune(tiny_base_folder, data, plan, out=tmp_path / "run", ledger=":memory:")
+
+
+def test_guarantee_nor_beside_the_account_of_what_links_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(study_text())
+    study = load_study(tmp_path / "study.yaml")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "scans.parquet").write_bytes(b"")
+    (tmp_path / "images.parquet").symlink_to(tmp_path / "real" / "scans.parquet")
+    require_no_account(study)
+    (tmp_path / "real" / "scans.parquet.ledger").write_bytes(b"")
+    with pytest.raises(
+        LedgerError, match=r"scans\.parquet\.ledger is the ledger of images that these may be"
+    ):
+        run_study(study, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

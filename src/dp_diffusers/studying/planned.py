@@ -15,6 +15,7 @@ from typing import Any, Final
 from dp_diffusers.errors import BudgetError, ParameterError
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.study import PUBLIC, LoadedStudy, folder_name
+from dp_diffusers.run.ledger_place import require_first
 
 CELLS: Final = "cells"
 
@@ -51,7 +52,7 @@ def runs_of(study: LoadedStudy) -> list[Run]:
 
 
 def require_no_account(study: LoadedStudy) -> None:
-    """Raises `ParameterError` where the images of a cell have a ledger, whose cap the cells would pass.
+    """Raises `InputError` where the images of a cell have a ledger, whose cap the cells would pass.
 
     A study that scores against real images is for benchmark data, which anyone may see.
     """
@@ -64,6 +65,8 @@ def require_no_account(study: LoadedStudy) -> None:
                     hint="leave evaluate.reference out, for a stand-in of public images; or, for benchmark "
                     "data that anyone may see, name a ledger that is not there in budget.ledger",
                 )
+            if ledger is not None:
+                require_first(ledger, recipe.data.path)  # or beside what links and rows lead to
 
 
 def require_plans(runs: Iterable[Run]) -> None:
