@@ -23,12 +23,13 @@ from typing import Protocol
 
 from dp_diffusers.errors import BudgetError, GuaranteeError, LedgerError
 from dp_diffusers.privacy import ending
-from dp_diffusers.privacy.budget import EPSILON_RANGE, Budget
+from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.canonical import canonical_json
 from dp_diffusers.privacy.events import GaussianMechanism, Record
 from dp_diffusers.privacy.ledger_file import BUSY_SECONDS, Entry, LedgerFile, utc_now
 from dp_diffusers.privacy.limits import Room, first_limit
 from dp_diffusers.privacy.reservation import Reservation
+from dp_diffusers.privacy.room_words import held_by_open_runs, what_is_left
 from dp_diffusers.privacy.runs import Run, read_run
 from dp_diffusers.privacy.spending import Cost, CostCurve, Spent, Terms, total, within_cap
 from dp_diffusers.rounding import rounded_up_text
@@ -286,27 +287,18 @@ class Ledger:
         above = (
             f"to {rounded_up_text(wanted.epsilon)}, above its cap of {cap.epsilon:g} (delta {cap.delta:g})"
         )
-        hint = _what_is_left(cap.epsilon - spent.epsilon, others=len(costs) > 1)
+        runs = self.runs()
+        hint = what_is_left(cap.epsilon - spent.epsilon, runs, terms, self.path)
         if math.isinf(wanted.epsilon):  # no filter for these mechanisms, and no room for another delta
             above = f"and the sum of its runs' deltas above what its cap of delta {cap.delta:g} has for them"
             hint = (
                 f"no smaller budget.epsilon helps: the cap's delta of {cap.delta:g}, which the first run "
                 f"fixed, has no room for another {costs[-1].delta:g}"
             )
+            held = held_by_open_runs(runs, terms, self.path)
+            hint += f"; {held}" if held else ""
         raise BudgetError(
             f"this run would bring the ledger {self.path} from epsilon "
             f"{rounded_up_text(spent.epsilon)} {above}",
             hint=hint,
         )
-
-
-def _what_is_left(epsilon: float, *, others: bool) -> str:
-    """What someone may still ask for, once a cap has refused a run."""
-    if epsilon < EPSILON_RANGE[0]:
-        return (
-            "nothing usable is left of the cap, and no later run can change it; the releases that are there "
-            "can go on giving images at no cost"
-        )
-    rule = ", less as runs planned after looking at earlier ones add up by a safer rule" if others else ""
-    left = math.floor(epsilon * 1000) / 1000
-    return f"at most epsilon {left:g} is left{rule}: lower budget.epsilon"
