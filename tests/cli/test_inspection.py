@@ -34,7 +34,7 @@ def test_ledger_show(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert document["head"] == head
     assert [entry["kind"] for entry in document["entries"]][-1] == "charge"
     assert main(["ledger", "show", str(path)]) == 0
-    assert " spent, cap 2, both at delta 1e-05" in capsys.readouterr().out
+    assert " spent or reserved, cap 2, both at delta 1e-05" in capsys.readouterr().out
 
 
 def test_ledger_show_of_an_empty_ledger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

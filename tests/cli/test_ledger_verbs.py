@@ -19,6 +19,7 @@ from dp_diffusers.mechanisms.histogram import histogram_query
 from dp_diffusers.plan import Plan
 from dp_diffusers.privacy.budget import Budget
 from dp_diffusers.privacy.ledger import Ledger
+from dp_diffusers.rounding import rounded_up_text
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "spending.md"
 
@@ -73,9 +74,25 @@ def test_show_is_a_table_of_eighty_columns_without_colour(path: Path, call: Call
         ["second-run", "open", "image"],
         ["third-run", "open", "image"],
     ]
-    assert "[####" in lines[4]
-    assert lines[4].endswith(" %")
+    assert lines[4].startswith("second-run is open: epsilon ")
+    assert "[####" in lines[5]
+    assert lines[5].endswith(" %")
     assert all(len(line) <= 80 and line.isprintable() for line in lines)
+
+
+def test_show_says_where_open_runs_are_and_that_what_they_hold_is_reserved(path: Path, call: Call) -> None:
+    with Ledger.open(path) as ledger:
+        account = ledger.resume("third-run")
+        account.open_lane(RunKeys.fresh(), folder="/runs/third")
+        charged, reserved = ledger.cost_of_charged(ledger.run("second-run")), ledger.run("second-run").cost
+    *_, second, third, total = call("show", str(path))[1].splitlines()
+    numbers = f"{rounded_up_text(charged.epsilon)} of its {rounded_up_text(reserved.epsilon)} charged"
+    assert second == f"second-run is open: epsilon {numbers}"
+    assert third.startswith("third-run is open in /runs/third: epsilon 0 of its ")
+    assert " spent or reserved, cap 3, both at delta 0.0001 " in total
+    call("settle", str(path), "second", "--stopped-elsewhere")
+    call("abandon", str(path), "third", "--stopped-elsewhere")
+    assert " spent, cap 3, both at delta 0.0001 " in call("show", str(path))[1]
 
 
 def test_show_in_json_only_adds_fields(path: Path, call: Call) -> None:
@@ -180,10 +197,10 @@ def test_cancelled_runs_are_one_line_but_for_one_alone(path: Path, call: Call) -
         for number in range(4):
             ledger.reserve(plan, run_id=f"failed-{number}").cancel()
     call("abandon", str(path), "third")
-    *_, abandoned, folded, total = call("show", str(path))[1].splitlines()
+    *_, abandoned, folded, _, total = call("show", str(path))[1].splitlines()
     assert abandoned.split()[:2] == ["third-run", "abandoned"], "somebody decided that"
     assert folded == "4 cancelled, nothing charged"
-    assert " spent, cap 3, both at delta 0.0001 " in total
+    assert " spent or reserved, cap 3, both at delta 0.0001 " in total
     runs = json.loads(call("show", str(path), "--json")[1])["runs"]
     assert [run["status"] for run in runs[-4:]] == ["cancelled"] * 4
 

@@ -111,7 +111,7 @@ def test_a_ledger_is_shown_run_by_run(plan: Plan, tmp_path: Path, capsys: pytest
     assert second.split()[:5] == ["second", "open", "image", "training", f"0/{limits[1]}"]
     assert second.endswith("reserved")
     assert third.split() == ["third", "cancelled", "-", "training", f"0/{limits[2]}", "0"]
-    assert " spent, cap 8, both at delta 0.001  [#" in total
+    assert " spent or reserved, cap 8, both at delta 0.001  [#" in total
     assert total.endswith(" %")
     entries = json.loads(_called(capsys, "ledger", "show", str(path), "--json")[1])["entries"]
     assert [entry["kind"] for entry in entries][:2] == ["terms", "reserve"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dp_diffusers.privacy.ledger import Ledger
     from dp_diffusers.privacy.runs import Run
 
-BAR = 20  # characters of the bar that shows what is spent
+BAR = 10  # characters of the bar that shows what is spent
 NAME = 12  # characters of a run's name, more where two begin alike
 _KINDS = {"count": "question", "pe": "votes"}  # by the mechanism that a run charges; else a training
 
@@ -90,6 +90,17 @@ def table(runs: Sequence[Run], unit: str) -> Iterator[str]:
         yield f"{len(cancelled)} cancelled, nothing charged"
 
 
+def open_lines(opened: Ledger) -> Iterator[str]:
+    """Where each open run is, and what of its reservation is charged: that much is gone for good."""
+    runs = opened.runs()
+    for name, run in zip(short_names([run.run_id for run in runs]), runs, strict=True):
+        if run.status != "open" or not (run.folder or run.charged):
+            continue
+        where = "" if run.folder is None else f" in {run.folder}"
+        charged = rounded_up_text(opened.cost_of_charged(run).epsilon) if run.charged else "0"
+        yield f"{name} is open{where}: epsilon {charged} of its {rounded_up_text(epsilon_of(run))} charged"
+
+
 def _kind(run: Run) -> str:
     return _KINDS.get(run.record.name, "training")
 
@@ -119,13 +130,15 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def total_line(document: dict[str, Any]) -> str:
-    """What is spent, against the cap; both at the cap's delta."""
+    """What is spent, or reserved by open runs, against the cap; both at the cap's delta."""
     spent, cap, delta = document["spent_epsilon"], document["cap_epsilon"], rounded_up_text(document["delta"])
+    held = any(run["status"] == "open" for run in document["runs"])
+    said = f"epsilon {rounded_up_text(spent)} {'spent or reserved' if held else 'spent'}"
     if cap is None:
         limit = "no limit" if document["unit"] is not None else "no limit yet: the first run fixes it"
-        return f"epsilon {rounded_up_text(spent)} spent at delta {delta}, {limit}"
+        return f"{said} at delta {delta}, {limit}"
     filled = min(BAR, round(BAR * spent / cap))
-    text = f"epsilon {rounded_up_text(spent)} spent, cap {cap:g}, both at delta {delta}"
+    text = f"{said}, cap {cap:g}, both at delta {delta}"
     return f"{text}  [{'#' * filled}{'.' * (BAR - filled)}] {ceil(round(100 * spent / cap, 6))} %"
 
 

@@ -14,6 +14,7 @@ import typer
 from dp_diffusers.cli.account_text import (
     document_of,
     epsilon_of,
+    open_lines,
     run_document,
     table,
     total_line,
@@ -68,7 +69,8 @@ def show(
     configure(json=json, quiet=quiet)
     with _opened(path) as opened:
         document = document_of(opened)
-        lines = [*table(opened.runs(), document["unit"] or "none yet"), total_line(document)]
+        lines = [*table(opened.runs(), document["unit"] or "none yet"), *open_lines(opened)]
+        lines += [total_line(document)]
         lines += filter(None, [vacuous_line(opened)])
         if picture is not None:
             _draw(opened, picture)
