@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dp_diffusers.errors import RunFolderError
+from dp_diffusers.errors import ModelError, RunFolderError
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.run.earlier_recipe import require_same_recipe
 from dp_diffusers.run.folder import RunFolder
@@ -80,3 +80,20 @@ def test_a_run_that_knows_its_base_from_the_working_directory_goes_on(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunFolderError, match="another recipe: base differs"):
         require_same_recipe(run, settings)
+
+
+def test_a_base_that_was_moved_is_missed_and_is_no_other_recipe(tmp_path: Path) -> None:
+    run, settings = begun(tmp_path, ())
+    base = tmp_path / "models" / "public"
+    run.recipe.write_text(yaml.safe_dump({**settings, "base": str(base)}))
+    written = {**settings, "base": "models/public"}  # a recipe that leads to no folder stays as it is written
+    with pytest.raises(ModelError, match=f"base model {base} is not there") as caught:
+        require_same_recipe(run, written)
+    assert "put it back" in str(caught.value.hint)
+    with pytest.raises(RunFolderError, match="another recipe: base differs") as found:
+        require_same_recipe(run, {**settings, "base": "org/another"})
+    assert f"knows its base model at {base}, where nothing is now" in str(found.value.hint)
+    base.mkdir(parents=True)
+    require_same_recipe(run, {**settings, "base": str(base)})
+    with pytest.raises(RunFolderError, match="another recipe: base differs"):
+        require_same_recipe(run, written)

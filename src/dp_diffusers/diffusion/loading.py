@@ -126,7 +126,9 @@ def local_folder(source: str | Path) -> Path:
             )
         return path
     if path.is_absolute() or str(source).startswith(".") or str(source).count("/") != 1:
-        raise ModelError(f"base model {source} is not there", hint="make one with `dp-diffusers pretrain`")
+        raise ModelError(
+            f"base model {source} is not there", hint="put it back, or make one with `dp-diffusers pretrain`"
+        )
     return _from_hub(str(source))
 
 
