@@ -112,6 +112,7 @@ ROWS = [
         "make it",
     ),
     row("generate from nothing", "generate F/none", "holds no finished run", "dp-diffusers train"),
+    row("generate from a recipe", "generate F/recipe.yaml", "recipe.yaml is a file", "--out RUN"),
     row("generate none", "generate F/none --images 0", "expected --images >= 1, got 0", "generate --help"),
     row(
         "generate a fraction",

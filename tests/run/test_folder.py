@@ -67,3 +67,21 @@ def test_a_release_is_swept_before_anyone_looks_at_it(folder: RunFolder, dead: i
 def test_a_missing_recipe_is_one_line(folder: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"holds no recipe\.yaml, which names the base"):
         folder.settings()
+
+
+def test_a_release_in_the_place_of_its_run_is_told_from_nothing(folder: RunFolder) -> None:
+    (folder.release / "certificate.json").write_text("{}")
+    with pytest.raises(RunFolderError, match="is the release of a run, and no run folder") as caught:
+        RunFolder(folder.release).require_finished()
+    assert "`dp-diffusers merge` with --base" in str(caught.value.hint), "nothing beside it is a run"
+    folder.recipe.write_text("base: b\n")
+    with pytest.raises(RunFolderError, match="is the release of a run") as caught:
+        RunFolder(folder.release).require_finished()
+    assert caught.value.hint == f"give the run: {folder.root}"
+
+
+def test_a_file_in_the_place_of_a_run_is_called_one(folder: RunFolder) -> None:
+    folder.recipe.write_text("base: b\n")
+    with pytest.raises(RunFolderError, match=r"recipe\.yaml is a file, and holds no finished run") as caught:
+        RunFolder(folder.recipe).require_finished()
+    assert "train RECIPE --out RUN" in str(caught.value.hint)

@@ -26,6 +26,11 @@ from dp_diffusers.whole_files import forget_unfinished, write_text
 
 RUN: Final = "run.json"  # in `private/`: what a training knows of itself
 ANSWERS: Final = "answers"  # in `private/`: of charged questions
+_CERTIFICATE: Final = "certificate.json"
+_ALONE: Final = (
+    "give the folder of the run that it comes from, whose recipe names the base model; `dp-diffusers merge` "
+    "with --base makes a model of a release alone"
+)
 
 
 @dataclass(frozen=True)
@@ -74,13 +79,29 @@ class RunFolder:
 
         A certificate alone says so only where the safe knows nothing of a training.
         """
-        if not (self.release / "certificate.json").exists():
-            raise RunFolderError(f"{self.root} holds no finished run", hint="`dp-diffusers train` makes one")
+        if not (self.release / _CERTIFICATE).exists():
+            raise self._no_finished_run()
         record = self.read(RUN)
         if (record is not None or self.checkpoint.exists()) and not (record or {}).get("done"):
             raise RunFolderError(
                 f"the training in {self.root} has not finished", hint="`dp-diffusers train` goes on with it"
             )
+
+    def _no_finished_run(self) -> RunFolderError:
+        """What lies here instead, and what was to be given."""
+        if self.root.is_file():
+            return RunFolderError(
+                f"{self.root} is a file, and holds no finished run",
+                hint="give the folder of a run; `dp-diffusers train RECIPE --out RUN` makes one",
+            )
+        if (self.root / _CERTIFICATE).is_file():
+            run = RunFolder(self.root.absolute().parent)
+            inside = run.release == self.root.absolute() and run.recipe.exists()
+            return RunFolderError(
+                f"{self.root} is the release of a run, and no run folder",
+                hint=f"give the run: {run.root}" if inside else _ALONE,
+            )
+        return RunFolderError(f"{self.root} holds no finished run", hint="`dp-diffusers train` makes one")
 
     def create(self) -> None:
         """Makes the folders. Raises `RunFolderError` where that is not possible."""
