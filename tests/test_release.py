@@ -172,7 +172,7 @@ def test_guarantee_a_certificate_that_does_not_verify_is_taken_away(
         with pytest.raises(VerificationError, match="does not verify"):
             _again(trained, tmp_path / "run")
     assert not (tmp_path / "run" / "release" / "certificate.json").exists()
-    with pytest.raises(RunFolderError, match="holds no finished run"):
+    with pytest.raises(RunFolderError, match="has not finished"):
         generate(tmp_path / "run", images=3)
     _again(trained, tmp_path / "run")
     generate(tmp_path / "run", images=3)

@@ -85,3 +85,20 @@ def test_a_file_in_the_place_of_a_run_is_called_one(folder: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"recipe\.yaml is a file, and holds no finished run") as caught:
         RunFolder(folder.recipe).require_finished()
     assert "train RECIPE --out RUN" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("left", ["run.json", "checkpoint.pt"])
+def test_a_training_that_was_interrupted_is_to_be_gone_on_with(folder: RunFolder, left: str) -> None:
+    """Its release has no certificate yet: that is no folder where nothing ever ran."""
+    (folder.private / left).write_text("{}")
+    for certificate in (False, True):
+        if certificate:
+            (folder.release / "certificate.json").write_text("{}")
+        with pytest.raises(RunFolderError, match=r"the training in .* has not finished") as caught:
+            folder.require_finished()
+        assert "with its recipe and this --out goes on with it" in str(caught.value.hint)
+
+
+def test_where_nothing_ran_a_training_makes_a_run(folder: RunFolder) -> None:
+    with pytest.raises(RunFolderError, match="holds no finished run"):
+        folder.require_finished()

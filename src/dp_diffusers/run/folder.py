@@ -79,13 +79,15 @@ class RunFolder:
 
         A certificate alone says so only where the safe knows nothing of a training.
         """
-        if not (self.release / _CERTIFICATE).exists():
-            raise self._no_finished_run()
         record = self.read(RUN)
         if (record is not None or self.checkpoint.exists()) and not (record or {}).get("done"):
             raise RunFolderError(
-                f"the training in {self.root} has not finished", hint="`dp-diffusers train` goes on with it"
+                f"the training in {self.root} has not finished",
+                hint="`dp-diffusers train` with its recipe and this --out goes on with it, unless it was "
+                "closed in its ledger",
             )
+        if not (self.release / _CERTIFICATE).exists():
+            raise self._no_finished_run()
 
     def _no_finished_run(self) -> RunFolderError:
         """What lies here instead, and what was to be given."""
