@@ -47,6 +47,18 @@ def test_guarantee_images_that_the_model_does_not_take_cost_nothing(
     assert _spent(tmp_path / "x.ledger") == 0
 
 
+@pytest.mark.parametrize("path", ["scan", "recipe.yaml"])
+def test_a_typo_in_the_images_path_leaves_no_ledger_and_no_run(
+    tiny_recipe: Path, tmp_path: Path, path: str
+) -> None:
+    """A ledger beside images that are none would be taken for theirs by every later run."""
+    before = sorted(tmp_path.rglob("*"))
+    recipe = Recipe.load(tiny_recipe, [f"data.path={path}", "budget.ledger=null"])
+    with pytest.raises(DataError, match=r"images not found: .*scan|expected a folder or a \.parquet file"):
+        train(recipe, tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_guarantee_a_pass_that_fails_costs_nothing(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -28,7 +28,7 @@ from dp_diffusers.data.caption_template import needs_label
 from dp_diffusers.data.decoding import Decoder, Resize
 from dp_diffusers.data.dicom_pixels import Window
 from dp_diffusers.data.pixel_room import room_in
-from dp_diffusers.data.sources import default_label, kind_of
+from dp_diffusers.data.sources import FROM_RECIPE, default_label, kind_of
 from dp_diffusers.data.traces import Traces
 from dp_diffusers.errors import DataError
 
@@ -244,7 +244,7 @@ class PrivateImages:
         folders of a folder, none of DICOM files, else the column `label`) or None. See the methods above.
         safe: a folder as private as the images, for pixels that are too many for memory.
         """
-        kind = kind_of(path, hint="paths are relative to the recipe's folder")
+        kind = kind_of(path, hint=FROM_RECIPE)
         texts = {"caption": caption, "caption_column": caption_column}
         decoder = Decoder(size=size, channels=channels, resize=resize, window=window, room=room_in(safe))
         return cls._read(

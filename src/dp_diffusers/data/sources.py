@@ -58,6 +58,7 @@ SOURCES: dict[str, str] = {
 _REGISTERED: dict[str, Source] = {}
 
 HUB: Final = "hf://"
+FROM_RECIPE: Final = "paths are relative to the recipe's folder"  # a hint
 # where labels are if nobody says: a column, the class folders, or nowhere (folders of DICOM name people)
 _LABELS: dict[str, str | None] = {"folder": "folder", "dicom": None}
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "csv"}
@@ -148,6 +149,12 @@ def kind_of(path: str | Path, *, hint: str = f"give {_KINDS}") -> str:
         f"expected a folder or a .parquet file (or a manifest, .csv or .tsv), got {place}",
         hint="a parquet file with a column `image`, a manifest with a column `path`, or a folder of images",
     )
+
+
+def require_place(path: str) -> None:
+    """Raises `DataError` for a `data.path` where nothing is, or a file of another kind; opens nothing."""
+    if not Path(path).is_dir():  # a folder would be looked into
+        kind_of(path, hint=FROM_RECIPE)
 
 
 def is_saved(folder: Path) -> bool:

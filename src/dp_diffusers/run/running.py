@@ -27,6 +27,7 @@ from dp_diffusers.classes.conditions import (
 from dp_diffusers.classes.released_classes import declared_size
 from dp_diffusers.data.ownership import ownership_record
 from dp_diffusers.data.private_images import PrivateImages
+from dp_diffusers.data.sources import require_place
 from dp_diffusers.diffusion.family import Family, family_of
 from dp_diffusers.diffusion.generation import require_sampler
 from dp_diffusers.diffusion.merged_from import require_bounded
@@ -89,7 +90,9 @@ def run(job: Job, folder: RunFolder) -> Release:
 
 
 def _refused_first(job: Job, folder: RunFolder, together: Team) -> None:
-    """The cheapest refusals."""
+    """The cheapest refusals: nothing is there yet that they could leave behind."""
+    if path := (job.settings.get("data") or {}).get("path"):  # a ledger lies beside images, not beside a typo
+        require_place(path)
     if folder.read(RUN) is None and not folder.recipe.exists():  # one that has begun goes on where it is
         require_out_apart(folder.root, job.settings, [job.place])
         require_no_images(folder.root, job.settings)
