@@ -245,6 +245,12 @@ METADATA = [
 BASES = [
     row("no base", lambda f: shutil.rmtree(f / "base"), "base model base is not there", "pretrain"),
     row("a base that is no model", base_without("model_index.json"), "not a diffusers folder", "pretrain"),
+    row(
+        "a base that is half made",
+        both(base_without("model_index.json"), base_with("pretraining.pt", "x")),
+        "base holds no model yet: its pre-training has not finished",
+        "run the same `dp-diffusers pretrain` again",
+    ),
     row("cut weights", cut(WEIGHTS, 100), "base is damaged", "again"),
     row(
         "config that is no JSON",

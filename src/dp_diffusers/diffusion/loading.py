@@ -120,16 +120,28 @@ def local_folder(source: str | Path) -> Path:
     path = Path(source)
     if path.is_dir():
         if not (path / "model_index.json").exists():
-            raise ModelError(
-                f"{path} is not a diffusers folder: it has no model_index.json",
-                hint="make one with `dp-diffusers pretrain`",
-            )
+            raise _no_model(path)
         return path
     if path.is_absolute() or str(source).startswith(".") or str(source).count("/") != 1:
         raise ModelError(
             f"base model {source} is not there", hint="put it back, or make one with `dp-diffusers pretrain`"
         )
     return _from_hub(str(source))
+
+
+def _no_model(folder: Path) -> ModelError:
+    """Of a folder without `model_index.json`, which a pre-training writes at its end."""
+    from dp_diffusers.pretraining import AUTOENCODER_STATE, STATE
+
+    if any((folder / state).exists() for state in (STATE, AUTOENCODER_STATE)):
+        return ModelError(
+            f"{folder} holds no model yet: its pre-training has not finished",
+            hint="run the same `dp-diffusers pretrain` again, or `demo` where that began it: it goes on",
+        )
+    return ModelError(
+        f"{folder} is not a diffusers folder: it has no model_index.json",
+        hint="make one with `dp-diffusers pretrain`",
+    )
 
 
 def _from_hub(name: str) -> Path:
