@@ -95,7 +95,13 @@ def override(source: RecipeSource, item: str) -> None:
     dotted, equals, text = item.partition("=")
     keys = tuple(int(key) if key.isdigit() else key for key in dotted.strip().split("."))
     if not equals or not all(key != "" for key in keys):
-        hint = "write it as --set training.noise_draws=8"
+        key = dotted.strip()
+        parts = key.split(".")
+        is_key = (
+            not equals and len(parts) > 1 and all(part.isidentifier() or part.isdigit() for part in parts)
+        )
+        example = f"{key}=VALUE" if is_key else "training.noise_draws=8"  # a section takes no plain value
+        hint = f"write it as --set {example}"
         raise RecipeError([(f"--set {_cut(item)}: expected key=value", hint)])
     try:
         value = parse_value(text)
