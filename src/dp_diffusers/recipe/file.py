@@ -95,13 +95,7 @@ def override(source: RecipeSource, item: str) -> None:
     dotted, equals, text = item.partition("=")
     keys = tuple(int(key) if key.isdigit() else key for key in dotted.strip().split("."))
     if not equals or not all(key != "" for key in keys):
-        key = dotted.strip()
-        parts = key.split(".")
-        is_key = (
-            not equals and len(parts) > 1 and all(part.isidentifier() or part.isdigit() for part in parts)
-        )
-        example = f"{key}=VALUE" if is_key else "training.noise_draws=8"  # a section takes no plain value
-        hint = f"write it as --set {example}"
+        hint = f"write it as --set {'training.noise_draws=8' if equals else _example(dotted.strip())}"
         raise RecipeError([(f"--set {_cut(item)}: expected key=value", hint)])
     try:
         value = parse_value(text)
@@ -115,6 +109,13 @@ def override(source: RecipeSource, item: str) -> None:
         raise RecipeError([(message, "what stands there is a plain value, with no keys below it")])
     container[keys[-1]] = value
     source.overrides[keys] = f"--set {_cut(item)}"
+
+
+def _example(key: str) -> str:
+    """A key that came without a value, as it is to be written; another, where it is none or a section."""
+    parts = key.split(".")
+    is_key = len(parts) > 1 and all(part.isidentifier() or part.isdigit() for part in parts)
+    return f"{key}=VALUE" if is_key else "training.noise_draws=8"
 
 
 def _require_blanks(value: Any, item: str) -> None:
