@@ -133,9 +133,17 @@ def test_passes_have_as_many_rows_whatever_came(dtype: str) -> None:
     [
         (4096, 60_000, 1, 10_000, 1, 4405),  # one pass of all that can come: 8 % more than is expected
         (4096, 60_000, 1, 256, 1, 256),  # as many as fit
-        (64, 1000, 1, 256, 1, 16),  # all that can come would be too many more: four passes and a part
-        (64, 1000, 8, 256, 1, 128),
-        (64, 1000, 8, 100, 1, 96),  # whole units
+        (
+            4,
+            400,
+            1,
+            256,
+            1,
+            8,
+        ),  # all that can come would be too many more: as starting and filling cost least
+        (64, 1000, 1, 256, 1, 32),
+        (64, 1000, 8, 256, 1, 88),  # whole units
+        (64, 1000, 8, 50, 1, 48),
         (64, 1000, 8, 5, 1, 5),  # which do not fit
         (64, 64, 1, 256, 1, 64),  # nobody is left out: what is expected is what comes
         (4096, 60_000, 1, 10_000, 4, 1102),  # a fourth in each of four processes

@@ -204,18 +204,21 @@ class Loop:
             box.finish()
 
         with self.team.gathering(), exact_convolutions():
-            self.until_it_fits(collected, box.start_over)
+            self.until_it_fits(collected, box.start_over, rows=lambda: self.pass_rows)
 
-    def until_it_fits(self, work: Callable[[], None], undo: Callable[[], None]) -> None:
-        """Work that takes `most_rows` rows at a time; out of memory, again with half of them from there on.
+    def until_it_fits(
+        self, work: Callable[[], None], undo: Callable[[], None], *, rows: Callable[[], int] | None = None
+    ) -> None:
+        """Work that takes so many rows at a time; out of memory, again with half of them from there on.
 
+        rows: of the work, as long as nothing is halved; `most_rows` where it is not said.
         Raises `DeviceMemoryError` where one row at a time is too much.
         """
         if self.runtime.shard_base:  # the other processes make the same passes: none alone makes smaller ones
             work()
             return
         while not fits(work, undo):
-            self.most_rows = halved(self.pass_rows)
+            self.most_rows = halved(self.most_rows if rows is None else rows())
             self.progress(message=f"out of memory: {counted(self.most_rows, 'row')} at a time from here on")
 
     def accumulate(self, box: Any, rows: Rows, step: int) -> None:

@@ -99,7 +99,7 @@ def test_a_run_among_the_private_images_is_refused(
     assert spent(trained) == before
 
 
-@pytest.mark.parametrize("place", ["scan.png", "healthy/scan.PNG", "metadata.csv"])
+@pytest.mark.parametrize("place", ["scan.png", "healthy/scan.PNG", "private/scan.dcm", "metadata.csv"])
 def test_a_run_in_another_folder_of_images_is_refused(
     place: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -146,6 +146,59 @@ class Averaging(Plain):
         return super().forward(x - self.average)
 
 
+class Lazy(Plain):
+    """Registers in its first pass: an average, which later ones change, or a table, which they do not."""
+
+    def __init__(self, *, table: bool) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "kept"):
+            self.register_buffer("kept", torch.arange(3.0), persistent=False)
+        elif not self.table:
+            self.kept.lerp_(x.detach().mean(0), 0.5)
+        return super().forward(x)
+
+
+class Writing(Plain):
+    """Keeps its average in a frozen parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.average.lerp_(x.mean(0), 0.5)
+        return super().forward(x)
+
+
+class Growing(Plain):
+    """Keeps all that it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(0, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = torch.cat([self.kept, x.detach()])
+        return super().forward(x)
+
+
+def test_guarantee_what_is_kept_in_other_ways_is_refused_too() -> None:
+    for module, name in ((Lazy(table=False), "kept"), (Growing(), "kept"), (Writing(), "average")):
+        with pytest.raises(ModelError, match=f"{name}: a pass changes what the model keeps there"):
+            dry_run(module, losses_of(module))
+        kept = dict(module.named_buffers()).get("kept")
+        assert kept is None or kept.shape == (0, 3), "put back"
+
+
+def test_a_table_that_is_filled_in_once_may_stay() -> None:
+    dry_run(module := Lazy(table=True), losses_of(module))
+    assert torch.equal(module.kept, torch.arange(3.0))
+
+
 @pytest.mark.parametrize("anew", [False, True])
 def test_guarantee_a_model_that_keeps_averages_is_refused_and_left_as_it_was(anew: bool) -> None:
     module = Averaging(anew=anew)

@@ -104,3 +104,20 @@ def test_guarantee_one_unit_moves_the_sum_by_the_smallest_clip_norm_at_most() ->
 def test_planted_factors_that_leave_float32_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Postponed, "_scale", lambda self, weights: torch.ones((), dtype=torch.float64))
     assert moved_at_the_smallest_clip_norm() > 1.9
+
+
+@pytest.mark.parametrize("clipping", ["flat", "automatic"])
+def test_guarantee_a_unit_of_empty_inputs_and_large_backprops_leaves_the_others_be(clipping: str) -> None:
+    """Its gradient is nothing, and so is what it is clipped to, also where a clip norm is the smallest."""
+    torch.manual_seed(0)
+    module, smallest = nn.Linear(512, 512, bias=False), CLIP_NORMS[0]
+    rows, factors = torch.randn(2, 512), torch.tensor([[1e10], [1.0]])
+    rows[0] = 0.0
+    sums = []
+    for owners in ([0, 1], [1]):
+        box = make_box(module, clip_norm=smallest, clipping=clipping)
+        losses = (module(rows[owners]) * factors[owners]).sum(1)
+        box.accumulate(losses, torch.tensor(owners), torch.ones(len(owners)))
+        sums.append(box._sum.take()[0][0] / smallest)
+    assert float(sums[1].norm()) > 0.9
+    assert float((sums[0] - sums[1]).norm()) < 1e-6

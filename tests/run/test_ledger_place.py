@@ -17,6 +17,7 @@ from dp_diffusers.errors import DataError, LedgerError, ParameterError
 from dp_diffusers.finetuning import train
 from dp_diffusers.recipe import Recipe
 from dp_diffusers.recipe.study import load_study
+from dp_diffusers.run import ledger_place
 from dp_diffusers.run.ledger_place import default_ledger, other_ledger, require_first
 from dp_diffusers.studying.planned import require_no_account
 from dp_diffusers.studying.runs import study as run_study
@@ -261,3 +262,29 @@ def test_guarantee_nor_beside_the_account_of_what_links_lead_to(tmp_path: Path) 
     ):
         run_study(study, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_opens_neither_folder_nor_manifest_for_another_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*_: Any, **__: Any) -> Any:
+        raise AssertionError("data.path was looked into")
+
+    monkeypatch.setattr(ledger_place, "_others", opened)
+    manifest = tmp_path / "list.csv"
+    manifest.write_text("image,label\nimgs/0.png,a\n")
+    named = str(tmp_path / "named.ledger")
+    assert other_ledger(named, str(manifest), follow=False) is None
+    (tmp_path / "list.csv.ledger").write_bytes(b"")
+    assert "a ledger of their own" in str(other_ledger(named, str(manifest), follow=False))
+
+
+@pytest.mark.parametrize("link", ["notes.txt", ".venv/scan.png", "metadata.csv"])
+def test_links_that_no_training_reads_lead_to_no_ledger(link: str, tmp_path: Path) -> None:
+    images, other = tmp_path / "scans", tmp_path / "other"
+    (images / link).parent.mkdir(parents=True)
+    other.mkdir()
+    (other / "mnist.ledger").write_bytes(b"")
+    (other / Path(link).name).write_bytes(b"")
+    (images / link).symlink_to(other / Path(link).name)
+    require_first(str(default_ledger(str(images))), str(images))

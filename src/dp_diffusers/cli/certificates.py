@@ -50,7 +50,9 @@ def verify(
     found = Certificate.verify(folder, public_key=public_key)
     text = f"{found.explain()}\nrelease: {folder}" if found.valid else found.explain()
     answer(text, {**_verdict(found), "release": str(folder)})
-    hint = _REMEDY if (folder / "certificate.json").is_file() else hint_without(folder)
+    hint = _REMEDY if any(map(_is_of_files, found.problems)) else None
+    if not (folder / "certificate.json").is_file():
+        hint = hint_without(folder)
     for place, problem in enumerate(found.problems, 1):
         complain(visible(str(problem)), hint if place == len(found.problems) else None)
     if not found.valid:
@@ -96,6 +98,10 @@ def sign(
     names = ("epsilon", "delta", "unit", "adjacency", "not_private")
     promised = {name: getattr(signed, name) for name in names}
     answer(text, {"release": str(folder), "public_key": public, **promised})
+
+
+def _is_of_files(problem: str) -> bool:
+    return problem.endswith((" was changed", " is missing", " is not listed in the certificate"))
 
 
 def _release(path: Path) -> Path:

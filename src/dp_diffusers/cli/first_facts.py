@@ -26,6 +26,11 @@ def first_facts(recipe: Recipe, out: Path, *, quiet: bool) -> Iterator[str]:
         yield fact
 
 
-def ledger_fact(recipe: Recipe) -> str | None:
-    """That the images have another ledger than the recipe names; None for a run without privacy."""
-    return None if recipe.mechanism.name == "none" else other_ledger(recipe.budget.ledger, recipe.data.path)
+def ledger_fact(recipe: Recipe, *, follow: bool = True) -> str | None:
+    """That the images have another ledger than the recipe names; None for a run without privacy.
+
+    follow: links and rows of `data.path`, too, which is opened for it.
+    """
+    if recipe.mechanism.name == "none":
+        return None
+    return other_ledger(recipe.budget.ledger, recipe.data.path, follow=follow)

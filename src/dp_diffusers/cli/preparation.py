@@ -110,7 +110,7 @@ def plan(
     _note_what_is_missing(settings)
     if (note := ledger_note(settings, calibrated)) is not None:
         say(f"note: {note}")
-    if (fact := ledger_fact(settings)) is not None:
+    if (fact := ledger_fact(settings, follow=False)) is not None:
         say(f"note: {fact}")
     needs = measured(settings, calibrated) if measure else estimated(settings)
     document = {

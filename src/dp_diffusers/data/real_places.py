@@ -35,6 +35,11 @@ def is_manifest(path: Path) -> bool:
     return path.suffix.lower() in _MANIFESTS
 
 
+def _seen(names: list[str]) -> list[str]:
+    """Those that a source reads: hidden ones are not."""
+    return [name for name in names if not name.startswith(".")]
+
+
 def _folder_and_links(folder: Path) -> Iterator[str]:
     """The folder, then where links below it lead: each before what lies behind it is listed."""
     yield os.path.realpath(folder)
@@ -45,5 +50,6 @@ def _folder_and_links(folder: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(here)
+        folders[:], names = _seen(folders), _seen(names)
         entries = (os.path.join(here, name) for name in [*folders, *names])
         yield from real_paths(entry for entry in entries if os.path.islink(entry))

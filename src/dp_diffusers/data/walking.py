@@ -16,7 +16,7 @@ from dp_diffusers.data.real_paths import require_distinct
 from dp_diffusers.errors import DataError, nearest
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
-_DICOM = frozenset({".dcm", ".dicom", ".ima"})
+DICOM = frozenset({".dcm", ".dicom", ".ima"})
 _INDEX = "dicomdir"  # lists the files of a disc and is none
 _MARK_AT, _MARK = 128, b"DICM"
 
@@ -32,7 +32,7 @@ def is_dicom(file: Path) -> bool:
     """Whether a file is DICOM: by its name, or by its mark where the name ends like no kind of file."""
     if file.name.startswith(".") or file.name.lower() == _INDEX:
         return False
-    if file.suffix.lower() in _DICOM:
+    if file.suffix.lower() in DICOM:
         return file.is_file()
     # systems that export images call them by a number, or by an identifier such as 1.2.840.4711
     unnamed = file.suffix == "" or file.suffix[1:].isdecimal()

@@ -1,9 +1,9 @@
 """A rehearsal on random data before anything is spent: do the layer rules reach everything, and do rows stay
 apart?
 
-Guarantees: leaves parameters, buffers, gradients and hooks bit for bit as they were, also after an error. May
-import torch and the engine's unit gradients. Source: the gradient of a batch of one is the oracle, as in
-Opacus' tests.
+Guarantees: leaves parameters, gradients and hooks bit for bit as they were, also after an error, and what
+else the model keeps but for tables that it fills in once. May import torch and the engine's unit gradients.
+Source: the gradient of a batch of one is the oracle, as in Opacus' tests.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dp_diffusers.engine.checkpointing import refuse_reentry
+from dp_diffusers.engine.kept_state import kept_state
 from dp_diffusers.engine.layer_checks import trainable
 from dp_diffusers.engine.owners import RowOwners
 from dp_diffusers.engine.postponed import Gradient, Postponed, written_out
@@ -41,7 +42,7 @@ def dry_run(module: nn.Module, losses: Losses, *, rows: int = 4) -> None:
     - Randomness: the model draws none of its own; its draws would depend on who else is in the batch.
     - Rows: removing one row, or replacing it by another, leaves the losses of the others as they were (1e-4
       relative).
-    - Buffers: no pass changes one. What private images leave there has no noise, and is drawn with.
+    - State: no pass changes a buffer or a frozen parameter. What private images leave there has no noise.
     - Reach: every trainable tensor has a gradient somewhere.
     - Rules: the gradient of each row, by hooks and rules, equals that of a batch of one (1e-3 of the tensor's
       largest).
@@ -64,7 +65,10 @@ def rehearse(source: UnitGradientSource, losses: Losses, *, rows: int = 4) -> No
         raise ParameterError(f"expected rows >= 2, got {rows!r}", hint="with one row nothing can mix")
     everyone = torch.arange(rows, device=source.parameters[0].device)
     try:
-        with _perturbed(source.parameters), _kept(source):
+        with _perturbed(source.parameters), kept_state(source.module) as settled:
+            with torch.no_grad():
+                losses(everyone)
+            settled()
             _check_rows_apart(losses, everyone)
             source.forget()
             _check_gradients(source, losses, everyone)
@@ -86,33 +90,6 @@ def _perturbed(parameters: list[nn.Parameter]) -> Iterator[None]:
         with torch.no_grad():
             for parameter, before in zip(parameters, saved):
                 parameter.copy_(before)
-
-
-@contextmanager
-def _kept(source: UnitGradientSource) -> Iterator[None]:
-    """Raises `ModelError` where a buffer is another afterwards; puts back what it was in any case."""
-    saved = {name: buffer.detach().clone() for name, buffer in source.buffers().items()}
-    changed: list[str] = []
-    try:
-        yield
-        found = source.buffers()
-        changed = [name for name, before in saved.items() if not _alike(found.get(name), before)]
-    finally:
-        with torch.no_grad():
-            for name, buffer in source.buffers().items():
-                if name in saved and buffer.shape == saved[name].shape:
-                    buffer.copy_(saved[name])
-    if changed:
-        raise ModelError(
-            f"{', '.join(changed)}: a pass changes what the model keeps there, which has no noise",
-            hint="take out what keeps running averages or counts, or switch it off (in `eval` mode, perhaps)",
-        )
-
-
-def _alike(found: Tensor | None, expected: Tensor) -> bool:
-    if found is None or found.shape != expected.shape:
-        return False
-    return bool(((found == expected) | ((found != found) & (expected != expected))).all())
 
 
 def _check_rows_apart(losses: Losses, everyone: Tensor) -> None:

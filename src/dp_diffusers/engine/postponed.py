@@ -22,6 +22,7 @@ BLOCK: Final = 16  # owners in one sum of float32; the sums of blocks are added 
 LARGEST_INPUT: Final = 1e15
 LARGEST_BACKPROP: Final = 1e36  # times the largest factor of a clipping rule it is still a float32
 LARGEST_SUM: Final = 1e38  # of the lengths of the products of an owner: no sum of them leaves float32
+_REACH: Final = 2.0**-120  # a weighted backprop is then below 2^121, which float32 holds
 _UNIT_ROUNDOFF: Final = 2.0**-24  # of float32
 _TOO_MUCH: Final = 1e-4  # of a length, for the rounding of float32; ordinary layers have less than 2e-5
 
@@ -117,9 +118,15 @@ class Postponed:
         return total + in_blocks * scale
 
     def _scale(self, weights: Tensor) -> Tensor:
-        """The power of two below the longest weighted gradient, float64; one half where all are left out."""
+        """The power of two below the longest weighted gradient, float64; one half where all are left out.
+
+        A larger one where backprops would leave float32 at the other end: those beside inputs of nothing.
+        """
+        largest = self.backprop.abs().flatten(1).amax(1).double().view(-1, self.owners.fold).amax(1)
         longest = (weights * self.lengths).nan_to_num(0.0, 0.0).max()
-        return torch.ldexp(torch.ones_like(longest), torch.frexp(longest).exponent - 1)
+        reach = (weights * largest).nan_to_num(0.0, 0.0).max() * _REACH
+        most = torch.maximum(longest, reach)
+        return torch.ldexp(torch.ones_like(most), torch.frexp(most).exponent - 1)
 
 
 Gradient = Tensor | Postponed

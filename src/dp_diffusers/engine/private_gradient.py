@@ -122,8 +122,8 @@ class PrivateGradient:
         later, `ModelError` for a layer whose rows are not these, both before anything is added; no rows is a
         no-op. complete: no owner of this pass has rows in the next one, which saves memory; one that has
         comes back later. filling: the last so many rows, under owners of their own, are nobody's: they make
-        passes of one size, which matters where a kernel for fewer rows rounds by more than the noise covers
-        (bfloat16, TF32), and are dropped.
+        passes of one size, as a kernel for fewer rows rounds otherwise (in bfloat16 or TF32 by more than the
+        noise covers), and are dropped.
         """
         try:
             check_pass(row_losses, owner, weight)

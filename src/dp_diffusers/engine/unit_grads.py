@@ -40,14 +40,15 @@ class UnitGradientSource(Protocol):
     parameters: list[nn.Parameter]
     names: list[str]
 
+    @property
+    def module(self) -> nn.Module | None:
+        """The model, where someone showed it."""
+
     def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
         """Gradients of `sum(weight * row_losses)` over the rows of each owner."""
 
     def forget(self) -> None:
         """Drops whatever a forward pass left behind."""
-
-    def buffers(self) -> dict[str, Tensor]:
-        """What the model keeps besides its parameters, by name, as far as it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class HookedUnitGradients:
         self._captures: list[_Capture] = []
         self._paused = False
         self._looked_at = False
-        self._module = module
+        self.module = module
         self._mixing_looked_at: set[tuple[bool, ...]] = set()
         layers = [(name, layer) for name, layer in module.named_modules() if owns_trainable(layer)]
         # a module around other trained ones uses its own tensors beside them, which is no use outside
@@ -153,10 +154,6 @@ class HookedUnitGradients:
         """Drops the captures of a forward pass that will not be accumulated."""
         self._captures = []
 
-    def buffers(self) -> dict[str, Tensor]:
-        """Those of the module."""
-        return dict(self._module.named_buffers())
-
     def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
         """Gradients per owner of `sum(weight * row_losses)`; the captures are gone afterwards, also after an
         error."""
@@ -175,7 +172,7 @@ class HookedUnitGradients:
         For rows that mix, in each mode (`train` or `eval`, of any part) that the model has not been seen in.
         """
         several = row_losses.numel() > 1  # one row alone mixes with none
-        modes = tuple(part.training for part in self._module.modules())
+        modes = tuple(part.training for part in self.module.modules())
         if modes not in self._mixing_looked_at:
             refuse_mixing(row_losses)
             self._mixing_looked_at |= {modes} if several else set()
@@ -260,6 +257,7 @@ class ReferenceUnitGradients:
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self.names = [f"parameter {place}" for place in range(len(self.parameters))]
+        self.module = None
 
     def compute(self, row_losses: Tensor, weight: Tensor, owners: RowOwners) -> Gradients:
         """Gradients per owner of `sum(weight * row_losses)`, by `torch.autograd.grad`.
@@ -284,10 +282,6 @@ class ReferenceUnitGradients:
 
     def forget(self) -> None:
         """Nothing is kept between calls."""
-
-    def buffers(self) -> dict[str, Tensor]:
-        """Nobody showed the model."""
-        return {}
 
 
 def _owns_below(layer: nn.Module) -> bool:

@@ -7,6 +7,7 @@ standard library only, so that a recipe can be validated without numpy. Source: 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -127,13 +128,18 @@ def _check_epsilon_delta(prefix: str, epsilon: float, delta: float) -> None:
         )
 
 
+def is_visible(text: str) -> bool:
+    """Whether a text is one line of characters that are seen, and spaces of any kind."""
+    return all(each.isprintable() or unicodedata.category(each) == "Zs" for each in text)
+
+
 def _check_unit(unit: str) -> None:
     if not isinstance(unit, str) or not unit.strip():
         raise ParameterError(
             f"expected unit to name whose privacy is protected, got {unit!r}",
             hint="'image', or the column that says whose image it is, such as 'patient_id'",
         )
-    if not unit.isprintable():  # it stands in certificates: a line of its own there could say anything
+    if not is_visible(unit):  # it stands in certificates: a line of its own there could say anything
         raise ParameterError(
             f"expected unit without line breaks and characters that nobody sees, got {unit!r}",
             hint="rename the column",

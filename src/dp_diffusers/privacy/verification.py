@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from dp_diffusers.errors import DPDiffusersError
 from dp_diffusers.privacy import accountant, signature
+from dp_diffusers.privacy.budget import is_visible
 from dp_diffusers.privacy.cap_words import epsilon_at
 from dp_diffusers.privacy.certificate import ADAPTER_FILE, POPULATION_FILE, TEACHER_FILE, Certificate
 from dp_diffusers.privacy.certificate_text import document_in, problems_of_text
@@ -136,9 +137,7 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     assert delta is not None
     records = [_charged(entry) for entry in certificate.mechanisms]
     problems = [text for record in records for text in problems_of_record(record, delta)]
-    if not (
-        isinstance(certificate.unit, str) and certificate.unit.strip() and certificate.unit.isprintable()
-    ):
+    if not (isinstance(certificate.unit, str) and certificate.unit.strip() and is_visible(certificate.unit)):
         problems.append(f"the unit {certificate.unit!r} names nothing that a reader can see")
     problems += [*_planned(certificate, records), *problems_beside(records), *_queries(certificate, records)]
     problems += _trained(certificate, records)

@@ -71,7 +71,8 @@ def rest_untouched(base: Base) -> Iterator[None]:
     if not base.in_memory:  # loaded anew for drawing
         yield
         return
-    trained = {name for name, parameter in base.network.named_parameters() if parameter.requires_grad}
+    named = base.network.named_parameters(remove_duplicate=False)  # a tied weight has two names
+    trained = {name for name, parameter in named if parameter.requires_grad}
     before = _digest_without(base, trained)
     yield
     if _digest_without(base, trained) != before:
@@ -83,7 +84,8 @@ def rest_untouched(base: Base) -> Iterator[None]:
 
 def _digest_without(base: Base, names: set[str]) -> str:
     found = hashlib.sha256()
-    for name, value in weights_of(base):
+    buffers = base.network.named_buffers()  # those that no file holds, too
+    for name, value in (*weights_of(base), *buffers):
         if name not in names:
             add_tensor(found, name, value)
     return found.hexdigest()

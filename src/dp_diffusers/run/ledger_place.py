@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dp_diffusers.data.real_places import real_places
+from dp_diffusers.data.real_places import is_manifest, real_places
 from dp_diffusers.data.sources import is_hub
+from dp_diffusers.data.walking import DICOM, PICTURES
 from dp_diffusers.errors import DataError, LedgerError
 
 _ENDING: Final = ".ledger"
-_TABLES: Final = (".csv", ".tsv", ".json")  # that a folder of images holds beside them
+_IMAGES: Final = PICTURES | DICOM | {".parquet", ".pq", ".arrow"}
 
 
 def default_ledger(data_path: str) -> str | None:
@@ -43,16 +44,19 @@ def require_first(ledger: str, data_path: str | None) -> None:
         )
 
 
-def other_ledger(ledger: str | None, data_path: str | None) -> str | None:
+def other_ledger(ledger: str | None, data_path: str | None, *, follow: bool = True) -> str | None:
     """The line for whoever names another ledger than the images have: that theirs is there, by name.
 
-    It is a fact, no refusal: benchmark data have a ledger for each question on purpose.
+    It is a fact, no refusal: benchmark data have a ledger for each question on purpose. follow: links and
+    rows, too, for which folders are listed and a manifest is read.
     """
     if ledger is None or data_path is None or is_hub(data_path):
         return None
     own = {os.path.realpath(f"{place}{_ENDING}") for place in (_bare(data_path), os.path.realpath(data_path))}
     try:
-        other = next(_others(ledger, data_path), None)
+        there = (Path(place) for place in sorted(own) if os.path.isfile(place))
+        known = (place for place in there if str(place) != os.path.realpath(ledger))
+        other = next(_others(ledger, data_path) if follow else known, None)
     except DataError:
         return None  # it is said when the images are opened
     if other is None:
@@ -72,9 +76,15 @@ def _others(ledger: str, data_path: str) -> Iterator[Path]:
     for end in real_places(given):
         if os.path.isdir(end):
             yield from _new(_around(Path(end)), known)
-        elif not end.lower().endswith(_TABLES):
+        elif is_manifest(given) or _may_be_image(end):
             files.add(end)
     yield from _new(_beside(files), known)
+
+
+def _may_be_image(file: str) -> bool:
+    """By its name alone; scanners and archives write DICOM under names that end like no kind of file."""
+    ending = os.path.splitext(file)[1].lower()
+    return ending in _IMAGES or ending == "" or ending[1:].isdecimal()
 
 
 def _around(data: Path) -> Iterator[Path]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dp_diffusers.data.metadata import METADATA
 from dp_diffusers.data.sources import is_hub, is_saved
-from dp_diffusers.data.walking import is_picture
+from dp_diffusers.data.walking import is_dicom, is_picture
 from dp_diffusers.errors import ParameterError
 from dp_diffusers.privacy.files import CERTIFICATE_NAME
 
@@ -55,8 +55,10 @@ def require_no_images(out: Path, settings: Mapping[str, Any]) -> None:
 
     A folder around `data.path` and a run is none.
     """
-    private = Path(str((settings.get("data") or {}).get("path"))).resolve()
-    if any(_is_of_images(item) for item in _listed(out) if item.resolve() != private):
+    private = os.path.realpath(str((settings.get("data") or {}).get("path")))
+    own = {"private", "release"} if (out / "private" / "lock").exists() else set()
+    items = [item for item in _listed(out) if item.name not in own and os.path.realpath(item) != private]
+    if any(map(_is_of_images, items)):
         raise ParameterError(
             f"{out} holds images: the release, which may leave, would lie among them",
             hint="give a new --out",
@@ -64,16 +66,17 @@ def require_no_images(out: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What lies in a folder, if there is one; not what a run makes there."""
-    own = {"private", "release"}
-    return [item for item in folder.iterdir() if item.name not in own] if folder.is_dir() else []
+    """What can be seen in a folder, if there is one that may be listed."""
+    try:
+        return [item for item in folder.iterdir() if not item.name.startswith(".")]
+    except OSError:
+        return []
 
 
 def _is_of_images(item: Path) -> bool:
-    """Whether it is a picture, names some, or is a folder right in which pictures lie."""
-    if item.is_dir():
-        return any(is_picture(file) for file in item.iterdir())
-    return is_picture(item) or item.name == METADATA
+    """Whether it is an image, names some, or is a folder right in which some lie."""
+    files = [item] if not item.is_dir() else _listed(item)
+    return item.name == METADATA or any(is_picture(file) or is_dicom(file) for file in files)
 
 
 def _require_outside(out: Path, folder: Path) -> None:

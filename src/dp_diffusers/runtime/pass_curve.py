@@ -19,7 +19,8 @@ ALIKE: Final = 1.03
 """Times of a row that differ by less count as the same: a smaller pass is then as good."""
 SPARE: Final = 1.125
 """Rows of a step that are all but surely enough may be so many times those expected, to be one pass."""
-PASSES_OF_A_STEP: Final = 4
+ROWS_OF_A_START: Final = 8
+"""What a pass costs beside its rows, in rows; measured with U-Nets on a CPU it is 4 to 16."""
 FARTHEST: Final = 4
 """A pass may be so many times as large as the largest that was tried."""
 
@@ -162,13 +163,16 @@ def rows_of_a_unit(plan: Any, training: Any) -> int:
 def rows_of_each_pass(plan: Any, training: Any, most: int, processes: int = 1) -> int:
     """One public number of rows for all passes of a step, at most `most`, of which the last is filled up.
 
-    All rows of a step where these are surely little more than are expected; else a fourth of what is
-    expected, so that on average no more than an eighth of a step is for nothing. Whole units where they fit.
+    All rows of a step where these are surely little more than are expected. Else small passes waste little
+    on filling, half of one a step, and much on starting: the least of both, if a pass starts in the time of
+    `ROWS_OF_A_START` rows. Units of several images are taken to use one: how many they have is private.
+    Whole units where they fit.
     """
-    whole = rows_of_a_unit(plan, training)
-    expected = plan.mechanism.expected_units * whole / processes
+    whole, mechanism = rows_of_a_unit(plan, training), plan.mechanism
+    of_an_image = training.noise_draws * training.augmentations
+    expected = mechanism.expected_units * of_an_image / processes
     needed = math.ceil(rows_needed(plan, training) / processes / whole) * whole
-    if needed <= min(most, SPARE * expected):
+    if whole == of_an_image and needed <= min(most, SPARE * expected):
         return needed
-    rows = min(most, max(whole, int(expected / PASSES_OF_A_STEP)))
+    rows = min(most, needed, max(whole, math.ceil(math.sqrt(2 * ROWS_OF_A_START * expected))))
     return max(1, rows - rows % whole if rows > whole else rows)
