@@ -66,3 +66,8 @@ def test_is_frozen_and_not_read_from_anything_else():
         Budget(1).epsilon = 2
     with pytest.raises(ParameterError, match="not a budget"):
         Budget.from_dict({"epsilon": 1})
+
+
+@pytest.mark.parametrize("unit", ["patient id", "patient\u00a0id", "患者\u3000番号", "کد\u200cبیمار"])
+def test_a_unit_may_be_called_as_people_write(unit):
+    assert Budget(1.0, 1e-5, unit=unit).unit == unit

@@ -128,9 +128,12 @@ def _check_epsilon_delta(prefix: str, epsilon: float, delta: float) -> None:
         )
 
 
+_JOINERS: Final = "\u200c\u200d"  # part of how Persian, Hindi and others are written
+
+
 def is_visible(text: str) -> bool:
-    """Whether a text is one line of characters that are seen, and spaces of any kind."""
-    return all(each.isprintable() or unicodedata.category(each) == "Zs" for each in text)
+    """Whether a text is one line of characters that are seen, spaces of any kind, and what joins letters."""
+    return all(each.isprintable() or each in _JOINERS or unicodedata.category(each) == "Zs" for each in text)
 
 
 def _check_unit(unit: str) -> None:
