@@ -48,8 +48,6 @@ class DPDiffusersError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        if hint and hasattr(self, "add_note"):  # Python 3.11: a traceback shows it below the message
-            self.add_note(f"hint: {hint}")
 
 
 class InputError(DPDiffusersError):
