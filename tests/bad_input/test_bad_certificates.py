@@ -24,14 +24,14 @@ CERTIFICATE = "run/release/certificate.json"
 VERIFY = ("certificate", "verify", RELEASE)
 
 
-def row(name: str, spoil: Spoil, says: str, *more: str, problems: int = 1) -> Row:
+def row(name: str, spoil: Spoil, says: str, *more: str, problems: int = 1, hint: str | None = None) -> Row:
     """`certificate verify` after `spoil`: not valid."""
     return Row(
         name=name,
         spoil=spoil,
         command=(*VERIFY, *more),
         says=says,
-        hint=None,
+        hint=hint,
         code=4,
         problems=problems,
         answers="not valid\n",
@@ -100,11 +100,12 @@ def traversal(folder: Path) -> None:
     forged(lambda document: document["files"].update({"../../secret": digest}))(folder)
 
 
+STRAY = "^hint: only what was certified belongs in a release: move what is not listed elsewhere, or delete it$"
 FILES = [
     row("a weight changed", writes("run/release/adapter/adapter_model.safetensors", "w"), "was changed"),
-    row("a file too many", writes("run/release/notes.txt", "x"), "notes.txt is not listed"),
+    row("a file too many", writes("run/release/notes.txt", "x"), "notes.txt is not listed", hint=STRAY),
     row("a card gone", lambda f: (f / "run/release/README.md").unlink(), "README.md is missing"),
-    row("a link", lambda f: (f / "run/release/x").symlink_to(f / "key"), "x is not listed"),
+    row("a link", lambda f: (f / "run/release/x").symlink_to(f / "key"), "x is not listed", hint=STRAY),
     row("a path outside", traversal, r"\.\./\.\./secret is missing"),
 ]
 TEXTS = [

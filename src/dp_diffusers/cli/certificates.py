@@ -20,7 +20,9 @@ from dp_diffusers.errors import ExitCode, InputError
 if TYPE_CHECKING:
     from dp_diffusers.privacy.verification import Verification
 
-_REMEDY: Final = "only what was certified belongs in a release: put back what was changed, move the rest away"
+_STRAY: Final = (
+    "only what was certified belongs in a release: move what is not listed elsewhere, or delete it"
+)
 
 certificate = typer.Typer(help="What a release certifies.", rich_markup_mode=None)
 
@@ -50,7 +52,7 @@ def verify(
     found = Certificate.verify(folder, public_key=public_key)
     text = f"{found.explain()}\nrelease: {folder}" if found.valid else found.explain()
     answer(text, {**_verdict(found), "release": str(folder)})
-    hint = _REMEDY if any(map(_is_of_files, found.problems)) else None
+    hint = _STRAY if any(map(_is_stray, found.problems)) else None
     if not (folder / "certificate.json").is_file():
         hint = hint_without(folder)
     for place, problem in enumerate(found.problems, 1):
@@ -100,8 +102,8 @@ def sign(
     answer(text, {"release": str(folder), "public_key": public, **promised})
 
 
-def _is_of_files(problem: str) -> bool:
-    return problem.endswith((" was changed", " is missing", " is not listed in the certificate"))
+def _is_stray(problem: str) -> bool:
+    return problem.endswith(" is not listed in the certificate")
 
 
 def _release(path: Path) -> Path:
