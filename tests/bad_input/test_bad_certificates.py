@@ -100,7 +100,9 @@ def traversal(folder: Path) -> None:
     forged(lambda document: document["files"].update({"../../secret": digest}))(folder)
 
 
-STRAY = "^hint: only what was certified belongs in a release: move what is not listed elsewhere, or delete it$"
+STRAY = (
+    "^hint: only what was certified belongs in a release: move what is not listed elsewhere, or delete it$"
+)
 FILES = [
     row("a weight changed", writes("run/release/adapter/adapter_model.safetensors", "w"), "was changed"),
     row("a file too many", writes("run/release/notes.txt", "x"), "notes.txt is not listed", hint=STRAY),
