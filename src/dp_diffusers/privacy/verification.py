@@ -137,8 +137,9 @@ def _epsilon(certificate: Certificate) -> tuple[float | None, list[str]]:
     assert delta is not None
     records = [_charged(entry) for entry in certificate.mechanisms]
     problems = [text for record in records for text in problems_of_record(record, delta)]
-    if not (isinstance(certificate.unit, str) and certificate.unit.strip() and is_visible(certificate.unit)):
-        problems.append(f"the unit {certificate.unit!r} names nothing that a reader can see")
+    unit = certificate.unit
+    if isinstance(unit, str) and not (unit.strip() and is_visible(unit)):
+        problems.append(f"the unit {unit!r} names nothing that a reader can see")
     problems += [*_planned(certificate, records), *problems_beside(records), *_queries(certificate, records)]
     problems += _trained(certificate, records)
     if problems:
