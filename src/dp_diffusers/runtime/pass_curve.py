@@ -20,7 +20,7 @@ ALIKE: Final = 1.03
 SPARE: Final = 1.125
 """Rows of a step that are all but surely enough may be so many times those expected, to be one pass."""
 ROWS_OF_A_START: Final = 8
-"""What a pass costs beside its rows, in rows: on a CPU one or two of a U-Net at 16 x 16, about 16 at 8 x 8."""
+"""What a pass costs beside its rows, in rows: on a CPU one or two of a U-Net at 16 x 16, 16 at 8 x 8."""
 FARTHEST: Final = 4
 """A pass may be so many times as large as the largest that was tried."""
 
